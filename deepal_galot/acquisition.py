@@ -1,0 +1,72 @@
+"""Acquisition scores A: logits [B, C] -> [B]; higher = more informative; differentiable.
+
+Written once: the pool samplers rank with them and the text optimisation climbs them. Everything is
+computed from log-softmax, so probabilities of exactly 0 and 1 give finite scores and gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .errors import UserError
+from .registry import did_you_mean
+
+Score = Callable[[Tensor], Tensor]
+
+
+def margin(logits: Tensor) -> Tensor:
+    """-(p1 - p2), the negated gap of the two largest probabilities, in [-1, 0].
+
+    Scheffer, Decomain & Wrobel 2001.
+    """
+    top = logits.log_softmax(dim=1).topk(2, dim=1).values.exp()
+    return top[:, 1] - top[:, 0]
+
+
+def least_confidence(logits: Tensor) -> Tensor:
+    """1 - p1, one minus the largest probability, in [0, 1 - 1/C]. Lewis & Catlett 1994.
+
+    From the sum of the other probabilities, so that it keeps its digits when p1 is nearly 1.
+    """
+    log_p = logits.log_softmax(dim=1)
+    others = log_p.scatter(1, log_p.argmax(dim=1, keepdim=True), -torch.inf)
+    return others.logsumexp(dim=1).exp()
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """-sum_k p_k log p_k, Shannon entropy in nats, in [0, log C]. Shannon 1948."""
+    log_p = logits.log_softmax(dim=1)
+    # exp(log_p) is exactly 0 where log_p underflows; the clamp keeps 0 * (-inf) from becoming NaN.
+    return -(log_p.exp() * log_p.clamp_min(torch.finfo(log_p.dtype).min)).sum(dim=1)
+
+
+SCORES: dict[str, Score] = {
+    "margin": margin,
+    "entropy": entropy,
+    "least_confidence": least_confidence,
+}
+# The strategies' names are accepted too, because the paper calls A_GAL by them.
+ALIASES = {
+    "MarginSampling": "margin",
+    "EntropySampling": "entropy",
+    "LeastConfidence": "least_confidence",
+    "RandomSampling": "random",
+}
+
+
+def canonical_gal_strategy(name: str) -> str:
+    """One of SCORES, or "random" (a random direction instead of a score's gradient).
+
+    Raises:
+        UserError: an unknown name.
+    """
+    table = {k.casefold(): k for k in (*SCORES, "random")}
+    table |= {k.casefold(): v for k, v in ALIASES.items()}
+    found = table.get(name.casefold().replace("-", "_"))
+    if found is None:
+        known = [*SCORES, "random", *ALIASES]
+        raise UserError(f"unknown --gal-strategy {name!r}: {did_you_mean(name, known)}")
+    return found

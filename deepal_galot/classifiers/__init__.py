@@ -1,0 +1,1 @@
+"""Classifiers: one file an architecture; found by deepal_galot.registry.classifiers."""

@@ -1,0 +1,294 @@
+"""The command line: flags made from the configuration's fields, and what each mode prints."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from . import registry
+from .config import BUDGET, GALOT, GENERATOR, PROTOCOLS, TRAINING, field_type, option_fields
+from .errors import UserError
+
+SHORT = {"n_init": "-s", "n_query": "-b", "quota": "-q"}  # DeepALPlus's
+DESCRIPTION = """\
+Deep active learning with generated images (GALOT, arXiv 2412.16227) beside the classic
+strategies. Without arguments: MarginSampling and GALOT on the embedded Digits, offline, in minutes."""
+EPILOG = """\
+A strategy may carry its own settings, so that variants stand in one table:
+  run_benchmark.py --strategy MarginSampling GALOT GALOT:epsilon=0 GALOT:gal_strategy=random
+Exit codes: 0 done; 2 bad input or a missing resource; 130 interrupted, the same command goes on."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        raise UserError(message)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All flags; those of the configuration have their help, unit and default from its fields."""
+    parser = _Parser(
+        prog="run_benchmark.py", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    _add_what_to_run(parser.add_argument_group("what to run"))
+    for title in (BUDGET, TRAINING, GALOT, GENERATOR):
+        group = parser.add_argument_group(title)
+        for f in option_fields():
+            if f.metadata["group"] == title:
+                _add_field(group, f)
+    _add_where(parser.add_argument_group("where and how"))
+    _add_instead(parser.add_argument_group("instead of running"))
+    return parser
+
+
+def _add_what_to_run(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--strategy",
+        "-a",
+        nargs="+",
+        metavar="NAME",
+        default=["MarginSampling", "GALOT"],
+        help="strategies, or all (default: MarginSampling GALOT)",
+    )
+    add("--dataset", "-d", metavar="NAME", help="data set (default: Digits)")
+    add(
+        "--class-names",
+        metavar="FILE",
+        type=Path,
+        help="no data set: class names, one a line; needs --mode gal and --image-size",
+    )
+    add(
+        "--image-size", metavar="N", type=int, help="with --class-names: classifier input in pixels"
+    )
+    add(
+        "--test-data",
+        metavar="FOLDER",
+        type=Path,
+        help="with --class-names: a sub-folder of test images for each class",
+    )
+    add("--seeds", nargs="+", metavar="K", type=int, help="run seeds (default: 0 1 2)")
+    add("--seed", metavar="K", type=int, help="first of -t seeds K, K+1, …")
+    add("-t", dest="trials", metavar="N", type=int, help="number of seeds, from --seed or 0")
+    add(
+        "--mode",
+        metavar="MODE",
+        help="what GALOT trains on: al (real), gal (generated), al+gal, or full (every label, one "
+        "fit) (default: al+gal)",
+    )
+    add(
+        "--protocol",
+        metavar="NAME",
+        help=f"{', '.join(PROTOCOLS)}: sets defaults (default: demo for Digits, else paper)",
+    )
+    add("--plugin", action="append", default=[], metavar="FILE",
+        help="a Python file with a strategy, generator, data set or classifier; it is run")  # fmt: skip
+
+
+def _add_field(group: argparse._ArgumentGroup, f: Any) -> None:
+    flag = f"--{f.name.replace('_', '-')}"
+    names = [flag, SHORT[f.name]] if f.name in SHORT else [flag]
+    unit = f" [{f.metadata['unit']}]" if f.metadata["unit"] else ""
+    default = "from the generator or protocol" if f.default is None else f"{f.default}"
+    others = [f"{name}: {p.sets[f.name]}" for name, p in PROTOCOLS.items() if f.name in p.sets]
+    text = f"{f.metadata['help']}{unit} (default: {', '.join([default, *others])})"
+    kind = field_type(f.name)
+    group.add_argument(
+        *names, dest=f"config_{f.name}", type=kind, help=text.replace("%", "%%"),
+        metavar={int: "N", float: "X", str: "NAME"}[kind],
+    )  # fmt: skip
+
+
+def _add_where(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--output",
+        metavar="DIR",
+        type=Path,
+        default=Path("results"),
+        help="results, image store and reports (default: results)",
+    )
+    add(
+        "--data-dir",
+        metavar="DIR",
+        type=Path,
+        default=Path("data"),
+        help="data sets: downloads, or NAME.npz (default: data)",
+    )
+    add(
+        "--device",
+        metavar="NAME",
+        default="auto",
+        help="auto, cpu, cuda, cuda:1, mps (default: auto)",
+    )
+    add("--deterministic", action="store_true",
+        help="same bits on the same GPU, slower; a CPU always is")  # fmt: skip
+
+
+def _add_instead(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--list", action="store_true", help="name every strategy, generator, data set, … and leave")
+    add("--dry-run", action="store_true", help="check everything, say what it costs, and leave")
+    add("--report", action="store_true", help="table and pictures of what lies in --output")
+    add(
+        "--predict",
+        metavar="FOLDER",
+        type=Path,
+        help="label a folder's images as CSV; needs --from",
+    )
+    add("--from", dest="from_run", metavar="RUN", type=Path,
+        help="with --predict: the run's seed folder")  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    _quiet_libraries()
+    try:
+        return _dispatch(build_parser().parse_args(argv))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted: the same command goes on where this one stopped", file=sys.stderr)
+        return 130
+
+
+def _quiet_libraries() -> None:
+    """Nothing is asked of the network unless weights or data are really missing."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+
+
+def _dispatch(args: argparse.Namespace) -> int:
+    for plugin in args.plugin:
+        registry.load_plugin(plugin)
+    if args.list:
+        print(_listing())
+        return 0
+    if args.predict or args.from_run:
+        return _predict(args)
+    if args.report:
+        return _report(args)
+    return _run(args)
+
+
+def _listing() -> str:
+    from generators.prompts import TEMPLATES
+
+    sections = {kind: r.describe() for kind, r in registry.ALL.items()}
+    sections["protocols"] = [(name, p.summary) for name, p in PROTOCOLS.items()]
+    sections["templates"] = list(TEMPLATES.items())
+    lines = []
+    for title, rows in sections.items():
+        width = max(len(name) for name, _ in rows)
+        lines += [f"{title}:", *(f"  {name.ljust(width)}  {text}" for name, text in rows), ""]
+    return "\n".join(lines).rstrip()
+
+
+def _predict(args: argparse.Namespace) -> int:
+    from .campaign import pick_device
+    from .predict import predict_folder
+
+    if not (args.predict and args.from_run):
+        raise UserError("--predict FOLDER and --from RUN go together")
+    labels = list(predict_folder(args.predict, args.from_run, pick_device(args.device)))
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["file", "class", "probability"])
+    writer.writerows((file.name, name, f"{p:.4f}") for file, name, p in labels)
+    return 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    from .report import write_report
+    from .results import find_runs
+
+    folders = find_runs(args.output)
+    if args.dataset:
+        name = registry.class_name(registry.datasets.get(args.dataset))
+        folders = [f for f in folders if f.config.dataset == name]
+    print(write_report(folders, args.output, bold=sys.stdout.isatty()))
+    return 0
+
+
+def _run(args: argparse.Namespace) -> int:
+    from .campaign import dry_run, plan
+    from .report import write_report
+
+    campaign = plan(_request(args))
+    if args.dry_run:
+        print("\n".join(dry_run(campaign)))
+        return 0
+    folders = campaign.run()
+    if campaign.spec.x_test.size:
+        print(write_report(folders, args.output, bold=sys.stdout.isatty()))
+    else:
+        print("no test data, so no accuracy; the classifiers, for --predict FOLDER --from RUN:")
+        print("\n".join(f"  {f.path}" for f in folders))
+    return 0
+
+
+def _request(args: argparse.Namespace) -> Any:
+    """The command line as a campaign.Request."""
+    from .campaign import Request, pick_device
+
+    prefix = "config_"
+    flags = {
+        k.removeprefix(prefix): v
+        for k, v in vars(args).items()
+        if k.startswith(prefix) and v is not None
+    }
+    if args.protocol is not None:
+        flags["protocol"] = args.protocol
+    strategies = args.strategy
+    if strategies == ["all"]:
+        strategies = registry.strategies.names()
+    dataset, spec = None, None
+    if args.class_names is not None:
+        spec = _class_names_only(args)
+        if strategies == ["MarginSampling", "GALOT"]:
+            strategies = ["GALOT"]
+    else:
+        if args.image_size is not None or args.test_data is not None:
+            raise UserError("--image-size and --test-data belong to --class-names FILE")
+        dataset = registry.datasets.get(args.dataset or "Digits")
+    return Request(
+        strategies=tuple(strategies), dataset=dataset, spec=spec, seeds=_seeds(args),
+        mode=args.mode, flags=flags, output=args.output, data_dir=args.data_dir,
+        device=pick_device(args.device), deterministic=args.deterministic,
+    )  # fmt: skip
+
+
+def _class_names_only(args: argparse.Namespace) -> Any:
+    from .datasets.class_names import from_class_names
+
+    if args.dataset is not None:
+        raise UserError("--class-names FILE takes the place of --dataset; give one of them")
+    if args.mode != "gal":
+        raise UserError("--class-names FILE has no real images: add --mode gal")
+    if args.image_size is None or args.image_size < 8:
+        raise UserError("--class-names FILE needs --image-size N, at least 8 pixels")
+    return from_class_names(args.class_names, args.image_size, args.test_data)
+
+
+def _seeds(args: argparse.Namespace) -> tuple[int, ...]:
+    """--seeds, or -t seeds from --seed on, as DeepALPlus counts trials."""
+    if args.seeds is not None:
+        if args.seed is not None or args.trials is not None:
+            raise UserError("--seeds names them all; leave out --seed and -t")
+        seeds = tuple(dict.fromkeys(args.seeds))
+    elif args.seed is None and args.trials is None:
+        seeds = (0, 1, 2)
+    else:
+        trials = 1 if args.trials is None else args.trials
+        if trials < 1:
+            raise UserError(f"-t {trials}: at least 1 seed")
+        seeds = tuple(range(args.seed or 0, (args.seed or 0) + trials))
+    if min(seeds) < 0:
+        raise UserError(f"--seeds {min(seeds)}: a seed is a whole number ≥ 0")
+    return seeds

@@ -1,0 +1,311 @@
+"""What a run is: one frozen record, every field with its help, unit and range; protocols as data.
+
+Every field is a command-line flag of the same name. Its value comes from the first of: what the
+strategy fixes by definition, the command line, the data set's defaults, the protocol, the default
+written here (the paper's preset).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, get_type_hints
+
+from . import acquisition
+from .errors import UserError
+from .registry import did_you_mean
+
+SCHEMA = 1  # raise it when the meaning of a field or of a stored row changes
+
+BUDGET = "labeling budget"
+TRAINING = "classifier and training"
+GALOT = "generated images and text optimisation"
+GENERATOR = "generator"
+
+
+def _option(
+    default: Any,
+    group: str,
+    help: str,
+    *,
+    unit: str = "",
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    choices: tuple[str, ...] | None = None,
+) -> Any:
+    metadata = {"group": group, "help": help, "unit": unit, "at_least": at_least, "above": above,
+                "at_most": at_most, "choices": choices}  # fmt: skip
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run: one strategy on one data set with one seed.
+
+    The first five fields say which run it is; the rest is grouped as --help groups it.
+    """
+
+    strategy: str
+    dataset: str
+    seed: int = 0
+    mode: str = "al"
+    protocol: str = "paper"
+
+    n_init: int = _option(1000, BUDGET, "labels before the first query", unit="labels", at_least=1)
+    n_query: int = _option(1000, BUDGET, "labels bought a round", unit="labels", at_least=1)
+    n_rounds: int = _option(9, BUDGET, "query rounds after round 0", unit="rounds", at_least=0)
+    quota: int | None = _option(
+        None, BUDGET, "labels bought in all queries; sets n-rounds, the last query is smaller",
+        unit="labels", at_least=1)  # fmt: skip
+
+    classifier: str = _option("resnet18", TRAINING, "network, see --list")
+    optimizer: str = _option("sgd", TRAINING, "optimiser", choices=("sgd", "adam"))
+    lr: float = _option(0.01, TRAINING, "initial learning rate, cosine to 0 by epoch", above=0)
+    momentum: float = _option(0.9, TRAINING, "SGD momentum", at_least=0, at_most=1)
+    weight_decay: float = _option(5e-4, TRAINING, "L2 penalty", at_least=0)
+    epochs: int = _option(300, TRAINING, "passes over the training set", unit="epochs", at_least=1)
+    min_steps: int = _option(0, TRAINING, "more epochs if needed for this many steps",
+                             unit="steps", at_least=0)  # fmt: skip
+    batch_size: int = _option(32, TRAINING, "training batch", unit="images", at_least=1)
+    shift: int = _option(4, TRAINING, "random crop after zero padding", unit="pixels", at_least=0)
+    flip: int = _option(1, TRAINING, "random horizontal flip, 0 or 1", at_least=0, at_most=1)
+    rotate: float = _option(0.0, TRAINING, "random rotation up to ±", unit="degrees", at_least=0)
+    zoom: float = _option(0.0, TRAINING, "random scale of each axis up to ± this share",
+                          at_least=0, at_most=0.9)  # fmt: skip
+
+    base_sampler: str = _option(
+        "MarginSampling", GALOT, "A_AL: any strategy that picks real images"
+    )
+    gal_strategy: str = _option(
+        "margin", GALOT, "A_GAL: margin, entropy, least_confidence, or random (direction)"
+    )
+    template: str = _option(
+        "a realistic photo of a {label}",
+        GALOT,
+        "prompt, or the name of one (see --list); {label} is the class name",
+    )
+    epsilon: float = _option(0.5, GALOT, "radius of ‖c − c0‖; 0 = no text optimisation", at_least=0)
+    epsilon_schedule: str = _option("linear", GALOT, "ε over the rounds: ε·(round+1)/rounds, or ε",
+                                    choices=("linear", "constant"))  # fmt: skip
+    eta: float = _option(0.2, GALOT, "step length η as a share of ε", above=0)
+    ascent_steps: int = _option(10, GALOT, "K, ascent steps a round", unit="steps", at_least=1)
+    ascent_samples: int = _option(6, GALOT, "m, fresh images a class and step",
+                                  unit="images", at_least=1)  # fmt: skip
+    direction: str = _option("sign", GALOT, "u = sign(g) or g, then scaled to unit length",
+                             choices=("sign", "gradient"))  # fmt: skip
+    norm: str = _option("l2", GALOT, "norm of ‖c − c0‖ ≤ ε and of u", choices=("l2", "linf"))
+    n_synthetic: float = _option(1.0, GALOT, "N_GAL, images trained on, as a multiple of |L|",
+                                 above=0)  # fmt: skip
+    synthetic: str = _option("replace", GALOT, "train on this round's images or on all rounds'",
+                             choices=("replace", "accumulate"))  # fmt: skip
+    oversample: float = _option(1.0, GALOT, "make this many times N_GAL, keep N_GAL at random",
+                                at_least=1)  # fmt: skip
+
+    generator: str = _option("sd-2.1-base", GENERATOR, "name (see --list), folder or hub id")
+    steps: int | None = _option(None, GENERATOR, "T, denoising steps", unit="steps", at_least=1)
+    guidance: float | None = _option(None, GENERATOR, "classifier-free guidance scale", at_least=0)
+    scheduler: str | None = _option(None, GENERATOR, "a diffusers scheduler class")
+    resolution: int | None = _option(None, GENERATOR, "side of a generated image, before resizing",
+                                     unit="pixels", at_least=8)  # fmt: skip
+
+    def __post_init__(self) -> None:
+        for f in option_fields():
+            _check_range(f, getattr(self, f.name))
+        if self.seed < 0:
+            raise UserError(f"--seeds {self.seed}: a seed is a whole number ≥ 0")
+
+    @property
+    def cycles(self) -> int:
+        """Rounds counted from round 0: the paper's 10 for 1,000 … 10,000 labels."""
+        return self.n_rounds + 1
+
+    @property
+    def uses_real_images(self) -> bool:
+        """Whether real labeled images are trained on."""
+        return self.mode != "gal"
+
+    @property
+    def uses_generated_images(self) -> bool:
+        """Whether generated images are trained on."""
+        return self.mode in ("gal", "al+gal")
+
+    def query_size(self, round: int) -> int:
+        """Labels bought in this round (1-based); 0 in round 0."""
+        if round == 0:
+            return 0
+        if self.quota is None:
+            return self.n_query
+        return min(self.n_query, self.quota - (round - 1) * self.n_query)
+
+    def budget(self, round: int) -> int:
+        """|L| after this round: human labels, or what stands for them in mode gal."""
+        return self.n_init + sum(self.query_size(r) for r in range(round + 1))
+
+    def epsilon_at(self, round: int) -> float:
+        """ε of this round; mode gal has no classifier in round 0, so ε = 0 there."""
+        if self.mode == "gal" and round == 0:
+            return 0.0
+        if self.epsilon_schedule == "constant":
+            return self.epsilon
+        return self.epsilon * (round + 1) / self.cycles
+
+    def n_synthetic_at(self, round: int) -> int:
+        """N_GAL of this round: images that are trained on, at least one."""
+        return max(1, round_half_up(self.n_synthetic * self.budget(round)))
+
+    def fields_read(self) -> dict[str, Any]:
+        """The fields that change the outcome of this strategy in this mode, for the fingerprint."""
+        groups = {BUDGET, TRAINING}
+        if self.mode == "full":
+            groups = {TRAINING}
+        if self.uses_generated_images:
+            groups |= {GALOT, GENERATOR}
+        read = {"strategy": self.strategy, "mode": self.mode, "dataset": self.dataset}
+        read |= {
+            f.name: getattr(self, f.name) for f in option_fields() if f.metadata["group"] in groups
+        }
+        for name in self._unread():
+            read.pop(name, None)
+        return read
+
+    def _unread(self) -> set[str]:
+        """Fields that have no effect given the others."""
+        unread = {"generator"}  # a name or path; the weights' hash says which model it is
+        scheduled = self.uses_generated_images and self.epsilon_schedule == "linear"
+        if not (scheduled and self.epsilon > 0):
+            unread.add("n_rounds")
+        if self.optimizer != "sgd":
+            unread.add("momentum")
+        if self.mode == "gal":
+            unread.add("base_sampler")
+        if self.epsilon == 0:
+            unread |= {"gal_strategy", "epsilon_schedule", "eta", "ascent_steps", "ascent_samples",
+                       "direction", "norm"}  # fmt: skip
+        if self.gal_strategy == "random":
+            unread |= {"direction", "ascent_samples"}
+        return unread
+
+
+def option_fields() -> list[dataclasses.Field]:
+    """The fields with help, in the order of the class; each is a command-line flag."""
+    return [f for f in dataclasses.fields(RunConfig) if f.metadata]
+
+
+def field_type(name: str) -> type:
+    """int, float or str: what the flag of this name parses to."""
+    hint = get_type_hints(RunConfig)[name]
+    return next(t for t in (int, float, str) if hint in (t, t | None))
+
+
+def _check_range(f: dataclasses.Field, value: Any) -> None:
+    """One clear line for a value outside its field's range."""
+    flag, m = f"--{f.name.replace('_', '-')}", f.metadata
+    if value is None and f.default is None:
+        return
+    if m["choices"] and value not in m["choices"]:
+        raise UserError(f"{flag} {value!r}: {did_you_mean(str(value), m['choices'])}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{flag} {value}: must be a finite number")
+    for bound, ok, text in (
+        ("at_least", lambda v, b: v >= b, "at least"),
+        ("above", lambda v, b: v > b, "above"),
+        ("at_most", lambda v, b: v <= b, "at most"),
+    ):
+        if m[bound] is not None and not ok(value, m[bound]):
+            unit = f" {m['unit']}" if m["unit"] else ""
+            raise UserError(f"{flag} {value}: must be {text} {m[bound]:g}{unit}")
+
+
+def round_half_up(x: float) -> int:
+    """Nearest whole number, halves up (Python's own round goes to even)."""
+    return math.floor(x + 0.5)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A named recipe: a line of help and the fields that it sets."""
+
+    summary: str
+    sets: Mapping[str, Any]
+
+
+PROTOCOLS: dict[str, Protocol] = {
+    "paper": Protocol(
+        "the paper's: 1,000 + 9 × 1,000 labels, ResNet18, SGD 0.01, cosine, 300 epochs, last epoch",
+        {},
+    ),
+    "demo": Protocol(
+        "minutes on two CPU cores: 20 + 4 × 20 labels, small_cnn; ε, K, m, N_GAL chosen on MNIST",
+        {"n_init": 20, "n_query": 20, "n_rounds": 4, "classifier": "small_cnn",
+         "optimizer": "adam", "lr": 3e-3, "weight_decay": 5e-4, "epochs": 30, "min_steps": 200,
+         "batch_size": 32, "shift": 1, "flip": 0, "rotate": 10.0, "zoom": 0.1,
+         "epsilon": 5.0, "ascent_steps": 5, "ascent_samples": 4, "n_synthetic": 5.0},
+    ),
+}  # fmt: skip
+
+
+def protocol(name: str) -> Protocol:
+    """The protocol of that name.
+
+    Raises:
+        UserError: an unknown name; suggests the nearest.
+    """
+    if name not in PROTOCOLS:
+        raise UserError(f"unknown --protocol {name!r}: {did_you_mean(name, PROTOCOLS)}")
+    return PROTOCOLS[name]
+
+
+def resolve(
+    strategy: str,
+    dataset: str,
+    seed: int = 0,
+    *,
+    mode: str = "al",
+    flags: Mapping[str, Any] | None = None,
+    dataset_defaults: Mapping[str, Any] | None = None,
+    generator_defaults: Mapping[str, Any] | None = None,
+    fixed: Mapping[str, Any] | None = None,
+) -> RunConfig:
+    """Stack the layers into one RunConfig.
+
+    Args:
+        strategy, dataset: canonical names.
+        mode: al, gal, al+gal or full.
+        flags: what the user set, by field name (and "protocol").
+        dataset_defaults: what the data set prefers (and "protocol").
+        generator_defaults: steps, guidance and the like that this generator was made for.
+        fixed: what the strategy is by definition; nothing overrides it.
+
+    Raises:
+        UserError: an unknown protocol or a value out of range.
+    """
+    flags, dataset_defaults = dict(flags or {}), dict(dataset_defaults or {})
+    chosen = flags.pop("protocol", dataset_defaults.pop("protocol", "paper"))
+    values = {**(generator_defaults or {}), **protocol(chosen).sets, **dataset_defaults, **flags,
+              **(fixed or {})}  # fmt: skip
+    values["gal_strategy"] = acquisition.canonical_gal_strategy(
+        values.get("gal_strategy", "margin")
+    )
+    if values.get("quota") is not None and values.get("n_query", 1) >= 1:
+        n_query = values.get("n_query", 1000)
+        values["n_rounds"] = math.ceil(values["quota"] / n_query)
+        if values["quota"] % n_query == 0:  # then n_rounds says it all, and a run can be extended
+            values["quota"] = None
+    return RunConfig(strategy, dataset, seed, mode, chosen, **values)
+
+
+def fingerprint(config: RunConfig, content: Mapping[str, Any]) -> str:
+    """Twelve hex digits that name a run's folder.
+
+    Args:
+        config: the run; seed, and what this strategy and mode do not read, are left out.
+        content: hashes of the data, weights and plug-in code it reads.
+    """
+    what = {"schema": SCHEMA, "config": config.fields_read(), "content": dict(content)}
+    text = json.dumps(what, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,0 +1,69 @@
+"""Image conversions that training, scoring, generation and prediction share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .errors import UserError
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
+
+
+def fit_to(images: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """Resize and recolour to a data set's shape; differentiable, the one path for all images.
+
+    Args:
+        images: [B, 3 or 1, h, w] float in [0, 1].
+        shape: (H, W, C) of the data set.
+
+    Returns:
+        [B, C, H, W] float in [0, 1], antialiased bilinear; grey is the ITU-R 601 luma.
+    """
+    height, width, channels = shape
+    if images.shape[1] == 3 and channels == 1:
+        luma = images.new_tensor([0.299, 0.587, 0.114])
+        images = (images * luma[:, None, None]).sum(1, keepdim=True)
+    elif images.shape[1] == 1 and channels == 3:
+        images = images.expand(-1, 3, -1, -1)
+    if images.shape[2:] != (height, width):
+        images = F.interpolate(images, (height, width), mode="bilinear", antialias=True)
+    return images.clamp(0, 1)
+
+
+def to_uint8(images: Tensor) -> np.ndarray:
+    """[B, C, H, W] float in [0, 1] -> [B, H, W, C] uint8, rounded."""
+    return images.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def to_unit_float(images: np.ndarray | Tensor) -> Tensor:
+    """[B, H, W, C] uint8 -> [B, C, H, W] float32 in [0, 1]."""
+    return torch.as_tensor(images).permute(0, 3, 1, 2).float().div(255)
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The image files of a folder, sorted by name; empty if there is no such folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def load_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+    """One image file as [H, W, C] uint8 of the given shape.
+
+    Raises:
+        UserError: the file cannot be read as an image.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("L" if shape[2] == 1 else "RGB"))
+    except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: cannot be read as an image ({error})") from error
+    pixels = pixels.reshape(1, *pixels.shape[:2], shape[2])
+    return to_uint8(fit_to(to_unit_float(pixels), shape))[0]

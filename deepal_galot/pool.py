@@ -1,0 +1,208 @@
+"""The labeled and unlabeled pool, the oracle, and the generated images beside the real ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import seeding
+from .datasets.base import DatasetSpec
+from .errors import UserError
+from .images import to_unit_float
+
+UNKNOWN = -1  # the label of an image whose label has not been bought
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images with labels, and how to normalise them: what the learner trains on and scores.
+
+    Also a map-style torch dataset in DeepALPlus's form: item i is (image, label, i).
+
+    Attributes:
+        X: [N, H, W, C] uint8.
+        Y: [N] int64; UNKNOWN where the label is hidden.
+        mean, std: per channel, in units of [0, 1].
+    """
+
+    X: np.ndarray
+    Y: Tensor
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __len__(self) -> int:
+        return len(self.X)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int, int]:
+        mean, std = (torch.tensor(v)[:, None, None] for v in (self.mean, self.std))
+        return (to_unit_float(self.X[i][None])[0] - mean) / std, int(self.Y[i]), i
+
+
+class Pool:
+    """Which images are labeled; the only place where annotation budget is spent.
+
+    Offers DeepALPlus's Data accessors under DeepALPlus's names, so that its strategies run here.
+    Labels that were not bought are not in any array a strategy can reach: `Y_train` holds UNKNOWN.
+
+    Attributes:
+        X_train: [N, H, W, C] uint8.
+        Y_train: [N] int64 tensor, UNKNOWN where unlabeled.
+        labeled_idxs: [N] bool mask.
+        spec: the data set.
+    """
+
+    def __init__(self, spec: DatasetSpec) -> None:
+        self.spec = spec
+        self.X_train, self.X_test = spec.x_train, spec.x_test
+        self.n_pool, self.n_test = len(spec.x_train), len(spec.x_test)
+        self.Y_train = torch.full((self.n_pool,), UNKNOWN)
+        self.labeled_idxs = np.zeros(self.n_pool, dtype=bool)
+        self._oracle = torch.as_tensor(spec.y_train)
+        self._synthetic: list[ImageSet] = []
+
+    # -- spending budget ---------------------------------------------------------------------
+
+    def initialize_labels(self, n: int, seed: int) -> np.ndarray:
+        """Label n images drawn uniformly from stream init_pool; returns their indices, sorted."""
+        order = seeding.numpy_rng(seed, "init_pool").permutation(self.n_pool)
+        idxs = np.sort(order[:n])
+        self.label(idxs)
+        return idxs
+
+    def label(self, idxs: Sequence[int] | np.ndarray) -> None:
+        """Ask the oracle for these labels.
+
+        Raises:
+            ValueError: an index is out of range, repeated or labeled already.
+        """
+        idxs = check_query(idxs, len(idxs), self.labeled_idxs)
+        self.labeled_idxs[idxs] = True
+        self.Y_train[idxs] = self._oracle[idxs]
+
+    def label_everything(self) -> None:
+        """Buy every label: the fully supervised reference."""
+        self.label(np.flatnonzero(~self.labeled_idxs))
+
+    # -- what the learner trains on ----------------------------------------------------------
+
+    def set_synthetic(self, images: np.ndarray, labels: np.ndarray, *, accumulate: bool) -> None:
+        """Put pseudo-labeled images beside the real ones; indices and budget are untouched.
+
+        Args:
+            images: [M, H, W, C] uint8.
+            labels: [M] int64 pseudo-labels.
+            accumulate: keep the images of earlier rounds too.
+        """
+        if images.shape[1:] != self.spec.image_shape:
+            raise ValueError(f"images {images.shape[1:]}, the pool's are {self.spec.image_shape}")
+        if not accumulate:
+            self._synthetic.clear()
+        self._synthetic.append(self.get_new_data(images, labels))
+
+    def training_set(self, *, real: bool = True) -> ImageSet:
+        """Labeled real images (unless real=False) followed by the generated ones."""
+        parts = ([self.get_labeled_data()[1]] if real else []) + self._synthetic
+        return self.get_new_data(
+            np.concatenate([p.X for p in parts]), torch.cat([p.Y for p in parts])
+        )
+
+    @property
+    def n_labeled(self) -> int:
+        """Human labels bought so far."""
+        return int(self.labeled_idxs.sum())
+
+    @property
+    def n_synthetic(self) -> int:
+        """Generated images now in the training set."""
+        return sum(len(p) for p in self._synthetic)
+
+    # -- DeepALPlus's accessors --------------------------------------------------------------
+
+    def get_labeled_data(self) -> tuple[np.ndarray, ImageSet]:
+        """(indices [L], their images with labels)."""
+        idxs = np.flatnonzero(self.labeled_idxs)
+        return idxs, self._subset(idxs)
+
+    def get_unlabeled_data(self) -> tuple[np.ndarray, ImageSet]:
+        """(indices [U], their images; every label is UNKNOWN)."""
+        idxs = np.flatnonzero(~self.labeled_idxs)
+        return idxs, self._subset(idxs)
+
+    def get_train_data(self) -> tuple[np.ndarray, ImageSet]:
+        """(a copy of the labeled mask [N], all pool images)."""
+        return self.labeled_idxs.copy(), self._subset(np.arange(self.n_pool))
+
+    def get_test_data(self) -> ImageSet:
+        """The test images with their labels."""
+        return self.get_new_data(self.X_test, torch.as_tensor(self.spec.y_test))
+
+    def get_partial_labeled_data(self) -> tuple[np.ndarray, Tensor]:
+        """(images, labels) of the labeled part."""
+        _, part = self.get_labeled_data()
+        return part.X, part.Y
+
+    def get_partial_unlabeled_data(self) -> tuple[np.ndarray, Tensor]:
+        """(images, UNKNOWN labels) of the unlabeled part."""
+        _, part = self.get_unlabeled_data()
+        return part.X, part.Y
+
+    def get_unlabeled_data_by_idx(self, idx: np.ndarray) -> np.ndarray:
+        """Images by position among the unlabeled ones."""
+        return self.X_train[np.flatnonzero(~self.labeled_idxs)][idx]
+
+    def get_data_by_idx(self, idx: np.ndarray) -> tuple[np.ndarray, Tensor]:
+        """(images, labels as far as bought) by pool index."""
+        return self.X_train[idx], self.Y_train[idx]
+
+    def get_new_data(self, X: np.ndarray, Y: np.ndarray | Tensor) -> ImageSet:
+        """Any images and labels in this data set's normalisation."""
+        return ImageSet(X, torch.as_tensor(Y), self.spec.mean, self.spec.std)
+
+    def cal_test_acc(self, preds: Tensor) -> float:
+        """Share of test images that are predicted right, in [0, 1]."""
+        return float((preds.cpu() == torch.as_tensor(self.spec.y_test)).double().mean())
+
+    def _subset(self, idxs: np.ndarray) -> ImageSet:
+        return self.get_new_data(self.X_train[idxs], self.Y_train[idxs])
+
+
+def check_query(idxs: Sequence[int] | np.ndarray, n: int, labeled: np.ndarray) -> np.ndarray:
+    """A query's answer as [n] int64, if it keeps the contract.
+
+    Args:
+        idxs: what the strategy returned.
+        n: how many were asked for.
+        labeled: [N] bool mask of the pool.
+
+    Raises:
+        ValueError: not n distinct unlabeled pool indices; says which rule is broken.
+    """
+    array = np.asarray(idxs)
+    if array.ndim != 1 or len(array) != n:
+        raise ValueError(f"asked for {n} indices, got an array of shape {array.shape}")
+    if n and not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"indices must be whole numbers, not {array.dtype}")
+    array = array.astype(np.int64)
+    if n and (array.min() < 0 or array.max() >= len(labeled)):
+        raise ValueError(f"an index lies outside 0 … {len(labeled) - 1}")
+    if len(np.unique(array)) != n:
+        raise ValueError("an index is repeated")
+    if labeled[array].any():
+        raise ValueError(f"index {int(array[labeled[array]][0])} is labeled already")
+    return array
+
+
+def check_budget(spec: DatasetSpec, wanted: int) -> None:
+    """
+    Raises:
+        UserError: the run wants more labels than the pool has.
+    """
+    if wanted > len(spec.x_train):
+        raise UserError(
+            f"the budget of {wanted:,} labels (n-init + all queries) is larger than the pool of "
+            f"{spec.name} ({len(spec.x_train):,} images): lower --n-init, --n-query or --n-rounds"
+        )

@@ -1,0 +1,53 @@
+"""Use a finished run's classifier on image files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from . import registry
+from .errors import UserError
+from .images import image_files, load_image
+from .learner import Learner
+from .pool import ImageSet
+from .results import RunFolder
+
+
+def predict_folder(
+    folder: Path, run: Path, device: torch.device
+) -> Iterator[tuple[Path, str, float]]:
+    """Label the images of a folder.
+
+    Args:
+        folder: image files; not its sub-folders.
+        run: a run's seed folder, the one with classifier.safetensors.
+
+    Yields:
+        (file, class name, probability in [0, 1]), by file name.
+
+    Raises:
+        UserError: no images, no classifier, or a file that cannot be read.
+    """
+    files = image_files(folder)
+    if not files:
+        raise UserError(f"--predict {folder}: no image files in it")
+    if not (run / "classifier.safetensors").is_file():
+        raise UserError(
+            f"--from {run}: no classifier.safetensors in it; give a run's seed folder, "
+            f"<output>/<data set>/<strategy>/<id>/seed<k>"
+        )
+    opened = RunFolder.open(run)
+    state, card = opened.classifier()
+    shape = tuple(card["image_shape"])
+    architecture = registry.classifiers.get(card["classifier"])
+    learner = Learner(opened.config, architecture, shape, len(card["class_names"]), device)
+    learner.load_state(state, card["mean"], card["std"])
+    images = np.stack([load_image(f, shape) for f in files])
+    unknown = torch.full((len(files),), -1)
+    probabilities = learner.predict_prob(ImageSet(images, unknown, card["mean"], card["std"]))
+    best = probabilities.max(1)
+    for file, label, p in zip(files, best.indices.tolist(), best.values.tolist(), strict=True):
+        yield file, card["class_names"][label], p

@@ -1,0 +1,220 @@
+"""Name -> class, for the four folders that anybody may add a file to.
+
+A strategy, generator, data set or classifier is a subclass of its kind's base class, written in
+any file of that kind's folder or in a plug-in file. Its name is the class attribute `name`, or the
+class name; `aliases` are further names; the first line of its docstring is its help.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+
+from .errors import UserError
+
+PACKAGE_ROOT = Path(__file__).resolve().parent.parent
+
+
+def file_hash(path: Path) -> str:
+    """Sixteen hex digits over a file's bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The tail of an error line: the closest known names, or all of them.
+
+    >>> did_you_mean("GALOTT", ["GALOT", "BADGE"])
+    'did you mean GALOT?'
+    """
+    known = sorted(known)
+    by_fold = {k.casefold(): k for k in known}
+    close = difflib.get_close_matches(name.casefold(), by_fold, n=3, cutoff=0.6)
+    if close:
+        return f"did you mean {' or '.join(by_fold[c] for c in close)}?"
+    return f"known: {', '.join(known)}"
+
+
+class Registry:
+    """All classes of one kind, discovered in one folder on first use."""
+
+    def __init__(self, kind: str, package: str, base: str) -> None:
+        """
+        Args:
+            kind: what the error messages call it, e.g. "strategy".
+            package: the open folder, as a package name.
+            base: "module:Class" of the base class.
+        """
+        self.kind, self.package, self._base_path = kind, package, base
+        self._classes: dict[str, type] | None = None
+        self._plugins: dict[str, Path] = {}
+
+    @property
+    def base(self) -> type:
+        """The base class; imported late because it lives in the folder itself."""
+        module, _, name = self._base_path.partition(":")
+        return getattr(importlib.import_module(module), name)
+
+    def names(self) -> list[str]:
+        """Canonical names, sorted."""
+        return sorted(self._discovered())
+
+    def get(self, name: str) -> type:
+        """The class of that name or alias, whatever its case.
+
+        Raises:
+            UserError: no such name; suggests the nearest.
+        """
+        wanted = name.casefold()
+        for canonical, cls in self._discovered().items():
+            if wanted in (canonical.casefold(), *(a.casefold() for a in _aliases(cls))):
+                return cls
+        everything = [n for c, cls in self._discovered().items() for n in (c, *_aliases(cls))]
+        raise UserError(f"unknown {self.kind} {name!r}: {did_you_mean(name, everything)}")
+
+    def describe(self) -> list[tuple[str, str]]:
+        """(name with its aliases, first docstring line) of each class, for --list."""
+        rows = []
+        for name, cls in sorted(self._discovered().items()):
+            also = f" ({', '.join(_aliases(cls))})" if _aliases(cls) else ""
+            rows.append((name + also, (inspect.getdoc(cls) or "").split("\n")[0]))
+        return rows
+
+    def plugin_file(self, name: str) -> Path | None:
+        """The plug-in file that defines this name, or None for what the package ships."""
+        return self._plugins.get(name)
+
+    def add_from(self, module: ModuleType, plugin: Path | None = None) -> list[str]:
+        """Register every subclass of the base that is defined in this module.
+
+        Raises:
+            UserError: a name or alias is taken by a class of another file.
+        """
+        classes, added = self._discovered(), []
+        for cls in vars(module).values():
+            if not self._belongs(cls, module):
+                continue
+            self._refuse_clash(cls, classes)
+            classes[class_name(cls)] = cls
+            added.append(class_name(cls))
+            if plugin is not None:
+                self._plugins[class_name(cls)] = plugin
+        return added
+
+    def _belongs(self, cls: object, module: ModuleType) -> bool:
+        return (
+            inspect.isclass(cls)
+            and issubclass(cls, self.base)
+            and cls is not self.base
+            and cls.__module__ == module.__name__
+            and not inspect.isabstract(cls)
+            and not cls.__name__.startswith("_")
+        )
+
+    def _refuse_clash(self, cls: type, classes: dict[str, type]) -> None:
+        taken = {n.casefold(): c for c in classes.values() for n in (class_name(c), *_aliases(c))}
+        for name in (class_name(cls), *_aliases(cls)):
+            other = taken.get(name.casefold())
+            if other is not None and other is not cls:
+                raise UserError(
+                    f"the {self.kind} name {name!r} of {inspect.getfile(cls)} is already taken by "
+                    f"{inspect.getfile(other)}: rename one of the classes"
+                )
+
+    def _discovered(self) -> dict[str, type]:
+        if self._classes is None:
+            self._classes = {}
+            package = importlib.import_module(self.package)
+            _check_is_ours(package, self.package)
+            for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda i: i.name):
+                if not info.ispkg:
+                    self.add_from(importlib.import_module(f"{self.package}.{info.name}"))
+        return self._classes
+
+
+def class_name(cls: type) -> str:
+    """The registered name of a class: its own `name` attribute, else the class name."""
+    return cls.__dict__.get("name") or cls.__name__
+
+
+def _aliases(cls: type) -> tuple[str, ...]:
+    return tuple(cls.__dict__.get("aliases", ()))
+
+
+def _check_is_ours(package: ModuleType, name: str) -> None:
+    """Another folder called `generators` on the path would silently replace ours."""
+    found = Path(package.__path__[0]).resolve()
+    expected = PACKAGE_ROOT.joinpath(*name.split("."))
+    if found != expected:
+        raise UserError(
+            f"`import {name}` finds {found}, not deepal-galot's {expected}: run from another "
+            f"folder, or inside a DeepALPlus checkout use its plug-in"
+        )
+
+
+strategies = Registry("strategy", "query_strategies", "query_strategies.strategy:Strategy")
+generators = Registry("generator", "generators", "generators.base:Generator")
+datasets = Registry("data set", "deepal_galot.datasets", "deepal_galot.datasets.base:Dataset")
+classifiers = Registry(
+    "classifier", "deepal_galot.classifiers", "deepal_galot.classifiers.base:Classifier"
+)
+ALL = {"strategies": strategies, "generators": generators, "data sets": datasets,
+       "classifiers": classifiers}  # fmt: skip
+
+
+def load_plugin(path: str | Path) -> list[str]:
+    """Run a Python file and register what it defines; the file is executed, so trust it first.
+
+    The module is loaded as `query_strategies.<stem>`, so that an unmodified DeepALPlus file with
+    `from .strategy import Strategy` works.
+
+    Returns:
+        The names it added.
+
+    Raises:
+        UserError: no such file, it fails to import, defines nothing, or clashes with a name.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"--plugin {path}: no such file")
+    name = f"query_strategies.{path.stem}"
+    for registry in ALL.values():
+        registry.names()
+    if name in sys.modules:
+        raise UserError(
+            f"--plugin {path}: query_strategies already has a file {path.stem}.py; rename yours"
+        )
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"--plugin {path}: not a Python file (its name must end in .py)")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+        added = [n for r in ALL.values() for n in r.add_from(module, plugin=path.resolve())]
+    except UserError:
+        del sys.modules[name]
+        raise
+    except Exception as error:
+        del sys.modules[name]
+        raise UserError(f"--plugin {path} fails to import: {_where(error, path)}") from error
+    if not added:
+        raise UserError(f"--plugin {path} defines no strategy, generator, data set or classifier")
+    return added
+
+
+def _where(error: Exception, path: Path) -> str:
+    """`Type: message (line n)`, the line being the plug-in's own."""
+    line, trace = getattr(error, "lineno", None), error.__traceback__
+    while trace is not None:
+        if Path(trace.tb_frame.f_code.co_filename) == path:
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return f"{type(error).__name__}: {error}" + (f" (line {line})" if line else "")

@@ -1,0 +1,249 @@
+"""What a run leaves on disk, and how it is found again.
+
+<output>/<data set>/<strategy>/<fingerprint>/seed<k>/
+    config.json               what the run is; must hash to the folder's name
+    env.json                  versions, device, determinism of the machine that ran it
+    state.npz                 the picks of each round, written before the next step
+    text/round<r>.safetensors text embeddings, ascent and probe pictures of round r
+    rounds.jsonl              one row a finished round
+    classifier.safetensors    the last classifier; classifier.json says what it takes and gives
+    DONE                      the last round was recorded
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from .config import SCHEMA, RunConfig, fingerprint
+from .disk import append_line, atomic_write, atomic_write_npz
+from .errors import UserError
+
+Row = dict[str, Any]
+
+
+class RunFolder:
+    """One run's folder. Everything but the rows is replaced atomically; rows are appended.
+
+    Attributes:
+        path: the seed's folder.
+        config: the run.
+        label: what tables and plots call it.
+    """
+
+    def __init__(self, path: Path, config: RunConfig, label: str) -> None:
+        self.path, self.config, self.label = path, config, label
+
+    @classmethod
+    def create(
+        cls, output: Path, config: RunConfig, content: Mapping[str, Any], label: str
+    ) -> RunFolder:
+        """The folder of this run, made if it is new, checked if it is not.
+
+        Args:
+            output: the results root.
+            config: the run.
+            content: hashes of what it reads, see config.fingerprint.
+            label: what tables and plots call it.
+
+        Raises:
+            UserError: the folder cannot be written, or holds another configuration.
+        """
+        path = folder_of(output, config, content)
+        record = {
+            "schema": SCHEMA,
+            "fingerprint": fingerprint(config, content),
+            "label": label,
+            "content": dict(content),
+            "read": config.fields_read(),
+            "config": asdict(config),
+        }
+        if (path / "config.json").exists():
+            return cls.open(path, n_rounds=config.n_rounds)
+        try:
+            atomic_write(path / "config.json", _json(record))
+        except OSError as error:
+            raise UserError(f"--output {output}: cannot be written ({error})") from error
+        return cls(path, config, label)
+
+    @classmethod
+    def open(cls, path: Path, n_rounds: int | None = None) -> RunFolder:
+        """An existing run's folder.
+
+        Args:
+            path: the seed's folder.
+            n_rounds: how many rounds the reader wants, if not what the folder was made with.
+
+        Raises:
+            UserError: no run there, unreadable, or its configuration was altered.
+        """
+        file = path / "config.json"
+        try:
+            record = json.loads(file.read_text(encoding="utf-8"))
+            config = RunConfig(**record["config"])
+            schema, stored, content = record["schema"], record["fingerprint"], record["content"]
+            label = str(record["label"])
+        except (OSError, ValueError, KeyError, TypeError, UserError) as error:
+            raise UserError(f"{file}: no readable run configuration ({error})") from error
+        if schema != SCHEMA:
+            raise UserError(f"{file}: written by schema {schema}, this version reads {SCHEMA}")
+        now = fingerprint(config, content)
+        if not now == stored == path.parent.name or record["read"] != config.fields_read():
+            raise UserError(
+                f"{file}: was altered; it describes run {now}, its folder is {path.parent.name}. "
+                f"Restore it, or move the folder away to run again"
+            )
+        if n_rounds is not None:
+            config = RunConfig(**{**record["config"], "n_rounds": n_rounds})
+        return cls(path, config, label)
+
+    # -- rows --------------------------------------------------------------------------------
+
+    def rows(self) -> list[Row]:
+        """The finished rounds, in order, up to the configuration's n_rounds.
+
+        A last line that a kill cut short is removed; the round is played again.
+
+        Raises:
+            UserError: a line that is not the next round.
+        """
+        file, rows, good = self.path / "rounds.jsonl", [], 0
+        data = file.read_bytes() if file.exists() else b""
+        for line in data.splitlines(keepends=True):
+            try:
+                row = json.loads(line)
+                intact = line.endswith(b"\n") and row["round"] == len(rows)
+            except (ValueError, KeyError, TypeError):
+                intact = False
+            if not intact:
+                break
+            rows.append(row)
+            good += len(line)
+        if good < len(data):
+            if data[good:].count(b"\n") > 0:
+                raise UserError(
+                    f"{file}: line {len(rows) + 1} is damaged; move the run's folder away"
+                )
+            atomic_write(file, data[:good])
+        return rows[: self.config.cycles]
+
+    def append(self, row: Row) -> None:
+        """Record a finished round, durably."""
+        append_line(self.path / "rounds.jsonl", json.dumps(row))
+
+    @property
+    def finished(self) -> bool:
+        """Whether every round of the configuration is recorded."""
+        return len(self.rows()) == self.config.cycles
+
+    def mark_done(self) -> None:
+        """Leave the DONE file."""
+        atomic_write(self.path / "DONE", b"")
+
+    # -- the journal: what must not be decided twice -----------------------------------------
+
+    def picks(self) -> list[np.ndarray]:
+        """[n] int64 pool indices bought in each round so far.
+
+        Raises:
+            UserError: the state file is damaged.
+        """
+        file = self.path / "state.npz"
+        if not file.exists():
+            return []
+        try:
+            with np.load(file, allow_pickle=False) as npz:
+                return [npz[f"picks{r}"] for r in range(len(npz.files))]
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise UserError(f"{file}: damaged ({error}); move the run's folder away") from error
+
+    def save_picks(self, picks: list[np.ndarray]) -> None:
+        """Journal the picks of all rounds so far."""
+        atomic_write_npz(self.path / "state.npz", **{f"picks{r}": p for r, p in enumerate(picks)})
+
+    def has_text(self, round: int) -> bool:
+        """Whether this round's text embeddings were journaled."""
+        return self._text_file(round).exists()
+
+    def text(self, round: int) -> dict[str, Tensor]:
+        """This round's journaled tensors, see galot.TextState."""
+        return load_tensors(self._text_file(round))
+
+    def save_text(self, round: int, tensors: dict[str, Tensor]) -> None:
+        """Journal a round's text state."""
+        atomic_write(self._text_file(round), safetensors.torch.save(tensors))
+
+    def _text_file(self, round: int) -> Path:
+        return self.path / "text" / f"round{round:03d}.safetensors"
+
+    # -- the classifier ----------------------------------------------------------------------
+
+    def save_classifier(self, state: dict[str, Tensor], card: Mapping[str, Any]) -> None:
+        """Keep this round's classifier and what is needed to use it elsewhere.
+
+        The card travels inside the weights file too, so that the two can never be of two rounds.
+        """
+        text = json.dumps(dict(card))
+        atomic_write(self.path / "classifier.safetensors",
+                     safetensors.torch.save(state, metadata={"card": text}))  # fmt: skip
+        atomic_write(self.path / "classifier.json", _json(card))
+
+    def classifier(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """(tensors, card) of the last saved classifier.
+
+        Raises:
+            UserError: there is none, or it is damaged.
+        """
+        file = self.path / "classifier.safetensors"
+        tensors = load_tensors(file)
+        with safetensors.safe_open(file, "pt") as opened:
+            return tensors, json.loads(opened.metadata()["card"])
+
+    def save_environment(self, environment: Mapping[str, Any]) -> None:
+        """Record the machine of this (part of the) run."""
+        atomic_write(self.path / "env.json", _json(environment))
+
+
+def folder_of(output: Path, config: RunConfig, content: Mapping[str, Any]) -> Path:
+    """Where a run lives."""
+    name = fingerprint(config, content)
+    return output / config.dataset / config.strategy / name / f"seed{config.seed}"
+
+
+def find_runs(output: Path) -> list[RunFolder]:
+    """Every run below a results folder, sorted by path.
+
+    Raises:
+        UserError: no such folder, no run in it, or a run that cannot be read.
+    """
+    if not output.is_dir():
+        raise UserError(f"{output}: no such results folder")
+    runs = [RunFolder.open(f.parent) for f in sorted(output.glob("*/*/*/seed*/config.json"))]
+    if not runs:
+        raise UserError(f"{output}: no runs in it (expected <data set>/<strategy>/<id>/seed<k>)")
+    return runs
+
+
+def load_tensors(file: Path) -> dict[str, Tensor]:
+    """A safetensors file.
+
+    Raises:
+        UserError: it is not there or damaged.
+    """
+    try:
+        return safetensors.torch.load_file(file)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(f"{file}: cannot be read ({error})") from error
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(dict(value), indent=2, ensure_ascii=False) + "\n").encode()

@@ -1,0 +1,61 @@
+"""Named random streams: every random number of a run comes from its seed and a name.
+
+A stream is addressed, never advanced: `image(round, class, index, attempt)` is the same whatever
+was drawn before it, so order, batching, restarts and other strategies change nothing.
+
+| stream                                | what it drives                                         |
+|---------------------------------------|--------------------------------------------------------|
+| init_pool                             | the initial labeled set, shared by all strategies      |
+| weights(round)                        | classifier initialisation, shared by all strategies    |
+| batches(round)                        | batch order and augmentation, shared by all strategies |
+| query(round)                          | a strategy's own randomness                            |
+| quota(round)                          | which classes get one generated image more             |
+| keep(round, class)                    | which of an oversampled set of images are kept         |
+| ascent(round, class, step, i)         | the noise of sample i of an ascent step                |
+| direction(round, class, step)         | the random-direction control                           |
+| probe(round, class, i)                | fresh noise for before/after pictures and scores       |
+| image(round, class, index, attempt)   | the noise of one training image                        |
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+
+import numpy as np
+import torch
+
+STREAMS = ("init_pool", "weights", "batches", "query", "quota", "keep", "ascent", "direction",
+           "probe", "image")  # fmt: skip
+
+
+def derive(seed: int, stream: str, *key: int) -> int:
+    """A 63-bit seed for one address of one named stream.
+
+    Args:
+        seed: the run's seed, any non-negative int.
+        stream: one of STREAMS.
+        key: the address within the stream.
+    """
+    if stream not in STREAMS:
+        raise KeyError(f"no random stream {stream!r}; known: {STREAMS}")
+    text = ":".join([str(seed), stream, *(str(int(k)) for k in key)])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def numpy_rng(seed: int, stream: str, *key: int) -> np.random.Generator:
+    """A NumPy generator for one address of one named stream."""
+    return np.random.default_rng(derive(seed, stream, *key))
+
+
+def torch_rng(seed: int, stream: str, *key: int) -> torch.Generator:
+    """A CPU torch generator for one address of one named stream (same numbers on any device)."""
+    return torch.Generator().manual_seed(derive(seed, stream, *key))
+
+
+def seed_globals(seed: int, stream: str, *key: int) -> None:
+    """Seed Python's, NumPy's and torch's global generators, for code that draws from them."""
+    value = derive(seed, stream, *key)
+    random.seed(value)
+    np.random.seed(value % 2**32)
+    torch.manual_seed(value)

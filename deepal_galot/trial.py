@@ -1,0 +1,199 @@
+"""The loop of one run: query, label, synthesize, fit, record. Knows no strategy by name."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from query_strategies.strategy import Strategy
+
+from . import seeding
+from .classifiers.base import Classifier
+from .config import RunConfig
+from .datasets.base import DatasetSpec
+from .errors import UserError
+from .galot import Galot, SyntheticBatch
+from .learner import Learner
+from .pool import Pool, check_query
+from .results import Row, RunFolder
+
+
+class Trial:
+    """One strategy, one data set, one seed; starts where its folder says it stopped.
+
+    In mode `gal` no label is bought and |L| stands for n_init + r·n_query; in mode `full` every
+    label is bought and there is one fit.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        spec: DatasetSpec,
+        strategy: type[Strategy],
+        architecture: type[Classifier],
+        device: torch.device,
+        make_galot: Callable[[], Galot] | None = None,
+    ) -> None:
+        """
+        Args:
+            folder: where it is recorded; its config says what it is.
+            make_galot: called once if the run trains on generated images.
+        """
+        self.folder, self.spec = folder, spec
+        self.config: RunConfig = folder.config
+        self.pool = Pool(spec)
+        self.learner = Learner(self.config, architecture, spec.image_shape, spec.n_classes, device)
+        task = {"num_class": spec.n_classes, "class_names": spec.class_names,
+                "image_shape": spec.image_shape}  # fmt: skip
+        self.strategy = strategy(self.pool, self.learner, self.config, task)
+        self.galot = make_galot() if make_galot and self.config.uses_generated_images else None
+        self.picks = folder.picks()
+
+    def run(self, on_round: Callable[[Row], None] = lambda row: None) -> list[Row]:
+        """Play the rounds that are not recorded yet; `on_round` hears of each one played."""
+        rows = self.folder.rows()
+        for done in range(len(rows)):
+            self._replay(done)
+        for round in range(len(rows), self.config.cycles):
+            row = self.play(round)
+            self.folder.append(row)
+            rows.append(row)
+            on_round(row)
+        self.folder.mark_done()
+        return rows
+
+    def play(self, round: int) -> Row:
+        """One round, recorded everywhere but in the rows."""
+        clock = time.perf_counter
+        started = clock()
+        self._buy_labels(round)
+        query_seconds = clock() - started
+
+        warm_up_seconds, batch, generate_seconds = 0.0, None, 0.0
+        if self.galot is not None:
+            started = clock()
+            if self.galot.needs_classifier(round):
+                self._restore_classifier(round)
+            warm_up_seconds = clock() - started
+            started = clock()
+            batch = self.strategy.synthesize(self.galot, round)
+            generate_seconds = clock() - started
+
+        started = clock()
+        steps = self.learner.fit(self.pool.training_set(real=self.config.uses_real_images), round)
+        train_seconds = clock() - started + warm_up_seconds
+        accuracy = self._accuracy()
+        self.folder.save_classifier(self.learner.state(), self._card(round))
+        return {
+            "round": round,
+            "budget": self.pool.n_labeled
+            if self.config.mode == "full"
+            else self.config.budget(round),
+            "labels": self.pool.n_labeled if self.config.uses_real_images else 0,
+            "images": self.pool.n_synthetic,
+            "accuracy": accuracy,
+            "steps": steps,
+            **self._costs_of(batch, round),
+            "query_seconds": milliseconds(query_seconds),
+            "train_seconds": milliseconds(train_seconds),
+            "generate_seconds": milliseconds(generate_seconds),
+        }
+
+    # -- labels ------------------------------------------------------------------------------
+
+    def _buy_labels(self, round: int) -> None:
+        """Buy this round's labels; what was picked before a restart is picked again as it was."""
+        config = self.config
+        if config.mode == "gal":
+            return
+        if config.mode == "full":
+            self.pool.label_everything()
+            return
+        if round < len(self.picks):
+            self.pool.label(self.picks[round])
+            return
+        if round == 0:
+            picks = self.pool.initialize_labels(config.n_init, config.seed)
+        else:
+            picks = self._query(round)
+            self.pool.label(picks)
+        self.picks.append(picks)
+        self.folder.save_picks(self.picks)
+
+    def _query(self, round: int) -> np.ndarray:
+        self._restore_classifier(round)
+        n, labeled = self.config.query_size(round), self.pool.labeled_idxs.copy()
+        seeding.seed_globals(self.config.seed, "query", round)
+        picks = self.strategy.query(n)
+        if not np.array_equal(labeled, self.pool.labeled_idxs):
+            raise UserError(f"{type(self.strategy).__name__}.query labeled images itself")
+        try:
+            return check_query(picks, n, labeled)
+        except ValueError as error:
+            raise UserError(f"{type(self.strategy).__name__}.query({n}): {error}") from error
+
+    # -- coming back after a restart ---------------------------------------------------------
+
+    def _replay(self, round: int) -> None:
+        """Bring back the labels, and the images that later rounds still train on."""
+        if self.config.mode != "full":
+            self._buy_labels(round)
+        if self.galot is not None and self.config.synthetic == "accumulate":
+            self.strategy.synthesize(self.galot, round)
+
+    def _restore_classifier(self, round: int) -> None:
+        """Have the classifier of the round before: in memory, on disk, or in round 0 fitted anew
+        on the initial labels, because there is none before it."""
+        if self.learner.clf is not None:
+            return
+        if round == 0:
+            self.learner.fit(self.pool.training_set(), 0)
+            return
+        state, card = self.folder.classifier()
+        if card["round"] != round - 1:
+            raise UserError(
+                f"{self.folder.path}: holds the classifier of round {card['round']}, round "
+                f"{round - 1} is needed; move the folder away to run again"
+            )
+        self.learner.load_state(state, card["mean"], card["std"])
+
+    # -- what is recorded --------------------------------------------------------------------
+
+    def _accuracy(self) -> float | None:
+        """Of this round's classifier on the test images, if there are any."""
+        if self.pool.n_test == 0:
+            return None
+        return self.pool.cal_test_acc(self.learner.predict(self.pool.get_test_data()))
+
+    def _costs_of(self, batch: SyntheticBatch | None, round: int) -> Row:
+        if batch is None:
+            return {"images_made": 0, "ascent_images": 0}
+        text = self.galot.text(self.learner.logits, round)
+        before, after = text.probe_score.double().mean((1, 2)).tolist()
+        scores = {} if text.epsilon == 0 else {"score_before": before, "score_after": after}
+        return {
+            "images_made": batch.made,
+            "ascent_images": int(text.ascent_images),
+            "epsilon": self.config.epsilon_at(round),
+            **scores,
+        }
+
+    def _card(self, round: int) -> dict[str, Any]:
+        """What somebody needs to use the classifier without this run."""
+        return {
+            "classifier": self.config.classifier,
+            "round": round,
+            "class_names": list(self.spec.class_names),
+            "image_shape": list(self.spec.image_shape),
+            "mean": list(self.spec.mean),
+            "std": list(self.spec.std),
+        }
+
+
+def milliseconds(seconds: float) -> float:
+    """Seconds rounded to three digits; the rest is noise."""
+    return round(seconds, 3)

@@ -1,0 +1,1 @@
+"""Text-to-image generators: one file each; found by deepal_galot.registry.generators."""

@@ -1,0 +1,96 @@
+"""What a generator is, and how one is added.
+
+To add one, write a file in this folder (or a plug-in) with a subclass of Generator, or of
+DiffusionGenerator for anything that diffusers loads.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from deepal_galot.config import RunConfig
+from deepal_galot.errors import UserError
+
+Graph = Literal["none", "last", "all"]
+
+
+class Generator(ABC):
+    """Base class of text-to-image models; the first docstring line is shown by --list.
+
+    Class attributes:
+        name: as on the command line (default: the class name).
+        defaults: RunConfig fields that suit this model (steps, guidance, scheduler, resolution).
+        knows: the class names it can draw, or None for any.
+        batch_size: images a forward pass.
+    """
+
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    knows: ClassVar[frozenset[str] | None] = None
+    batch_size: ClassVar[int] = 16
+
+    @abstractmethod
+    def __init__(self, config: RunConfig, device: torch.device) -> None:
+        """Load the model.
+
+        Raises:
+            UserError: its weights cannot be had, or an option does not suit it.
+        """
+
+    @classmethod
+    @abstractmethod
+    def content_hash(cls) -> str:
+        """A hash of the weights, without loading the model.
+
+        Raises:
+            UserError: they cannot be had.
+        """
+
+    @property
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """Everything but text, noise and size that an image depends on; JSON-able, no paths."""
+
+    @abstractmethod
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """Prompts -> text embeddings [P, L, D], float32 on the CPU; token 0 is BOS."""
+
+    @abstractmethod
+    def sample(self, c: Tensor, seeds: Sequence[int], graph: Graph = "none") -> Tensor:
+        """Draw one image for each text embedding (equation 4).
+
+        Args:
+            c: [B, L, D] float32 text embeddings.
+            seeds: B seeds; image i depends on c[i] and seeds[i] alone.
+            graph: which reverse steps autograd can pass through on its way to c: none, only the
+                last (Proposition 1), or all.
+
+        Returns:
+            [B, 3, S, S] float in [0, 1], on the generator's device.
+        """
+
+    @classmethod
+    def check_classes(cls, class_names: Sequence[str], dataset: str) -> None:
+        """
+        Raises:
+            UserError: this generator does not know one of these classes.
+        """
+        if cls.knows is None:
+            return
+        unknown = [n for n in class_names if n not in cls.knows]
+        if unknown:
+            shown = ", ".join(unknown[:3]) + (", …" if len(unknown) > 3 else "")
+            raise UserError(
+                f"the generator {cls.__dict__.get('name', cls.__name__)!r} does not know the "
+                f"classes of {dataset} ({shown}); {cls.serves()} Name another one with "
+                f"--generator NAME, FOLDER or HUB-ID (see --list)"
+            )
+
+    @classmethod
+    def serves(cls) -> str:
+        """One sentence: which data sets it is for."""
+        return f"it draws {', '.join(sorted(cls.knows or ()))}."

@@ -1,0 +1,37 @@
+"""GALOT: a pool sampler for real images, and generated images beside them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from deepal_galot.config import RunConfig
+from deepal_galot.galot import Galot, SyntheticBatch
+from deepal_galot.learner import Learner
+from deepal_galot.pool import Pool
+from deepal_galot.registry import strategies
+
+from .strategy import Strategy
+
+
+class GALOT(Strategy):
+    """any base sampler + pseudo-labeled images from optimised text embeddings; arXiv 2412.16227"""
+
+    generates = True
+
+    def __init__(
+        self, dataset: Pool, net: Learner, args_input: RunConfig, args_task: dict[str, Any]
+    ) -> None:
+        super().__init__(dataset, net, args_input, args_task)
+        base = strategies.get(args_input.base_sampler)
+        self.base = base(dataset, net, args_input, args_task)
+
+    def query(self, n: int) -> np.ndarray:
+        return self.base.query(n)
+
+    def synthesize(self, galot: Galot, round: int) -> SyntheticBatch:
+        batch = galot.make_images(galot.text(self.net.logits, round), round)
+        accumulate = self.args_input.synthetic == "accumulate"
+        self.dataset.set_synthetic(batch.x, batch.y, accumulate=accumulate)
+        return batch

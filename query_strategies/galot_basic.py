@@ -1,0 +1,10 @@
+"""The paper's "GALOT (basic)"."""
+
+from .galot import GALOT
+
+
+class GALOTBasic(GALOT):
+    """the paper's "GALOT (basic)": prompt "{label}", no text optimisation (ε = 0)"""
+
+    aliases = ("GALOT-basic", "GALOT (basic)")
+    fixed = {"template": "{label}", "epsilon": 0.0}

@@ -1,0 +1,15 @@
+"""Margin sampling."""
+
+import numpy as np
+
+from deepal_galot.acquisition import margin
+
+from .strategy import Strategy
+
+
+class MarginSampling(Strategy):
+    """smallest gap of the two top probabilities; Scheffer et al. 2001; O(N log N) + a pool pass"""
+
+    def query(self, n: int) -> np.ndarray:
+        idxs, images = self.dataset.get_unlabeled_data()
+        return self.top(n, idxs, margin(self.predict_logits(images)))

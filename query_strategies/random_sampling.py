@@ -1,0 +1,15 @@
+"""Random sampling, the baseline of all baselines."""
+
+import numpy as np
+
+from .strategy import Strategy
+
+
+class RandomSampling(Strategy):
+    """uniformly random images; O(N) time and memory"""
+
+    aliases = ("Random", "RandomSamping")  # the second is how the paper's Table 1 spells it
+
+    def query(self, n: int) -> np.ndarray:
+        idxs = np.flatnonzero(~self.dataset.labeled_idxs)
+        return np.random.choice(idxs, n, replace=False)

@@ -1,0 +1,38 @@
+"""Packaging; tool settings are in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "deepal_galot/__init__.py").read_text())[1]
+
+setup(
+    name="deepal-galot",
+    version=VERSION,
+    description="GALOT and deep-active-learning baselines on one fast harness",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.11",
+    packages=find_packages(include=["deepal_galot*", "query_strategies*", "generators*"]),
+    py_modules=["run_benchmark"],
+    package_data={
+        "generators.tiny_sd": ["*.json", "*.md", "pipeline/*", "pipeline/*/*"],
+    },
+    entry_points={"console_scripts": ["deepal-galot = deepal_galot.cli:main"]},
+    install_requires=[
+        "torch>=2.11",
+        "torchvision>=0.26",
+        "diffusers>=0.38",
+        "transformers>=5.6",
+        "numpy>=2.0",
+        "scikit-learn>=1.5",
+        "safetensors>=0.5",
+        "Pillow>=10",
+        "matplotlib>=3.9",
+        "tqdm>=4.66",
+    ],
+    extras_require={"test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.15"]},
+)
