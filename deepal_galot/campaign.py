@@ -248,8 +248,8 @@ def _configure(
 
 
 def generator_class(source: str) -> type[Generator]:
-    """A registered name, a folder or a hub id."""
-    if "/" in source or Path(source).is_dir():
+    """A registered name, a folder or a hub id; a name wins over a folder that is called alike."""
+    if source not in registry.generators and ("/" in source or Path(source).is_dir()):
         return DiffusionGenerator.at(source)
     return registry.generators.get(source)
 

@@ -16,8 +16,8 @@ from .errors import UserError
 
 SHORT = {"n_init": "-s", "n_query": "-b", "quota": "-q"}  # DeepALPlus's
 DESCRIPTION = """\
-Deep active learning with generated images (GALOT, arXiv 2412.16227) beside the classic
-strategies. Without arguments: MarginSampling and GALOT on the embedded Digits, offline, in minutes."""
+Deep active learning with generated images (GALOT, arXiv 2412.16227) beside the classic strategies.
+Without arguments: MarginSampling and GALOT on the embedded Digits, offline, in minutes."""
 EPILOG = """\
 A strategy may carry its own settings, so that variants stand in one table:
   run_benchmark.py --strategy MarginSampling GALOT GALOT:epsilon=0 GALOT:gal_strategy=random
@@ -87,7 +87,7 @@ def _add_what_to_run(group: argparse._ArgumentGroup) -> None:
         help=f"{', '.join(PROTOCOLS)}: sets defaults (default: demo for Digits, else paper)",
     )
     add("--plugin", action="append", default=[], metavar="FILE",
-        help="a Python file with a strategy, generator, data set or classifier; it is run")  # fmt: skip
+        help="a Python file with a strategy, generator, data set or classifier")  # fmt: skip
 
 
 def _add_field(group: argparse._ArgumentGroup, f: Any) -> None:

@@ -62,7 +62,7 @@ def load_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
 
     try:
         with Image.open(path) as image:
-            pixels = np.asarray(image.convert("L" if shape[2] == 1 else "RGB"))
+            pixels = np.array(image.convert("L" if shape[2] == 1 else "RGB"))
     except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: cannot be read as an image ({error})") from error
     pixels = pixels.reshape(1, *pixels.shape[:2], shape[2])

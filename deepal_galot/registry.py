@@ -72,12 +72,17 @@ class Registry:
         Raises:
             UserError: no such name; suggests the nearest.
         """
-        wanted = name.casefold()
-        for canonical, cls in self._discovered().items():
-            if wanted in (canonical.casefold(), *(a.casefold() for a in _aliases(cls))):
-                return cls
-        everything = [n for c, cls in self._discovered().items() for n in (c, *_aliases(cls))]
-        raise UserError(f"unknown {self.kind} {name!r}: {did_you_mean(name, everything)}")
+        by_fold = {n.casefold(): cls for n, cls in self._names_and_aliases()}
+        if name.casefold() in by_fold:
+            return by_fold[name.casefold()]
+        known = [n for n, _ in self._names_and_aliases()]
+        raise UserError(f"unknown {self.kind} {name!r}: {did_you_mean(name, known)}")
+
+    def __contains__(self, name: str) -> bool:
+        return name.casefold() in {n.casefold() for n, _ in self._names_and_aliases()}
+
+    def _names_and_aliases(self) -> list[tuple[str, type]]:
+        return [(n, cls) for c, cls in self._discovered().items() for n in (c, *_aliases(cls))]
 
     def describe(self) -> list[tuple[str, str]]:
         """(name with its aliases, first docstring line) of each class, for --list."""

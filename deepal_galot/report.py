@@ -14,10 +14,10 @@ import numpy as np
 from .config import BUDGET, TRAINING, option_fields
 from .disk import atomic_write
 from .errors import UserError
-from .galot import PROBES
 from .results import Row, RunFolder, load_tensors
 
 SECONDS = ("query s", "train s", "gen s")
+SHOWN = 2  # probe pairs a class in the picture
 COSTS = ("query_seconds", "train_seconds", "generate_seconds")
 
 
@@ -288,18 +288,22 @@ def _is_control(curve: Curve, other: Curve) -> bool:
 # -- pictures ----------------------------------------------------------------------------------
 
 
-def _figure(width: float, height: float):
+def _figure(width: float, height: float, panels: int = 1):
+    """(pyplot, figure, its axes)."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    return plt, *plt.subplots(figsize=(width, height), layout="constrained")
+    figure, axes = plt.subplots(
+        1, panels, figsize=(width, height), layout="constrained", squeeze=False
+    )
+    return plt, figure, axes[0]
 
 
 def plot_curves(comparison: Comparison) -> bytes:
     """Learning curves as PNG: mean accuracy over |L|, bands of one SEM."""
-    plt, figure, axes = _figure(7.5, 5)
+    plt, figure, (axes,) = _figure(7.5, 5)
     markers = "osD^vP*X"
     for i, curve in enumerate(comparison.curves):
         mean, sem = np.array([mean_sem(a) for a in curve.accuracy.T]).T
@@ -320,47 +324,47 @@ def plot_curves(comparison: Comparison) -> bytes:
 
 
 def plot_images(curve: Curve) -> bytes | None:
-    """Generated images as PNG: a row a class, for each round unoptimised | optimised from the same
-    noise. From the lowest seed's journaled probes; None if the run made none."""
+    """Generated images as PNG: a row a class, for each round pairs of plain | optimised images of
+    the same noise. From the lowest seed's journaled probes; None if the run made none."""
     folder = curve.folders[0]
     files = sorted((folder.path / "text").glob("round*.safetensors"))[: len(curve.budgets)]
     if not files:
         return None
     states = [load_tensors(f) for f in files]
-    _, card = folder.classifier()
-    names = card["class_names"][:20]  # more rows than that no screen shows
-    shown = min(2, PROBES)
-    grid = np.concatenate([_round_block(s, len(names), shown) for s in states], axis=1)
-    n_columns = 2 * shown * len(states)
-    plt, figure, axes = _figure(1.6 + 0.5 * n_columns, 1.2 + 0.5 * len(names))
-    side = grid.shape[0] / len(names)
-    axes.imshow(grid, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    axes.set_yticks([(i + 0.5) * side for i in range(len(names))], names)
-    axes.set_xticks(
-        [(i + 0.5) * 2 * shown * side for i in range(len(states))],
-        [
-            f"round {r}, ε={float(s['epsilon']):.2g}\nplain | optimised"
-            for r, s in enumerate(states)
-        ],
-    )
-    for i in range(1, len(states)):
-        axes.axvline(i * 2 * shown * side - 0.5, color="tab:orange", linewidth=2)
-    axes.tick_params(length=0)
-    axes.set_title(
-        f"{folder.config.dataset}, {curve.label}, seed {folder.config.seed}: "
-        f"{folder.config.template!r}; the same noise left and right",
+    names = folder.classifier()[1]["class_names"][:20]  # more rows than that no screen shows
+    grids = [_pairs(s["probe_images"].numpy()[:, : len(names), :SHOWN]) for s in states]
+    size = (1.4 + 1.1 * SHOWN * len(grids), 1.2 + 0.5 * len(names))
+    plt, figure, axes = _figure(*size, len(grids))
+    for r, (ax, grid, state) in enumerate(zip(axes, grids, states, strict=True)):
+        ax.imshow(grid, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        step = grid.shape[0] / len(names)
+        ax.set_yticks([(i + 0.5) * step - 0.5 for i in range(len(names))], names if r == 0 else [])
+        ax.set_xticks([])
+        ax.tick_params(length=0)
+        ax.set_title(f"round {r}, ε = {float(state['epsilon']):.2g}", fontsize="medium")
+        ax.set_xlabel("pairs: plain | optimised", fontsize="small")
+    config = folder.config
+    figure.suptitle(
+        f"{config.dataset}, {curve.label}, seed {config.seed}: {config.template!r}; "
+        f"a pair shares its noise",
         fontsize="medium",
     )
     return _png(plt, figure)
 
 
-def _round_block(state: dict, n_classes: int, shown: int) -> np.ndarray:
-    """[n·H, 2·shown·W(, 3)] uint8: `shown` pairs plain | optimised for each class."""
-    images = state["probe_images"].numpy()[:, :n_classes, :shown]  # [2, n, shown, H, W, C]
-    pairs = images.transpose(1, 3, 2, 0, 4, 5)  # n, H, shown, 2, W, C
-    n, height, _, _, width, channels = pairs.shape
-    block = pairs.reshape(n * height, shown * 2 * width, channels)
-    return block[..., 0] if channels == 1 else block
+def _pairs(images: np.ndarray) -> np.ndarray:
+    """[2, n, S, H, W, C] uint8 probes -> one picture: a row a class, S pairs side by side, a thin
+    line between the two of a pair and a thick one between pairs."""
+    _, n, shown, height, width, channels = images.shape
+    thin, thick = max(1, width // 16), max(2, width // 4)
+    cell = 2 * width + thin + thick
+    picture = np.full((n * (height + thin), shown * cell - thick, channels), 255, np.uint8)
+    for side in range(2):
+        for i in range(n):
+            for j in range(shown):
+                y, x = i * (height + thin), j * cell + side * (width + thin)
+                picture[y : y + height, x : x + width] = images[side, i, j]
+    return picture[..., 0] if channels == 1 else picture
 
 
 def _png(plt, figure) -> bytes:
@@ -398,10 +402,9 @@ def write_report(folders: Sequence[RunFolder], output: Path, *, bold: bool = Fal
         for name, data in files.items():
             atomic_write(output / "report" / name, data)
         written = [f"  {output / 'report' / name}" for name in files]
-        parts.append("\n".join([
-            f"{comparison.name}: test accuracy in %, mean ±SEM over n seeds, by labels bought; seconds a run",
-            text_table(comparison, bold=bold), "", *statements(comparison), *written,
-        ]))  # fmt: skip
+        title = f"{comparison.name}: test accuracy in %, mean ±SEM over n seeds; costs of one run"
+        table = text_table(comparison, bold=bold)
+        parts.append("\n".join([title, table, "", *statements(comparison), *written]))
     unfinished = [f for f in folders if not f.finished]
     if unfinished:
         parts.append(f"{len(unfinished)} unfinished runs are left out, e.g. {unfinished[0].path}")

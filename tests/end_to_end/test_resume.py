@@ -1,0 +1,63 @@
+"""kill -9 at any moment, same command, same rows and images as an uninterrupted run."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from helpers import QUICK, ROOT, image_hashes, rows_of, run_benchmark
+
+ARGS = [*QUICK, "--strategy", "GALOT", "--n-rounds", "2", "--ascent-steps", "3"]
+VARIANTS = {"replace": [], "accumulate": ["--synthetic", "accumulate"], "gal": ["--mode", "gal"]}
+
+
+def started(output, extra):
+    command = [sys.executable, str(ROOT / "run_benchmark.py"), *ARGS, *extra, "--output", output]
+    return subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_killed_at_three_random_moments(tmp_path, variant):
+    extra = VARIANTS[variant]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run_benchmark(*ARGS, *extra, "--output", whole)
+    rng = random.Random(variant)
+    for _ in range(3):
+        process = started(killed, extra)
+        while not list(killed.rglob("config.json")) and process.poll() is None:
+            time.sleep(0.01)  # the imports are not what is tested
+        time.sleep(rng.uniform(0, 2.5))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        print(f"{variant}: killed with {sum(map(len, rows_of(killed).values()))} rows recorded")
+    run_benchmark(*ARGS, *extra, "--output", killed)
+    assert rows_of(killed) == rows_of(whole)
+    assert image_hashes(killed) == image_hashes(whole) != {}
+
+
+@pytest.mark.parametrize("missing", ["DONE", "last row", "classifier", "text", "images"])
+def test_every_partial_state_of_the_last_round_is_completed(tmp_path, missing):
+    """What a kill can leave between two steps of the last round, made by hand."""
+    run_benchmark(*ARGS, "--output", tmp_path)
+    expected, pixels = rows_of(tmp_path), image_hashes(tmp_path)
+    (folder,) = tmp_path.glob("Digits/GALOT/*/seed0")
+    (folder / "DONE").unlink()
+    if missing != "DONE":
+        file = folder / "rounds.jsonl"
+        file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))
+    if missing == "text":  # cannot come from a kill: the classifier is that of a later round
+        (folder / "text" / "round002.safetensors").unlink()
+        done = run_benchmark(*ARGS, "--output", tmp_path, check=False)
+        assert done.returncode == 2 and "holds the classifier of round 2" in done.stderr
+        return
+    if missing == "classifier":
+        (folder / "classifier.safetensors").unlink()
+    if missing == "images":
+        for shard in list((tmp_path / "images").rglob("*.npz"))[::2]:
+            shard.unlink()
+    run_benchmark(*ARGS, "--output", tmp_path)
+    assert rows_of(tmp_path) == expected and image_hashes(tmp_path) == pixels

@@ -1,0 +1,198 @@
+"""Whole runs by the command line: what they print, leave behind, and share."""
+
+import csv
+import json
+import socket
+
+import numpy as np
+import pytest
+import torch
+from helpers import QUICK, image_hashes, rows_of, run_benchmark
+from PIL import Image
+
+from deepal_galot.cli import main
+from deepal_galot.results import RunFolder
+
+
+def quick(output, *args):
+    assert main([*QUICK, "--output", str(output), *map(str, args)]) == 0
+
+
+def only(output, strategy):
+    (rows,) = rows_of(output, strategy).values()
+    return rows
+
+
+def test_a_fresh_process_prints_a_table_and_leaves_pictures(tmp_path):
+    done = run_benchmark(*QUICK, "--output", tmp_path, "--strategy", "MarginSampling", "GALOT")
+    assert "MarginSampling" in done.stdout and "average" in done.stdout
+    assert "what the text optimisation of GALOT adds is not known" in done.stdout
+    assert "round 1/1: 15 labels + 30 generated" in done.stderr
+    names = {p.name for p in (tmp_path / "report").iterdir()}
+    assert names == {"Digits_rows.csv", "Digits_curves.png", "Digits_GALOT_images.png"}
+    for name in names - {"Digits_rows.csv"}:
+        assert np.asarray(Image.open(tmp_path / "report" / name)).std() > 5
+    for name in names:
+        assert f"{tmp_path / 'report' / name}" in done.stdout
+
+
+def test_strategies_share_initial_pool_and_weights(tmp_path):
+    quick(tmp_path, "--strategy", "MarginSampling", "RandomSampling", "GALOT:epsilon=0")
+    picks = {}
+    for file in tmp_path.glob("*/*/*/seed0/config.json"):
+        folder = RunFolder.open(file.parent)
+        picks[folder.config.strategy] = folder.picks()
+    assert len(picks) == 3
+    first = [p[0].tolist() for p in picks.values()]
+    assert first[0] == first[1] == first[2]
+    assert picks["MarginSampling"][1].tolist() != picks["RandomSampling"][1].tolist()
+    accuracy = [only(tmp_path, s)[0]["accuracy"] for s in ("MarginSampling", "RandomSampling")]
+    assert accuracy[0] == accuracy[1]
+
+
+def test_two_fresh_processes_give_the_same_rows_and_images(tmp_path):
+    for name in ("a", "b"):
+        run_benchmark(*QUICK, "--output", tmp_path / name, "--strategy", "GALOT")
+    assert rows_of(tmp_path / "a") == rows_of(tmp_path / "b")
+    assert image_hashes(tmp_path / "a") == image_hashes(tmp_path / "b") != {}
+
+
+def test_no_network_is_touched(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    quick(tmp_path, "--strategy", "GALOT")
+
+
+def test_mode_gal_reads_no_label(tmp_path):
+    quick(tmp_path, "--strategy", "GALOT", "--mode", "gal")
+    rows = only(tmp_path, "GALOT")
+    assert [(r["labels"], r["images"], r["budget"]) for r in rows] == [(0, 20, 10), (0, 30, 15)]
+    assert rows[0]["epsilon"] == 0 and rows[1]["epsilon"] > 0
+    assert not list(tmp_path.rglob("state.npz"))
+
+
+def test_mode_al_is_the_base_sampler(tmp_path):
+    quick(tmp_path, "--strategy", "GALOT", "EntropySampling", "--mode", "al",
+          "--base-sampler", "EntropySampling")  # fmt: skip
+    assert list(rows_of(tmp_path)) == list(rows_of(tmp_path, "EntropySampling"))
+    assert len(rows_of(tmp_path)) == 1
+
+
+def test_mode_full_is_one_fit_on_every_label(tmp_path):
+    quick(tmp_path, "--strategy", "GALOT", "--mode", "full", "--epochs", "1")
+    (row,) = only(tmp_path, "FullySupervised")
+    assert row["labels"] == 1347 and row["images"] == 0
+
+
+def test_accumulate_and_oversample(tmp_path):
+    quick(tmp_path, "--strategy", "GALOT:epsilon=0,synthetic=accumulate", "--oversample", "1.5")
+    rows = only(tmp_path, "GALOT")
+    assert [r["images"] for r in rows] == [20, 50]
+    assert [r["images_made"] for r in rows] == [30, 50]  # 2 → 3 and 3 → 5 (halves up) a class
+
+
+def test_epsilon_zero_is_the_unoptimised_image_bit_for_bit(tmp_path):
+    quick(tmp_path, "--strategy", "GALOT:epsilon=0", "GALOT:gal_strategy=random")
+    for file in tmp_path.glob("*/GALOT/*/seed0/config.json"):
+        folder = RunFolder.open(file.parent)
+        state = folder.text(1)
+        plain, optimised = state["probe_images"]
+        same = torch.equal(state["c"], state["c0"])
+        assert same == (folder.config.epsilon == 0) == torch.equal(plain, optimised)
+        if not same:
+            distance = (state["c"] - state["c0"]).flatten(1).norm(dim=1)
+            assert (distance <= folder.config.epsilon_at(1) * (1 + 1e-5)).all()
+
+
+@pytest.mark.parametrize("a_gal", ["random", "entropy", "margin", "least-confidence"])
+@pytest.mark.parametrize("base", ["RandomSampling", "LeastConfidence"])
+def test_any_a_gal_with_any_base_sampler(tmp_path, a_gal, base):
+    quick(tmp_path, "--strategy", "GALOT", "--gal-strategy", a_gal, "--base-sampler", base)
+    row = only(tmp_path, "GALOT")[1]
+    assert row["labels"] == 15 and row["images"] == 30
+    assert row["ascent_images"] == (0 if a_gal == "random" else 2 * 1 * 10)
+
+
+def test_deepalplus_flags(tmp_path):
+    # argparse lets the last one win
+    args = [*QUICK, "-a", "RandomSampling", "-d", "Digits", "-s", "12", "-b", "8", "-q", "20"]
+    args = [a for a in args if a not in ("--seeds", "0")]
+    assert main([*args, "-t", "2", "--seed", "5", "--output", str(tmp_path)]) == 0
+    rows = rows_of(tmp_path)
+    assert [k.split("/")[-1] for k in rows] == ["seed5", "seed6"]
+    assert all([r["labels"] for r in run] == [12, 20, 28, 32] for run in rows.values())
+
+
+def test_a_finished_run_is_not_run_again_and_more_rounds_go_on(tmp_path):
+    quick(tmp_path, "--strategy", "RandomSampling")
+    before = rows_of(tmp_path, seconds=True)
+    quick(tmp_path, "--strategy", "RandomSampling")
+    assert rows_of(tmp_path, seconds=True) == before
+    quick(tmp_path, "--strategy", "RandomSampling", "--n-rounds", "3")
+    ((key, rows),) = rows_of(tmp_path, seconds=True).items()
+    assert rows[:2] == before[key] and len(rows) == 4
+
+
+def test_another_epsilon_does_not_run_the_baseline_again(tmp_path):
+    for epsilon in ("1", "2"):
+        quick(tmp_path, "--strategy", "MarginSampling", "GALOT", "--epsilon", epsilon)
+    assert len(rows_of(tmp_path, "MarginSampling")) == 1 and len(rows_of(tmp_path, "GALOT")) == 2
+
+
+def test_dry_run_says_the_costs_and_runs_nothing(tmp_path, capsys):
+    quick(tmp_path, "--strategy", "MarginSampling", "GALOT", "--dry-run")
+    out = capsys.readouterr().out
+    assert "MarginSampling seed 0: 2 fits, 15 labels" in out
+    assert "50 generated images + 40 for the text optimisation" in out
+    assert "0/2 rounds done" in out and not rows_of(tmp_path)
+
+
+def test_report_from_the_folders_alone(tmp_path, capsys):
+    quick(tmp_path, "--strategy", "MarginSampling", "RandomSampling")
+    first = capsys.readouterr().out
+    assert main(["--report", "--output", str(tmp_path)]) == 0
+    assert sorted(capsys.readouterr().out.split()) == sorted(first.split())
+
+
+def test_predict_labels_a_folder(tmp_path, digits, capsys):
+    run = tmp_path / "results"
+    quick(run, "--strategy", "GALOT", "--epochs", "30", "--min-steps", "150", "--steps", "10",
+          "--n-synthetic", "10")  # fmt: skip
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in range(40):
+        Image.fromarray(digits.x_test[i, ..., 0]).save(folder / f"{i:02d}.png")
+    (seed,) = run.glob("Digits/GALOT/*/seed0")
+    capsys.readouterr()
+    assert main(["--predict", str(folder), "--from", str(seed)]) == 0
+    table = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    names = [digits.class_names[y] for y in digits.y_test[:40]]
+    right = sum(row["class"] == name for row, name in zip(table, names, strict=True))
+    assert [row["file"] for row in table] == [f"{i:02d}.png" for i in range(40)]
+    assert right >= 30 and all(0 <= float(row["probability"]) <= 1 for row in table)
+
+
+def test_a_classifier_from_class_names_alone(tmp_path, digits, capsys):
+    names = tmp_path / "even.txt"
+    names.write_text("# even digits\nzero\ntwo\n\nfour\n")
+    test = tmp_path / "test"
+    for i, y in enumerate(digits.y_test):
+        if digits.class_names[y] in ("zero", "two", "four"):
+            folder = test / digits.class_names[y]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(digits.x_test[i, ..., 0]).save(folder / f"{i}.png")
+    common = ["--class-names", names, "--image-size", "16", "--mode", "gal", "--generator", "tiny",
+              "--protocol", "demo", "--template", "a handwritten digit {label}", "--steps", "10",
+              "--n-synthetic", "10", "--epochs", "10"]  # fmt: skip
+    quick(tmp_path / "blind", *common)
+    out = capsys.readouterr().out
+    assert "no accuracy" in out
+    assert [r["accuracy"] for r in only(tmp_path / "blind", "GALOT")] == [None, None]
+    quick(tmp_path / "seen", *common, "--test-data", test)
+    rows = only(tmp_path / "seen", "GALOT")
+    assert rows[-1]["accuracy"] > 0.7 and rows[-1]["labels"] == 0
+    (card,) = (tmp_path / "blind").glob("even/GALOT/*/seed0/classifier.json")
+    assert json.loads(card.read_text())["class_names"] == ["zero", "two", "four"]

@@ -1,0 +1,93 @@
+"""Imports run one way, and the heavy libraries are imported where they are used."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+LAYERS = [  # a file may import from its own layer's earlier files and from lower layers
+    ["errors"],
+    ["registry"],
+    ["seeding", "acquisition", "images", "disk"],
+    ["config"],
+    ["datasets", "classifiers"],
+    ["pool"],
+    ["learner"],
+    ["generators"],
+    ["galot"],
+    ["query_strategies"],
+    ["results"],
+    ["trial"],
+    ["campaign"],
+    ["report", "predict"],
+    ["cli"],
+]
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+
+
+def room(path: Path) -> str:
+    """The layer name of a source file."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return parts[1] if parts[0] == "deepal_galot" else parts[0]
+
+
+def imported_rooms(path: Path) -> set[str]:
+    """Layer names a file imports, at the top or inside functions."""
+    package = list(path.relative_to(ROOT).parent.parts)
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [a.name.split(".") for a in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = base + (node.module.split(".") if node.module else [])
+            names = [[*module, a.name] for a in node.names]
+        else:
+            continue
+        for name in names:
+            if name[0] == "deepal_galot" and len(name) > 1:
+                found.add(name[1])
+            elif name[0] in ("generators", "query_strategies"):
+                found.add(name[0])
+    return found
+
+
+def source_files() -> list[Path]:
+    folders = ("deepal_galot", "generators", "query_strategies")
+    return [p for f in folders for p in (ROOT / f).rglob("*.py") if p.parent.name != "tiny_sd"]
+
+
+def test_imports_run_downwards():
+    wrong = []
+    for path in source_files():
+        here = room(path)
+        if here == "__init__":
+            continue
+        for other in imported_rooms(path) - {here, "__version__"}:
+            assert other in RANK, f"{path}: {other} has no layer"
+            if RANK[other] >= RANK[here]:
+                wrong.append(f"{path.relative_to(ROOT)} imports {other}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_generators_know_no_learner():
+    for path in (ROOT / "generators").glob("*.py"):
+        assert not imported_rooms(path) & {"learner", "pool", "trial"}, path
+
+
+def test_trial_knows_no_strategy_by_name():
+    text = (ROOT / "deepal_galot" / "trial.py").read_text()
+    for file in (ROOT / "query_strategies").glob("*.py"):
+        if file.stem not in ("strategy", "__init__", "galot"):
+            assert file.stem not in text
+
+
+def test_heavy_libraries_are_late():
+    """Asking for --help or --list must not load a text-to-image library or a plotting one."""
+    code = "import sys, deepal_galot.cli as c; c.main(['--list']); print(sorted(sys.modules))"
+    out = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    for name in ("'diffusers'", "'transformers'", "'matplotlib'", "'ray'", "'sklearn'"):
+        assert name not in out

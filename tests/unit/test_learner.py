@@ -1,0 +1,190 @@
+"""Exactness of the harness: every image in every epoch, no leaks, same bits from the same seed."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import small_config
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from deepal_galot.classifiers.resnet18 import ResNet18
+from deepal_galot.classifiers.small_cnn import SmallCNN
+from deepal_galot.learner import Learner, augment, split_batches
+from deepal_galot.pool import Pool
+
+CPU = torch.device("cpu")
+
+
+def learner_for(spec, architecture=SmallCNN, **fields):
+    config = small_config(batch_size=8, **fields)
+    return Learner(config, architecture, spec.image_shape, spec.n_classes, CPU)
+
+
+def labeled(spec, n):
+    pool = Pool(spec)
+    pool.initialize_labels(n, 0)
+    return pool.training_set()
+
+
+@given(st.integers(1, 300), st.integers(1, 64))
+def test_batches_cover_everything_once_and_none_is_single(n, size):
+    slices = split_batches(n, size)
+    covered = [i for s in slices for i in range(n)[s]]
+    assert covered == list(range(n))
+    lengths = [s.stop - s.start for s in slices]
+    assert max(lengths) <= size + 1
+    if n > 1 and size > 1:
+        assert min(lengths) > 1
+    assert all(length == size for length in lengths[:-1])
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 8, 9, 17])
+@pytest.mark.parametrize("architecture", [SmallCNN, ResNet18])
+def test_trains_on_sets_of_any_size(toy, n, architecture):
+    learner = learner_for(toy, architecture, epochs=1)
+    learner.fit(labeled(toy, n), 0)
+    probabilities = learner.predict_prob(Pool(toy).get_test_data())
+    assert torch.isfinite(probabilities).all()
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(20))
+
+
+def test_every_image_is_seen_in_every_epoch(toy, monkeypatch):
+    learner, seen = learner_for(toy, epochs=3), []
+    monkeypatch.setattr(learner, "_step", lambda x, y, *_: seen.append(len(x)))
+    steps = learner.fit(labeled(toy, 17), 0)
+    assert sum(seen) == 3 * 17 and len(seen) == steps == 6
+
+
+def test_min_steps_adds_epochs(toy, monkeypatch):
+    learner = learner_for(toy, epochs=2, min_steps=40)
+    assert learner.fit(labeled(toy, 17), 0) == 40
+
+
+def test_learns_what_can_be_learned(toy):
+    learner = learner_for(toy, epochs=20, shift=0, rotate=0.0, zoom=0.0)
+    learner.fit(labeled(toy, 30), 0)
+    test = Pool(toy)
+    assert test.cal_test_acc(learner.predict(test.get_test_data())) == 1.0
+
+
+def test_same_seed_same_weights_other_round_other_weights(toy):
+    def weights(round, seed=0):
+        learner = learner_for(toy, seed=seed)
+        torch.rand(3)  # what others draw must not matter
+        learner.fit(labeled(toy, 20), round)
+        return learner.state()["head.weight"]
+
+    assert torch.equal(weights(1), weights(1))
+    assert not torch.equal(weights(1), weights(2))
+    assert not torch.equal(weights(1), weights(1, seed=1))
+
+
+def test_one_step_equals_plain_pytorch(toy):
+    """One batch, no augmentation: cross-entropy and SGD written out by hand."""
+    fields = {"optimizer": "sgd", "epochs": 1, "shift": 0, "rotate": 0.0, "zoom": 0.0,
+              "lr": 0.1, "momentum": 0.0, "weight_decay": 0.01}  # fmt: skip
+    learner, data = learner_for(toy, **fields), labeled(toy, 8)
+    reference = learner._new_classifier(0)
+    learner.fit(data, 0)
+    x = torch.stack([data[i][0] for i in range(8)])
+    reference.train()
+    F.cross_entropy(reference(x)[0], data.Y).backward()
+    for (name, ours), p in zip(learner.clf.named_parameters(), reference.parameters(), strict=True):
+        expected = p - 0.1 * (p.grad + 0.01 * p)
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_scoring_and_gradients_leave_the_classifier_alone(toy):
+    learner = learner_for(toy)
+    learner.fit(labeled(toy, 20), 0)
+    before = {k: v.clone() for k, v in learner.state().items()}
+    x = torch.rand(4, 1, 8, 8, requires_grad=True)
+    learner.logits(x).sum().backward()
+    learner.predict_logits(Pool(toy).get_test_data())
+    learner.get_embeddings(Pool(toy).get_test_data())
+    assert x.grad.abs().sum() > 0
+    assert all(torch.equal(v, before[k]) for k, v in learner.state().items())
+    assert all(p.grad is None or not p.grad.isnan().any() for p in learner.clf.parameters())
+    assert all(p.requires_grad for p in learner.clf.parameters())
+
+
+def test_gradient_path_sees_what_scoring_sees(toy):
+    learner = learner_for(toy)
+    learner.fit(labeled(toy, 20), 0)
+    data = Pool(toy).get_test_data()
+    images = torch.from_numpy(data.X).permute(0, 3, 1, 2).float() / 255
+    torch.testing.assert_close(learner.logits(images), learner.predict_logits(data))
+
+
+def test_state_round_trip(toy):
+    learner = learner_for(toy)
+    learner.fit(labeled(toy, 20), 0)
+    other = learner_for(toy)
+    other.load_state(learner.state(), toy.mean, toy.std)
+    data = Pool(toy).get_test_data()
+    assert torch.equal(other.predict_logits(data), learner.predict_logits(data))
+
+
+# -- augmentation ------------------------------------------------------------------------------
+
+
+def augmented(x, seed=0, **fields):
+    still = {"shift": 0, "flip": 0, "rotate": 0.0, "zoom": 0.0}
+    return augment(x, small_config(**still | fields), torch.Generator().manual_seed(seed))
+
+
+def test_no_augmentation_is_the_identity():
+    x = torch.rand(3, 2, 5, 7)
+    assert torch.equal(augmented(x), x)
+
+
+def test_shift_is_a_crop_of_the_padded_image():
+    x = torch.rand(64, 2, 5, 7)
+    out, padded = augmented(x, shift=2), F.pad(x, (2, 2, 2, 2))
+    found = set()
+    for i in range(64):
+        crops = [(r, c) for r in range(5) for c in range(5)
+                 if torch.equal(padded[i, :, r : r + 5, c : c + 7], out[i])]  # fmt: skip
+        assert len(crops) == 1
+        found.add(crops[0])
+    assert len(found) > 15  # all over the 25 places
+
+
+def test_flip_mirrors_about_half():
+    x = torch.rand(400, 1, 4, 4)
+    out = augmented(x, flip=1)
+    flipped = [torch.equal(o, i.flip(2)) for o, i in zip(out, x, strict=True)]
+    kept = [torch.equal(o, i) for o, i in zip(out, x, strict=True)]
+    assert all(f != k for f, k in zip(flipped, kept, strict=True))
+    assert 150 < sum(flipped) < 250
+
+
+def test_rotation_turns_pixels_not_the_frame(monkeypatch):
+    """A quarter turn of a non-square image's central square, pixel for pixel."""
+    x = torch.rand(1, 1, 4, 8)
+    monkeypatch.setattr(torch, "rand", lambda *size, generator: torch.ones(*size))
+    out = augmented(x, rotate=90.0)
+    middle = x[..., 2:6]
+    turned = min(
+        (torch.rot90(middle, k, (2, 3)) for k in (1, 3)),
+        key=lambda t: (t - out[..., 2:6]).abs().max(),
+    )
+    torch.testing.assert_close(out[..., 2:6], turned, atol=1e-5, rtol=0)
+    assert math.isclose(float(out[..., :2].sum() + out[..., 6:].sum()), 0, abs_tol=1e-4)
+
+
+def test_zoom_keeps_a_constant_centre():
+    x = torch.ones(8, 1, 9, 9)
+    out = augmented(x, zoom=0.3)
+    assert torch.allclose(out[:, :, 3:6, 3:6], torch.ones(8, 1, 3, 3))
+    assert not torch.allclose(out, x)
+
+
+def test_augmentation_does_not_depend_on_the_global_generator():
+    x = torch.rand(4, 1, 8, 8)
+    first = augmented(x, shift=1, rotate=9.0, zoom=0.1, flip=1)
+    np.random.rand(3), torch.rand(3)
+    assert torch.equal(first, augmented(x, shift=1, rotate=9.0, zoom=0.1, flip=1))

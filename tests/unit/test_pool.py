@@ -1,0 +1,88 @@
+"""Budget, hidden labels, and generated images that shift nothing."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deepal_galot.errors import UserError
+from deepal_galot.pool import UNKNOWN, Pool, check_budget, check_query
+
+
+def test_labels_are_hidden_until_bought(toy):
+    pool = Pool(toy)
+    assert (pool.Y_train == UNKNOWN).all()
+    picks = pool.initialize_labels(7, seed=0)
+    assert pool.n_labeled == 7
+    assert (pool.Y_train[picks].numpy() == toy.y_train[picks]).all()
+    assert (pool.get_unlabeled_data()[1].Y == UNKNOWN).all()
+    assert (pool.get_partial_unlabeled_data()[1] == UNKNOWN).all()
+
+
+def test_same_seed_same_initial_pool(toy):
+    first, again, other = (Pool(toy).initialize_labels(9, s).tolist() for s in (1, 1, 2))
+    assert first == again != other
+
+
+@given(st.lists(st.sampled_from(range(60)), unique=True, max_size=60))
+@settings(max_examples=50, deadline=None)
+def test_labeling_is_exact(idxs):
+    from deepal_galot.datasets.base import DatasetSpec
+
+    y = np.arange(60) % 3
+    x = np.zeros((60, 2, 2, 1), np.uint8)
+    pool = Pool(DatasetSpec("t", x, y, x, y, ("a", "b", "c"), (0.5,), (0.5,)))
+    pool.label(idxs)
+    assert np.flatnonzero(pool.labeled_idxs).tolist() == sorted(idxs)
+    known, _ = pool.get_labeled_data()
+    unknown, _ = pool.get_unlabeled_data()
+    assert sorted([*known, *unknown]) == list(range(60))
+
+
+@pytest.mark.parametrize(
+    ("idxs", "says"),
+    [([1, 1], "repeated"), ([-1], "outside"), ([60], "outside"), ([0], "labeled already"),
+     ([1.5], "whole numbers"), ([[1]], "shape")],
+)  # fmt: skip
+def test_bad_indices_are_refused(toy, idxs, says):
+    pool = Pool(toy)
+    pool.label([0])
+    with pytest.raises(ValueError, match=says):
+        pool.label(idxs)
+    assert pool.n_labeled == 1
+
+
+def test_too_few_indices_are_refused():
+    with pytest.raises(ValueError, match="asked for 3"):
+        check_query([1, 2], 3, np.zeros(5, bool))
+
+
+def test_generated_images_stand_beside_the_real_ones(toy):
+    pool = Pool(toy)
+    pool.label([3, 5])
+    images, labels = np.full((4, 8, 8, 1), 9, np.uint8), np.array([0, 1, 2, 0])
+    pool.set_synthetic(images, labels, accumulate=False)
+    both = pool.training_set()
+    assert len(both) == 6 and both.Y.tolist() == [*toy.y_train[[3, 5]], 0, 1, 2, 0]
+    assert len(pool.training_set(real=False)) == 4
+    assert (pool.n_labeled, pool.n_synthetic, pool.n_pool) == (2, 4, 60)
+    pool.set_synthetic(images[:1], labels[:1], accumulate=True)
+    assert pool.n_synthetic == 5
+    pool.set_synthetic(images[:1], labels[:1], accumulate=False)
+    assert pool.n_synthetic == 1
+    with pytest.raises(ValueError, match="the pool's are"):
+        pool.set_synthetic(images[:, :4], labels, accumulate=False)
+
+
+def test_items_are_deepalplus_triples(toy):
+    pool = Pool(toy)
+    image, label, i = pool.get_test_data()[4]
+    assert image.shape == (1, 8, 8) and label == toy.y_test[4] and i == 4
+    expected = (toy.x_test[4, ..., 0] / 255 - 0.3) / 0.3
+    np.testing.assert_allclose(image[0].numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_budget_larger_than_the_pool(toy):
+    check_budget(toy, 60)
+    with pytest.raises(UserError, match="61 labels .* larger than the pool"):
+        check_budget(toy, 61)

@@ -1,0 +1,31 @@
+"""Templates, names and articles."""
+
+import pytest
+
+from deepal_galot.errors import UserError
+from generators.prompts import TEMPLATES, fill, template_text
+
+
+def test_the_papers_six_templates():
+    assert len(TEMPLATES) == 6
+    assert template_text("realistic") == "a realistic photo of a {label}"
+    assert template_text("my own {label}") == "my own {label}"
+
+
+def test_label_is_required():
+    with pytest.raises(UserError, match="must contain {label}"):
+        template_text("a photo of a cat")
+
+
+@pytest.mark.parametrize(
+    ("label", "prompt"),
+    [("airplane", "a photo of an airplane"), ("cat", "a photo of a cat"),
+     ("Elephant", "a photo of an Elephant")],
+)  # fmt: skip
+def test_article(label, prompt):
+    assert fill("a photo of a {label}", label) == prompt
+
+
+def test_label_alone():
+    assert fill("{label}", "apple") == "apple"
+    assert fill("digit {label}", "eight") == "digit eight"

@@ -1,0 +1,86 @@
+"""Names, suggestions, clashes, and plug-in files that go wrong."""
+
+import subprocess
+import sys
+
+import pytest
+
+from deepal_galot import registry
+from deepal_galot.errors import UserError
+
+
+@pytest.fixture
+def clean_registry():
+    """Forget what a test registered."""
+    before = {k: (dict(r._discovered()), dict(r._plugins)) for k, r in registry.ALL.items()}
+    modules = set(sys.modules)
+    yield
+    for k, r in registry.ALL.items():
+        r._classes, r._plugins = before[k]
+    for name in set(sys.modules) - modules:
+        del sys.modules[name]
+
+
+def plugin(tmp_path, text, name="mine.py"):
+    path = tmp_path / name
+    path.write_text(text)
+    return path
+
+
+STRATEGY = (
+    "from .strategy import Strategy\nclass Mine(Strategy):\n    def query(self, n): return []\n"
+)
+
+
+def test_alias_and_case():
+    assert registry.strategies.get("randomsampling").__name__ == "RandomSampling"
+    assert registry.strategies.get("GALOT (basic)").__name__ == "GALOTBasic"
+
+
+@pytest.mark.parametrize("typo", ["MarginSampler", "galott", "RandomSamplng"])
+def test_typos_get_a_suggestion(typo):
+    with pytest.raises(UserError, match="did you mean"):
+        registry.strategies.get(typo)
+    with pytest.raises(UserError, match="known: .*tiny"):
+        registry.generators.get("zzz")
+
+
+def test_plugin_is_found_and_hashed(tmp_path, clean_registry):
+    path = plugin(tmp_path, STRATEGY)
+    assert registry.load_plugin(path) == ["Mine"]
+    assert registry.strategies.get("mine").__module__ == "query_strategies.mine"
+    assert registry.strategies.plugin_file("Mine") == path.resolve()
+    assert registry.strategies.plugin_file("GALOT") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("import nothing_of_that_name", r"ModuleNotFoundError.*\(line 1\)"),
+        ("x = 1\ny = 1 / 0\n", r"ZeroDivisionError.*\(line 2\)"),
+        ("def f(:\n", "SyntaxError"),
+        ("x = 1\n", "defines no strategy"),
+        (STRATEGY.replace("Mine", "GALOT"), "already taken by .*galot.py"),
+    ],
+)
+def test_bad_plugins_get_one_line(tmp_path, clean_registry, text, says):
+    with pytest.raises(UserError, match=says) as caught:
+        registry.load_plugin(plugin(tmp_path, text))
+    assert "\n" not in str(caught.value)
+
+
+def test_plugin_file_must_exist_and_not_shadow(tmp_path, clean_registry):
+    with pytest.raises(UserError, match="no such file"):
+        registry.load_plugin(tmp_path / "none.py")
+    with pytest.raises(UserError, match=r"already has a file galot\.py"):
+        registry.load_plugin(plugin(tmp_path, STRATEGY, "galot.py"))
+
+
+def test_a_foreign_generators_folder_is_refused(tmp_path):
+    (tmp_path / "generators").mkdir()
+    (tmp_path / "generators" / "__init__.py").write_text("")
+    code = "from deepal_galot import registry; registry.generators.names()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert "UserError" in done.stderr and "run from another folder" in done.stderr

@@ -1,0 +1,124 @@
+"""A run's folder: torn rows, altered configurations, damaged files."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import small_config
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deepal_galot.errors import UserError
+from deepal_galot.results import RunFolder, find_runs
+
+CONTENT = {"data": "d"}
+
+
+def create(tmp_path, **fields):
+    return RunFolder.create(tmp_path, small_config(**fields), CONTENT, "label")
+
+
+def test_layout_and_round_trip(tmp_path):
+    folder = create(tmp_path, seed=3)
+    assert folder.path.parts[-4:-2] == ("Digits", "MarginSampling")
+    assert folder.path.name == "seed3"
+    opened = RunFolder.open(folder.path)
+    assert opened.config == folder.config and opened.label == "label"
+    assert [f.path for f in find_runs(tmp_path)] == [folder.path]
+
+
+@given(st.integers(0, 3), st.integers(0, 40))
+@settings(max_examples=40, deadline=None)
+def test_a_cut_row_is_dropped_and_the_rest_kept(tmp_path_factory, whole, cut):
+    folder = create(tmp_path_factory.mktemp("r"), n_rounds=9)
+    for r in range(whole):
+        folder.append({"round": r, "accuracy": 0.5})
+    line = json.dumps({"round": whole, "accuracy": 0.25}) + "\n"
+    with (folder.path / "rounds.jsonl").open("a") as stream:
+        stream.write(line[: min(cut, len(line) - 1)])
+    assert [r["round"] for r in folder.rows()] == list(range(whole))
+    folder.append({"round": whole, "accuracy": 0.25})
+    assert len(folder.rows()) == whole + 1
+
+
+def test_a_damaged_row_in_the_middle_is_an_error(tmp_path):
+    folder = create(tmp_path)
+    folder.append({"round": 0})
+    folder.append({"round": 2})
+    folder.append({"round": 3})
+    with pytest.raises(UserError, match="line 2 is damaged"):
+        folder.rows()
+
+
+def test_more_rounds_go_on_where_fewer_ended(tmp_path):
+    folder = create(tmp_path, n_rounds=1)
+    for r in range(2):
+        folder.append({"round": r})
+    assert folder.finished
+    longer = create(tmp_path, n_rounds=3)
+    assert longer.path == folder.path and len(longer.rows()) == 2 and not longer.finished
+    assert len(create(tmp_path, n_rounds=0).rows()) == 1
+
+
+@pytest.mark.parametrize("where", ["config", "read", "content", "fingerprint"])
+def test_an_altered_configuration_is_an_error(tmp_path, where):
+    folder = create(tmp_path)
+    file = folder.path / "config.json"
+    record = json.loads(file.read_text())
+    if where == "fingerprint":
+        record[where] = "0" * 12
+    else:
+        record[where] |= {"lr": 0.123} if where != "content" else {"data": "other"}
+    file.write_text(json.dumps(record))
+    with pytest.raises(UserError, match="was altered"):
+        RunFolder.open(folder.path)
+    with pytest.raises(UserError, match="was altered"):
+        create(tmp_path)
+
+
+def test_unreadable_folders(tmp_path):
+    with pytest.raises(UserError, match="no such results folder"):
+        find_runs(tmp_path / "none")
+    with pytest.raises(UserError, match="no runs in it"):
+        find_runs(tmp_path)
+    folder = create(tmp_path)
+    (folder.path / "config.json").write_text("{")
+    with pytest.raises(UserError, match="no readable run configuration"):
+        find_runs(tmp_path)
+
+
+def test_journal_round_trip_and_damage(tmp_path):
+    folder = create(tmp_path)
+    assert folder.picks() == [] and not folder.has_text(0)
+    folder.save_picks([np.array([3, 1]), np.array([7])])
+    assert [p.tolist() for p in folder.picks()] == [[3, 1], [7]]
+    folder.save_text(0, {"c": torch.arange(6.0).reshape(2, 3)})
+    assert torch.equal(folder.text(0)["c"], torch.arange(6.0).reshape(2, 3))
+    for name in ("state.npz", "text/round000.safetensors"):
+        file = folder.path / name
+        file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(UserError, match="state.npz: damaged"):
+        folder.picks()
+    with pytest.raises(UserError, match="cannot be read"):
+        folder.text(0)
+
+
+def test_classifier_carries_its_card(tmp_path):
+    folder = create(tmp_path)
+    folder.save_classifier({"w": torch.ones(2)}, {"round": 4, "class_names": ["ü"]})
+    state, card = folder.classifier()
+    assert torch.equal(state["w"], torch.ones(2)) and card == {"round": 4, "class_names": ["ü"]}
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        create(tmp_path / "file")
+
+
+def test_paths_and_seeds_are_not_in_the_fingerprint(tmp_path):
+    a, b = create(tmp_path / "a", seed=0), create(tmp_path / "b", seed=1)
+    assert a.path.parent.name == b.path.parent.name
+    assert dataclasses.replace(a.config, seed=1) == b.config

@@ -1,0 +1,229 @@
+"""Equations 2 and 5-7: the ball, the unit step, the gradient, and that the ascent ascends."""
+
+import math
+
+import pytest
+import torch
+from conftest import small_config
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from deepal_galot.images import fit_to
+from generators.text_optimization import (
+    freeze_bos,
+    length,
+    optimize,
+    project,
+    score_gradient,
+    unit,
+)
+
+NORMS = ("l2", "linf")
+deltas = arrays("float32", (2, 3, 4), elements=st.floats(-1e4, 1e4, width=32)).map(torch.from_numpy)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@given(delta=deltas, epsilon=st.floats(1e-3, 1e3))
+@settings(max_examples=80, deadline=None)
+def test_projection_never_leaves_the_ball_and_keeps_what_is_inside(norm, delta, epsilon):
+    projected = project(delta, epsilon, norm)
+    assert (length(projected, norm) <= epsilon * (1 + 1e-5)).all()
+    inside = length(delta, norm) <= epsilon
+    assert torch.equal(projected[inside], delta[inside])
+    again = project(projected, epsilon, norm)
+    torch.testing.assert_close(again, projected, rtol=1e-5, atol=0)
+
+
+def test_projection_by_hand():
+    delta = torch.tensor([[[3.0, 4.0]], [[0.3, 0.4]]])
+    torch.testing.assert_close(
+        project(delta, 1.0, "l2"), torch.tensor([[[0.6, 0.8]], [[0.3, 0.4]]])
+    )
+    torch.testing.assert_close(
+        project(delta, 1.0, "linf"), torch.tensor([[[1.0, 1.0]], [[0.3, 0.4]]])
+    )
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@given(delta=deltas)
+@settings(max_examples=60, deadline=None)
+def test_the_step_has_length_one_whatever_the_gradient(norm, delta):
+    size = length(unit(delta, norm), norm)
+    zero = (delta == 0).flatten(1).all(1)
+    assert torch.isfinite(size).all() and (size[zero] == 0).all()
+    normal = length(delta, norm) > 1e-30
+    torch.testing.assert_close(size[normal], torch.ones(int(normal.sum())), rtol=1e-4, atol=0)
+
+
+def test_bos_is_frozen():
+    direction = torch.ones(2, 4, 3)
+    frozen = freeze_bos(direction)
+    assert (frozen[:, 0] == 0).all() and (frozen[:, 1:] == 1).all() and (direction == 1).all()
+
+
+def brightness(images):
+    return images.mean((1, 2, 3))
+
+
+def optimized(generator, score=brightness, epsilon=1.0, **fields):
+    config = small_config(strategy="GALOT", mode="al+gal", ascent_steps=8, eta=0.2, **fields)
+    c0 = generator.encode(["a one", "a two", "a three"])
+    return c0, optimize(generator, c0, score, config, epsilon, round=0)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("direction", ["sign", "gradient"])
+def test_ascent_ascends_within_the_ball(fake_generator, norm, direction):
+    c0, ascent = optimized(fake_generator, norm=norm, direction=direction)
+    assert (ascent.distance <= 1 + 1e-5).all()
+    torch.testing.assert_close(ascent.distance[-1], length(ascent.c - c0, norm))
+    assert (ascent.score[-1] > ascent.score[0]).all()
+    assert torch.equal(ascent.c[:, 0], c0[:, 0])
+    assert (ascent.gradient_norm > 0).all()
+
+
+def test_first_step_by_hand(fake_generator):
+    """K = 1: c0 + η·sign(g)/‖sign(g)‖, g from plain autograd over the same noise."""
+    from deepal_galot import seeding
+
+    config = small_config(
+        strategy="GALOT", mode="al+gal", ascent_steps=1, ascent_samples=3, eta=0.5
+    )
+    c0 = fake_generator.encode(["a one", "a two"])
+    ascent = optimize(fake_generator, c0, brightness, config, 2.0, round=4)
+    for k in range(2):
+        c = c0[k].clone().requires_grad_()
+        seeds = [seeding.derive(0, "ascent", 4, k, 0, i) for i in range(3)]
+        brightness(fake_generator.sample(c.expand(3, -1, -1), seeds, "last")).mean().backward()
+        sign = c.grad.sign()
+        sign[0] = 0
+        expected = c0[k] + 0.5 * 2.0 * sign / sign.norm()
+        torch.testing.assert_close(ascent.c[k], expected)
+
+
+def test_random_direction_looks_at_no_image(fake_generator):
+    def refuse(images):
+        raise AssertionError("asked for a score")
+
+    c0, ascent = optimized(fake_generator, refuse, gal_strategy="random")
+    _, again = optimized(fake_generator, refuse, gal_strategy="random")
+    assert torch.equal(ascent.c, again.c) and not torch.equal(ascent.c, c0)
+    assert fake_generator.calls == [] and ascent.score.isnan().all()
+    assert (length(ascent.c - c0, "l2") <= 1 + 1e-5).all()
+
+
+def test_a_flat_score_moves_nothing(fake_generator):
+    c0, ascent = optimized(fake_generator, lambda images: (images * 0).sum((1, 2, 3)))
+    assert torch.equal(ascent.c, c0)
+
+
+# -- the real thing: a diffusion model's last step ---------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tiny64(tiny):
+    """The embedded generator in float64, for finite differences."""
+    import copy
+
+    double = copy.copy(tiny)
+    double.unet, double.vae = copy.deepcopy(tiny.unet).double(), copy.deepcopy(tiny.vae).double()
+    return double
+
+
+def smooth_score(images):
+    """Differentiable and not constant; as a classifier would, it sees 8×8 grey images."""
+    weight = torch.linspace(-1, 1, 64, dtype=images.dtype).reshape(1, 1, 8, 8)
+    return (fit_to(images, (8, 8, 1)) * weight).sum((1, 2, 3)).div(8).tanh()
+
+
+@pytest.fixture(scope="module")
+def margin_score(digits):
+    """A classifier trained on 60 real digits, and the paper's A_GAL on top, in float64."""
+    from deepal_galot.acquisition import margin
+    from deepal_galot.classifiers.small_cnn import SmallCNN
+    from deepal_galot.learner import Learner
+    from deepal_galot.pool import Pool
+
+    config = small_config(epochs=30, min_steps=200)
+    learner = Learner(config, SmallCNN, digits.image_shape, 10, torch.device("cpu"))
+    pool = Pool(digits)
+    pool.initialize_labels(60, 0)
+    learner.fit(pool.training_set(), 0)
+    learner.clf.double()
+    return lambda images: margin(learner.logits(fit_to(images, (8, 8, 1))))
+
+
+def last_step_only(generator, c_before, c_last, seeds):
+    """The images with c_before in all steps but the last: what Proposition 1 differentiates."""
+    original, calls = generator._reverse_step, [0]
+
+    def step(scheduler, x, t, c, rngs):
+        calls[0] += 1
+        last = calls[0] == len(scheduler.timesteps)
+        return original(scheduler, x, t, c_last if last else c_before, rngs)
+
+    generator._reverse_step = step
+    try:
+        return generator.sample(c_before, seeds)
+    finally:
+        del generator._reverse_step
+
+
+@pytest.mark.parametrize(
+    "scheduler", ["DDIMScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler"]
+)
+def test_last_step_gradient_against_finite_differences(tiny64, scheduler):
+    from generators.diffusion import make_scheduler
+
+    generator = tiny64
+    generator._scheduler = make_scheduler(scheduler, generator._scheduler)
+    c = generator.encode(["a handwritten digit three", "a handwritten digit eight"]).double()
+    seeds = [[1, 2], [3, 4]]
+    gradient, _ = score_gradient(generator, c, smooth_score, seeds, "last")
+    rng = torch.Generator().manual_seed(0)
+    for k in range(2):
+        direction = torch.randn(c.shape[1:], generator=rng, dtype=torch.float64)
+        direction /= direction.norm()
+        h, values = 1e-4, []
+        base = c[k].expand(2, -1, -1)
+        for sign in (1, -1):
+            moved = (c[k] + sign * h * direction).expand(2, -1, -1)
+            values.append(smooth_score(last_step_only(generator, base, moved, seeds[k])).mean())
+        numeric = ((values[0] - values[1]) / (2 * h)).item()
+        analytic = (gradient[k] * direction).sum().item()
+        error = abs(numeric - analytic) / abs(analytic)
+        print(f"{scheduler} class {k}: relative error {error:.1e}")
+        assert error < 1e-4
+
+
+@pytest.mark.parametrize(
+    "scheduler", ["DDIMScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler"]
+)
+def test_last_step_gradient_points_along_the_full_one(tiny64, margin_score, scheduler):
+    """Proposition 1 is an approximation; how good is measured, printed, and held positive."""
+    from generators.diffusion import make_scheduler
+
+    generator = tiny64
+    generator._scheduler = make_scheduler(scheduler, generator._scheduler)
+    names = sorted(generator.knows)
+    c = generator.encode([f"a handwritten digit {n}" for n in names]).double()
+    seeds = [[10 * k + i for i in range(6)] for k in range(len(names))]
+    last, _ = score_gradient(generator, c, margin_score, seeds, "last")
+    full, _ = score_gradient(generator, c, margin_score, seeds, "all")
+    last, full = freeze_bos(last).flatten(1), freeze_bos(full).flatten(1)
+    cosine = torch.cosine_similarity(last, full)
+    ratio = (last.norm(dim=1) / full.norm(dim=1)).mean().item()
+    spread = cosine.std().item() / math.sqrt(len(names))
+    print(
+        f"{scheduler}: cosine {cosine.mean():.2f} ± {spread:.2f}, size ratio {ratio:.3f}, n = {len(names)} classes"
+    )
+    assert cosine.mean() > 0.1
+
+
+def test_no_graph_no_gradient_same_image(tiny):
+    c = tiny.encode(["a handwritten digit five"]).requires_grad_()
+    images = [tiny.sample(c, [7], graph) for graph in ("none", "last", "all")]
+    assert [i.requires_grad for i in images] == [False, True, True]
+    for other in images[1:]:
+        torch.testing.assert_close(images[0], other, rtol=0, atol=1e-5)
