@@ -30,7 +30,7 @@ from .errors import UserError
 from .galot import Galot
 from .pool import check_budget
 from .registry import did_you_mean
-from .results import Row, RunFolder, folder_of
+from .results import Row, RunFolder, folder_of, label_of
 from .trial import Trial
 
 MODES = ("al", "gal", "al+gal", "full")
@@ -69,7 +69,7 @@ class Run:
     """One planned run: the configuration, the classes it names, and its folder."""
 
     config: RunConfig
-    label: str
+    settings: Mapping[str, str]
     strategy: type[Strategy]
     architecture: type[Classifier]
     generator: type[Generator] | None
@@ -77,6 +77,10 @@ class Run:
 
     def folder(self, output: Path) -> Path:
         return folder_of(output, self.config, self.content)
+
+    @property
+    def label(self) -> str:
+        return label_of(self.config.strategy, self.settings)
 
 
 @dataclass
@@ -97,6 +101,9 @@ class Campaign:
         if self.request.deterministic:
             torch.use_deterministic_algorithms(True)
         folders = [self._open(run) for run in self.runs]
+        for run, folder in zip(self.runs, folders, strict=True):
+            if run.generator and not folder.finished:
+                self._generator(run)  # what is wrong with a model shows before the first fit
         done = sum(len(f.rows()) for f in folders)
         total = sum(f.config.cycles for f in folders)
         with tqdm(total=total, initial=done, desc="campaign", unit="round", disable=None) as bar:
@@ -106,7 +113,7 @@ class Campaign:
         return folders
 
     def _open(self, run: Run) -> RunFolder:
-        return RunFolder.create(self.request.output, run.config, run.content, run.label)
+        return RunFolder.create(self.request.output, run.config, run.content, run.settings)
 
     def _play(self, run: Run, folder: RunFolder, bar: tqdm) -> None:
         folder.save_environment(environment(self.request))
@@ -124,15 +131,18 @@ class Campaign:
         trial.run(on_round)
 
     def _galot(self, run: Run, folder: RunFolder) -> Galot:
-        """The generating half; a generator is loaded once for all runs that use it alike."""
+        """The generating half of a run."""
+        store = ImageStore(self.request.output / "images")
+        names, shape = self.spec.class_names, self.spec.image_shape
+        return Galot(run.config, self._generator(run), store, folder, names, shape)
+
+    def _generator(self, run: Run) -> Generator:
+        """Loaded once for all runs that use it alike."""
         c = run.config
-        key = (run.generator, c.steps, c.guidance, c.scheduler, c.resolution)
+        key = (c.generator, c.steps, c.guidance, c.scheduler, c.resolution)
         if key not in self._generators:
             self._generators[key] = run.generator(c, self.request.device)
-        store = ImageStore(self.request.output / "images")
-        return Galot(
-            c, self._generators[key], store, folder, self.spec.class_names, self.spec.image_shape
-        )
+        return self._generators[key]
 
 
 def plan(request: Request) -> Campaign:
@@ -295,23 +305,21 @@ def _run(config: RunConfig, default: RunConfig, request: Request, spec: DatasetS
         plugin = kind.plugin_file(name)
         if plugin is not None:
             content[f"plugin {name}"] = registry.file_hash(plugin)
-    return Run(config, _label(config, default), strategy, architecture, generator, content)
+    return Run(config, _settings(config, default), strategy, architecture, generator, content)
 
 
-def _label(config: RunConfig, default: RunConfig) -> str:
-    """The strategy, and how its generating half differs from its default on this data set."""
+def _settings(config: RunConfig, default: RunConfig) -> dict[str, str]:
+    """How the strategy's generating half differs from its default on this data set."""
     if not config.uses_generated_images:
-        return config.strategy
+        return {}
     own = [f.name for f in option_fields() if f.metadata["group"] in (GALOT, GENERATOR)]
     read = config.fields_read() | {"generator": config.generator}
-    differs = [
-        f"{k}={getattr(config, k):g}" if isinstance(read[k], float) else f"{k}={read[k]}"
-        for k in own
-        if k in read and getattr(config, k) != getattr(default, k)
-    ]
-    if config.mode != default.mode:
-        differs.insert(0, f"mode={config.mode}")
-    return ":".join(filter(None, (config.strategy, ",".join(differs))))
+    differs = {"mode": config.mode} if config.mode != default.mode else {}
+    for key in own:
+        value = read.get(key)
+        if key in read and value != getattr(default, key):
+            differs[key] = f"{value:g}" if isinstance(value, float) else str(value)
+    return differs
 
 
 def describe_row(row: Row, config: RunConfig) -> str:

@@ -291,10 +291,12 @@ def resolve(
     values["gal_strategy"] = acquisition.canonical_gal_strategy(
         values.get("gal_strategy", "margin")
     )
-    if values.get("quota") is not None and values.get("n_query", 1) >= 1:
-        n_query = values.get("n_query", 1000)
-        values["n_rounds"] = math.ceil(values["quota"] / n_query)
-        if values["quota"] % n_query == 0:  # then n_rounds says it all, and a run can be extended
+    quota, n_query = values.get("quota"), values.get("n_query", RunConfig.n_query)
+    if quota is not None and "n_rounds" in flags:
+        raise UserError("--quota sets the number of rounds; leave out --n-rounds")
+    if quota is not None and min(quota, n_query) >= 1:
+        values["n_rounds"] = math.ceil(quota / n_query)
+        if quota % n_query == 0:  # then n_rounds says it all, and a run can be extended
             values["quota"] = None
     return RunConfig(strategy, dataset, seed, mode, chosen, **values)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import numpy as np
 from .config import BUDGET, TRAINING, option_fields
 from .disk import atomic_write
 from .errors import UserError
-from .results import Row, RunFolder, load_tensors
+from .results import Row, RunFolder, label_of, load_tensors
 
 SECONDS = ("query s", "train s", "gen s")
 SHOWN = 2  # probe pairs a class in the picture
@@ -67,10 +67,18 @@ class Curve:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Methods that may stand in one table: same data, network, recipe and budget."""
+    """Methods that may stand in one table: same data, network, recipe and budget.
+
+    Attributes:
+        dataset: its name.
+        name: of the table and its files; the data set's, unless it has several tables.
+        shared: settings that all methods with generated images share; not in their labels.
+        curves: the methods.
+    """
 
     dataset: str
     name: str
+    shared: Mapping[str, str]
     curves: tuple[Curve, ...]
 
     @property
@@ -85,18 +93,39 @@ def compare(folders: Sequence[RunFolder]) -> list[Comparison]:
     Args:
         folders: runs of any data sets; unfinished ones and runs without test data are left out.
     """
-    groups: dict[tuple, dict[tuple, list[RunFolder]]] = {}
+    groups: dict[tuple, dict[Path, list[RunFolder]]] = {}
     for folder in folders:
         rows = folder.rows()
         if folder.finished and rows[0]["accuracy"] is not None:
             group = groups.setdefault(_protocol_key(folder), {})
-            group.setdefault((folder.label, folder.path.parent), []).append(folder)
+            group.setdefault(folder.path.parent, []).append(folder)
     comparisons = []
     for key, methods in groups.items():
-        curves = [_curve(label, of_method) for (label, _), of_method in methods.items()]
+        shared = _shared_settings([m[0] for m in methods.values()])
+        labels = _labels(list(methods.values()), shared)
+        curves = [_curve(x, of) for x, of in zip(labels, methods.values(), strict=True)]
         name = key[0] if _only_one_table(key[0], groups) else f"{key[0]}-{_short(key)}"
-        comparisons.append(Comparison(key[0], name, tuple(curves)))
+        comparisons.append(Comparison(key[0], name, shared, tuple(curves)))
     return comparisons
+
+
+def _shared_settings(runs: Sequence[RunFolder]) -> dict[str, str]:
+    """Settings that every run with generated images has."""
+    items = [set(r.settings.items()) for r in runs if r.config.uses_generated_images]
+    common = set.intersection(*items) if items else set()
+    return dict(sorted(common))
+
+
+def _labels(methods: Sequence[Sequence[RunFolder]], shared: Mapping[str, str]) -> list[str]:
+    """One distinct label a method, without what all share."""
+    labels = []
+    for first, *_ in methods:
+        own = {k: v for k, v in first.settings.items() if k not in shared}
+        labels.append(label_of(first.config.strategy, own))
+    return [
+        x if labels.count(x) == 1 else f"{x}#{of[0].path.parent.name[:4]}"
+        for x, of in zip(labels, methods, strict=True)
+    ]
 
 
 def _protocol_key(folder: RunFolder) -> tuple:
@@ -265,10 +294,10 @@ def _control_line(curve: Curve, curves: Sequence[Curve]) -> list[str]:
     for other in curves:
         if other.uses_generated_images and _is_control(curve, other):
             return ["text optimisation adds: " + line for line in _difference_line(curve, other)]
-    name, _, settings = curve.label.partition(":")
-    kept = [s for s in settings.split(",") if s and s.split("=")[0] not in _ASCENT]
-    control = f'"{name}:{",".join(["epsilon=0", *kept])}"'
-    return [f"what the text optimisation of {curve.label} adds is not known: run {control} as well"]
+    first = curve.folders[0]
+    kept = {k: v for k, v in first.settings.items() if k not in _ASCENT}
+    control = label_of(first.config.strategy, {"epsilon": "0"} | kept)
+    return [f'what the text optimisation of {curve.label} adds is not known: run "{control}" too']
 
 
 _ASCENT = ("epsilon", "epsilon_schedule", "eta", "gal_strategy", "ascent_steps", "ascent_samples",
@@ -403,6 +432,8 @@ def write_report(folders: Sequence[RunFolder], output: Path, *, bold: bool = Fal
             atomic_write(output / "report" / name, data)
         written = [f"  {output / 'report' / name}" for name in files]
         title = f"{comparison.name}: test accuracy in %, mean ±SEM over n seeds; costs of one run"
+        if comparison.shared:
+            title += f"; all GALOT with {label_of('', comparison.shared)}"
         table = text_table(comparison, bold=bold)
         parts.append("\n".join([title, table, "", *statements(comparison), *written]))
     unfinished = [f for f in folders if not f.finished]

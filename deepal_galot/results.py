@@ -37,15 +37,19 @@ class RunFolder:
     Attributes:
         path: the seed's folder.
         config: the run.
-        label: what tables and plots call it.
+        settings: what tells it from the strategy's default on this data set, for tables.
     """
 
-    def __init__(self, path: Path, config: RunConfig, label: str) -> None:
-        self.path, self.config, self.label = path, config, label
+    def __init__(self, path: Path, config: RunConfig, settings: Mapping[str, str]) -> None:
+        self.path, self.config, self.settings = path, config, dict(settings)
 
     @classmethod
     def create(
-        cls, output: Path, config: RunConfig, content: Mapping[str, Any], label: str
+        cls,
+        output: Path,
+        config: RunConfig,
+        content: Mapping[str, Any],
+        settings: Mapping[str, str],
     ) -> RunFolder:
         """The folder of this run, made if it is new, checked if it is not.
 
@@ -53,7 +57,7 @@ class RunFolder:
             output: the results root.
             config: the run.
             content: hashes of what it reads, see config.fingerprint.
-            label: what tables and plots call it.
+            settings: what tells it from the strategy's default, for tables.
 
         Raises:
             UserError: the folder cannot be written, or holds another configuration.
@@ -62,7 +66,7 @@ class RunFolder:
         record = {
             "schema": SCHEMA,
             "fingerprint": fingerprint(config, content),
-            "label": label,
+            "settings": dict(settings),
             "content": dict(content),
             "read": config.fields_read(),
             "config": asdict(config),
@@ -73,7 +77,7 @@ class RunFolder:
             atomic_write(path / "config.json", _json(record))
         except OSError as error:
             raise UserError(f"--output {output}: cannot be written ({error})") from error
-        return cls(path, config, label)
+        return cls(path, config, settings)
 
     @classmethod
     def open(cls, path: Path, n_rounds: int | None = None) -> RunFolder:
@@ -91,8 +95,8 @@ class RunFolder:
             record = json.loads(file.read_text(encoding="utf-8"))
             config = RunConfig(**record["config"])
             schema, stored, content = record["schema"], record["fingerprint"], record["content"]
-            label = str(record["label"])
-        except (OSError, ValueError, KeyError, TypeError, UserError) as error:
+            settings = {str(k): str(v) for k, v in record["settings"].items()}
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, UserError) as error:
             raise UserError(f"{file}: no readable run configuration ({error})") from error
         if schema != SCHEMA:
             raise UserError(f"{file}: written by schema {schema}, this version reads {SCHEMA}")
@@ -104,7 +108,7 @@ class RunFolder:
             )
         if n_rounds is not None:
             config = RunConfig(**{**record["config"], "n_rounds": n_rounds})
-        return cls(path, config, label)
+        return cls(path, config, settings)
 
     # -- rows --------------------------------------------------------------------------------
 
@@ -218,6 +222,11 @@ def folder_of(output: Path, config: RunConfig, content: Mapping[str, Any]) -> Pa
     """Where a run lives."""
     name = fingerprint(config, content)
     return output / config.dataset / config.strategy / name / f"seed{config.seed}"
+
+
+def label_of(strategy: str, settings: Mapping[str, str]) -> str:
+    """What tables call a run; also what --strategy takes: "GALOT:epsilon=0,norm=linf"."""
+    return ":".join(filter(None, (strategy, ",".join(f"{k}={v}" for k, v in settings.items()))))
 
 
 def find_runs(output: Path) -> list[RunFolder]:

@@ -89,8 +89,8 @@ def _download(name: str, data_dir: Path) -> Arrays:
         parts = [cls(data_dir, train=train, download=True) for train in (True, False)]
     except Exception as error:  # urllib, ssl, OSError, RuntimeError: all mean "not to be had"
         raise UserError(
-            f"{name} is not in {data_dir} and could not be downloaded ({type(error).__name__}: "
-            f"{error}): connect once, or put it there as {data_dir / name}.npz with arrays "
+            f"{name} is not in {data_dir} and could not be downloaded ({type(error).__name__}): "
+            f"connect once, or put it there as {data_dir / name}.npz with arrays "
             f"{', '.join(NPZ_KEYS)} (images uint8), or name the folder with --data-dir"
         ) from error
     (x_train, y_train), (x_test, y_test) = (

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from conftest import FakeGenerator, small_config
 
 from deepal_galot import registry, seeding
 from deepal_galot.classifiers.small_cnn import SmallCNN
@@ -12,6 +11,7 @@ from deepal_galot.learner import Learner
 from deepal_galot.pool import Pool, check_query
 from deepal_galot.results import RunFolder
 from generators.image_store import ImageStore
+from helpers import FakeGenerator, small_config
 
 NAMES = registry.strategies.names()
 GENERATING = [n for n in NAMES if registry.strategies.get(n).generates]
@@ -95,7 +95,7 @@ def test_first_docstring_line_explains_it(name):
 def test_synthesize_adds_images_and_spends_no_label(toy, name, tmp_path):
     fields = {"ascent_steps": 2, "ascent_samples": 2, "n_synthetic": 0.5}
     strategy = ready(toy, name, **fields)
-    folder = RunFolder.create(tmp_path, strategy.args_input, {"data": "d"}, name)
+    folder = RunFolder.create(tmp_path, strategy.args_input, {"data": "d"}, {})
     galot = Galot(strategy.args_input, FakeGenerator(), ImageStore(tmp_path / "images"), folder,
                   toy.class_names, toy.image_shape)  # fmt: skip
     before = strategy.dataset.labeled_idxs.copy()

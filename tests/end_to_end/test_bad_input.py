@@ -4,11 +4,11 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers import QUICK, rows_of, run_benchmark
 
 from deepal_galot import registry
 from deepal_galot.cli import SHORT, build_parser, main
 from deepal_galot.config import PROTOCOLS, option_fields
+from helpers import QUICK, rows_of, run_benchmark
 
 CIFAR = ["--dataset", "CIFAR10", "--strategy", "GALOT"]
 
@@ -46,6 +46,7 @@ def refused(capsys, *args) -> str:
         (["--epsilon", "x"], "invalid float value: 'x'"),
         (["--n-query", "0"], "--n-query 0: must be at least 1"),
         (["--n-init", "0"], "--n-init 0: must be at least 1"),
+        (["--quota", "9", "--n-rounds", "3"], "leave out --n-rounds"),
         (["--quota", "0"], "--quota 0: must be at least 1"),
         (["--n-init", "1340"], "is larger than the pool of Digits (1,347 images)"),
         (["--n-synthetic", "0"], "must be above 0"),

@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+
 from helpers import QUICK, ROOT, image_hashes, rows_of, run_benchmark
 
 ARGS = [*QUICK, "--strategy", "GALOT", "--n-rounds", "2", "--ascent-steps", "3"]

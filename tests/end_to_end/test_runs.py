@@ -7,11 +7,11 @@ import socket
 import numpy as np
 import pytest
 import torch
-from helpers import QUICK, image_hashes, rows_of, run_benchmark
 from PIL import Image
 
 from deepal_galot.cli import main
 from deepal_galot.results import RunFolder
+from helpers import QUICK, image_hashes, rows_of, run_benchmark
 
 
 def quick(output, *args):
@@ -27,6 +27,7 @@ def test_a_fresh_process_prints_a_table_and_leaves_pictures(tmp_path):
     done = run_benchmark(*QUICK, "--output", tmp_path, "--strategy", "MarginSampling", "GALOT")
     assert "MarginSampling" in done.stdout and "average" in done.stdout
     assert "what the text optimisation of GALOT adds is not known" in done.stdout
+    assert "all GALOT with ascent_samples=1,ascent_steps=2" in done.stdout
     assert "round 1/1: 15 labels + 30 generated" in done.stderr
     names = {p.name for p in (tmp_path / "report").iterdir()}
     assert names == {"Digits_rows.csv", "Digits_curves.png", "Digits_GALOT_images.png"}
@@ -117,10 +118,9 @@ def test_any_a_gal_with_any_base_sampler(tmp_path, a_gal, base):
 
 
 def test_deepalplus_flags(tmp_path):
-    # argparse lets the last one win
-    args = [*QUICK, "-a", "RandomSampling", "-d", "Digits", "-s", "12", "-b", "8", "-q", "20"]
-    args = [a for a in args if a not in ("--seeds", "0")]
-    assert main([*args, "-t", "2", "--seed", "5", "--output", str(tmp_path)]) == 0
+    args = ["-a", "RandomSampling", "-d", "Digits", "-s", "12", "-b", "8", "-q", "20", "-t", "2"]
+    args += ["--seed", "5", "--epochs", "1", "--min-steps", "0", "--output", str(tmp_path)]
+    assert main(args) == 0
     rows = rows_of(tmp_path)
     assert [k.split("/")[-1] for k in rows] == ["seed5", "seed6"]
     assert all([r["labels"] for r in run] == [12, 20, 28, 32] for run in rows.values())

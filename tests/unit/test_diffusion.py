@@ -5,11 +5,11 @@ import shutil
 
 import pytest
 import torch
-from conftest import small_config
 
 from deepal_galot.errors import UserError
 from generators.diffusion import DiffusionGenerator, find_weights, hash_weights
 from generators.tiny import Tiny
+from helpers import small_config
 
 CPU = torch.device("cpu")
 PROMPTS = ["a handwritten digit three", "a bold printed digit eight", ""]

@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import small_config
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
@@ -14,6 +13,7 @@ from deepal_galot.classifiers.resnet18 import ResNet18
 from deepal_galot.classifiers.small_cnn import SmallCNN
 from deepal_galot.learner import Learner, augment, split_batches
 from deepal_galot.pool import Pool
+from helpers import small_config
 
 CPU = torch.device("cpu")
 

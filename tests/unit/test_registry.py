@@ -9,18 +9,6 @@ from deepal_galot import registry
 from deepal_galot.errors import UserError
 
 
-@pytest.fixture
-def clean_registry():
-    """Forget what a test registered."""
-    before = {k: (dict(r._discovered()), dict(r._plugins)) for k, r in registry.ALL.items()}
-    modules = set(sys.modules)
-    yield
-    for k, r in registry.ALL.items():
-        r._classes, r._plugins = before[k]
-    for name in set(sys.modules) - modules:
-        del sys.modules[name]
-
-
 def plugin(tmp_path, text, name="mine.py"):
     path = tmp_path / name
     path.write_text(text)
@@ -45,7 +33,7 @@ def test_typos_get_a_suggestion(typo):
         registry.generators.get("zzz")
 
 
-def test_plugin_is_found_and_hashed(tmp_path, clean_registry):
+def test_plugin_is_found_and_hashed(tmp_path):
     path = plugin(tmp_path, STRATEGY)
     assert registry.load_plugin(path) == ["Mine"]
     assert registry.strategies.get("mine").__module__ == "query_strategies.mine"
@@ -63,13 +51,13 @@ def test_plugin_is_found_and_hashed(tmp_path, clean_registry):
         (STRATEGY.replace("Mine", "GALOT"), "already taken by .*galot.py"),
     ],
 )
-def test_bad_plugins_get_one_line(tmp_path, clean_registry, text, says):
+def test_bad_plugins_get_one_line(tmp_path, text, says):
     with pytest.raises(UserError, match=says) as caught:
         registry.load_plugin(plugin(tmp_path, text))
     assert "\n" not in str(caught.value)
 
 
-def test_plugin_file_must_exist_and_not_shadow(tmp_path, clean_registry):
+def test_plugin_file_must_exist_and_not_shadow(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         registry.load_plugin(tmp_path / "none.py")
     with pytest.raises(UserError, match=r"already has a file galot\.py"):

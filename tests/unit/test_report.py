@@ -2,23 +2,21 @@
 
 import numpy as np
 import pytest
-from conftest import small_config
 from scipy import stats
 
 from deepal_galot import report
 from deepal_galot.errors import UserError
 from deepal_galot.results import RunFolder
+from helpers import small_config
 
 RNG = np.random.default_rng(0)
 
 
-def finished(output, accuracies, label=None, content=None, **fields):
+def finished(output, accuracies, settings=None, content=None, **fields):
     """A finished run with the given accuracies."""
     fields |= {"n_rounds": len(accuracies) - 1}
     config = small_config(**fields)
-    folder = RunFolder.create(
-        output, config, {"data": "d"} | (content or {}), label or config.strategy
-    )
+    folder = RunFolder.create(output, config, {"data": "d"} | (content or {}), settings or {})
     for r, accuracy in enumerate(accuracies):
         folder.append({
             "round": r, "budget": config.budget(r), "labels": config.budget(r), "images": 0,
@@ -87,7 +85,7 @@ def test_other_protocols_go_into_other_tables(tmp_path):
 def test_unfinished_runs_are_left_out_and_said(tmp_path):
     done = finished(tmp_path, [0.5, 0.6])
     open_config = small_config(strategy="RandomSampling", n_rounds=1)
-    unfinished = RunFolder.create(tmp_path, open_config, {"data": "d"}, "RandomSampling")
+    unfinished = RunFolder.create(tmp_path, open_config, {"data": "d"}, {})
     text = report.write_report([done, unfinished], tmp_path)
     assert "1 unfinished runs are left out" in text and "no spread can be claimed" in text
     with pytest.raises(UserError, match="nothing to report: 1 of 1 runs are unfinished"):
@@ -96,14 +94,20 @@ def test_unfinished_runs_are_left_out_and_said(tmp_path):
 
 def test_the_control_is_shown_or_asked_for(tmp_path):
     galot = {"strategy": "GALOT", "mode": "al+gal"}
-    runs = [finished(tmp_path, [0.5, 0.7], label="GALOT:n_synthetic=2", n_synthetic=2.0, **galot)]
+    two = {"n_synthetic": "2"}
+    runs = [finished(tmp_path, [0.5, 0.7], two, n_synthetic=2.0, **galot)]
     text = report.write_report(runs, tmp_path)
-    assert 'run "GALOT:epsilon=0,n_synthetic=2" as well' in text
-    runs.append(finished(tmp_path, [0.5, 0.6], label="control", epsilon=0.0, n_synthetic=2.0,
-                         **galot))  # fmt: skip
+    assert 'adds is not known: run "GALOT:epsilon=0,n_synthetic=2" too' in text
+    assert "all GALOT with n_synthetic=2" in text
+    control = {"epsilon": "0"} | two
+    runs.append(finished(tmp_path, [0.5, 0.6], control, epsilon=0.0, n_synthetic=2.0, **galot))
     text = report.write_report(runs, tmp_path)
-    assert "text optimisation adds: GALOT:n_synthetic=2 − control: +5.00 points" in text
-    assert "as well" not in text
+    assert "text optimisation adds: GALOT − GALOT:epsilon=0: +5.00 points" in text
+    assert "is not known" not in text
+    runs.append(finished(tmp_path, [0.5, 0.6], two, {"generator": "other weights"},
+                         n_synthetic=2.0, **galot))  # fmt: skip
+    (comparison,) = report.compare(runs)
+    assert len({c.label for c in comparison.curves}) == 3
 
 
 def test_csv_has_a_line_a_row(two_methods):

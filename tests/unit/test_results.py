@@ -6,18 +6,18 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import small_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepal_galot.errors import UserError
 from deepal_galot.results import RunFolder, find_runs
+from helpers import small_config
 
 CONTENT = {"data": "d"}
 
 
 def create(tmp_path, **fields):
-    return RunFolder.create(tmp_path, small_config(**fields), CONTENT, "label")
+    return RunFolder.create(tmp_path, small_config(**fields), CONTENT, {"epsilon": "2"})
 
 
 def test_layout_and_round_trip(tmp_path):
@@ -25,7 +25,7 @@ def test_layout_and_round_trip(tmp_path):
     assert folder.path.parts[-4:-2] == ("Digits", "MarginSampling")
     assert folder.path.name == "seed3"
     opened = RunFolder.open(folder.path)
-    assert opened.config == folder.config and opened.label == "label"
+    assert opened.config == folder.config and opened.settings == {"epsilon": "2"}
     assert [f.path for f in find_runs(tmp_path)] == [folder.path]
 
 

@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from conftest import small_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -18,6 +17,7 @@ from generators.text_optimization import (
     score_gradient,
     unit,
 )
+from helpers import small_config
 
 NORMS = ("l2", "linf")
 deltas = arrays("float32", (2, 3, 4), elements=st.floats(-1e4, 1e4, width=32)).map(torch.from_numpy)
@@ -215,9 +215,8 @@ def test_last_step_gradient_points_along_the_full_one(tiny64, margin_score, sche
     cosine = torch.cosine_similarity(last, full)
     ratio = (last.norm(dim=1) / full.norm(dim=1)).mean().item()
     spread = cosine.std().item() / math.sqrt(len(names))
-    print(
-        f"{scheduler}: cosine {cosine.mean():.2f} ± {spread:.2f}, size ratio {ratio:.3f}, n = {len(names)} classes"
-    )
+    quality = f"cosine {cosine.mean():.2f} ± {spread:.2f}, size ratio {ratio:.3f}"
+    print(f"{scheduler}: {quality}, n = {len(names)} classes")
     assert cosine.mean() > 0.1
 
 

@@ -1,0 +1,98 @@
+"""What tests share: a quick configuration, a fake generator, running the command line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deepal_galot.config import RunConfig, resolve
+from deepal_galot.datasets.digits import Digits
+from generators.base import Generator
+from generators.tiny import Tiny
+
+ROOT = Path(__file__).parents[1]
+QUICK = [
+    *("--n-init", "10", "--n-query", "5", "--n-rounds", "1", "--seeds", "0"),
+    *("--epochs", "2", "--min-steps", "0", "--ascent-steps", "2", "--ascent-samples", "1"),
+    *("--n-synthetic", "2", "--steps", "3"),
+]
+
+
+def run_benchmark(*args: object, check: bool = True, **kwargs) -> subprocess.CompletedProcess:
+    """`python run_benchmark.py ARGS` in a fresh process."""
+    command = [sys.executable, str(ROOT / "run_benchmark.py"), *map(str, args)]
+    done = subprocess.run(command, capture_output=True, text=True, **kwargs)
+    if check:
+        assert done.returncode == 0, done.stderr
+    return done
+
+
+def rows_of(output: Path, strategy: str = "*", *, seconds: bool = False) -> dict[str, list[dict]]:
+    """All rows below a results folder by run, without the seconds unless asked."""
+    found = {}
+    for file in sorted(output.glob(f"*/{strategy}/*/seed*/rounds.jsonl")):
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        if not seconds:
+            rows = [{k: v for k, v in r.items() if not k.endswith("_seconds")} for r in rows]
+        found[str(file.parent.relative_to(output))] = rows
+    return found
+
+
+def image_hashes(output: Path) -> dict[str, bytes]:
+    """Every shard's pixels by name."""
+    return {
+        f.name: np.load(f)["images"].tobytes() for f in sorted((output / "images").rglob("*.npz"))
+    }
+
+
+def small_config(**fields) -> RunConfig:
+    """A configuration that fits in a second."""
+    quick = {"n_init": 10, "n_query": 5, "n_rounds": 2, "epochs": 2, "min_steps": 0}
+    defaults = dict(Digits.defaults)
+    names = {k: fields.pop(k) for k in ("strategy", "dataset", "seed", "mode") if k in fields}
+    return resolve(
+        names.pop("strategy", "MarginSampling"),
+        names.pop("dataset", "Digits"),
+        names.pop("seed", 0),
+        **names,
+        flags=quick | fields,
+        dataset_defaults=defaults,
+        generator_defaults=Tiny.defaults,
+    )
+
+
+class FakeGenerator(Generator):
+    """Images 16×16 whose brightness pattern is a fixed linear map of c plus seeded noise."""
+
+    batch_size = 4
+    identity = {"weights": "fake"}
+
+    def __init__(self) -> None:
+        rng = torch.Generator().manual_seed(0)
+        self.map = torch.randn(3 * 16 * 16, 6 * 5, generator=rng)
+        self.calls: list[list[int]] = []
+
+    @classmethod
+    def content_hash(cls) -> str:
+        return "fake"
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        return torch.stack([
+            torch.randn(6, 5, generator=torch.Generator().manual_seed(len(p) + ord(p[-1])))
+            for p in prompts
+        ])  # fmt: skip
+
+    def sample(self, c: Tensor, seeds: Sequence[int], graph: str = "none") -> Tensor:
+        self.calls.append(list(seeds))
+        noise = torch.stack([
+            torch.randn(3 * 16 * 16, generator=torch.Generator().manual_seed(s)) for s in seeds
+        ]).to(c)  # fmt: skip
+        c = c.detach() if graph == "none" else c
+        return torch.sigmoid(c.flatten(1) @ self.map.T.to(c) / 5 + noise).reshape(-1, 3, 16, 16)
