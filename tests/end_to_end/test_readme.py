@@ -1,0 +1,47 @@
+"""The README's commands and examples do what it says."""
+
+import ast
+import re
+import shlex
+
+import pytest
+from helpers import ROOT, rows_of
+
+from deepal_galot.cli import build_parser, main
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+COMMANDS = [
+    line.split(" #")[0].strip()
+    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    for line in block.replace("\\\n", " ").splitlines()
+    if line.startswith("python run_benchmark.py")
+]
+
+
+def test_the_strategy_example_is_twelve_lines_and_runs(tmp_path):
+    (example,) = [code for code in PYTHON if "(Strategy)" in code]
+    assert len(example.strip().splitlines()) <= 12
+    file = tmp_path / "my_strategy.py"
+    file.write_text(example)
+    (name,) = [n.name for n in ast.parse(example).body if isinstance(n, ast.ClassDef)]
+    args = ["--plugin", file, "--strategy", name, "MarginSampling", "--seeds", "0"]
+    args += ["--n-rounds", "1", "--epochs", "2", "--min-steps", "0", "--output", tmp_path / "out"]
+    assert main([str(a) for a in args]) == 0
+    ((_, rows),) = rows_of(tmp_path / "out", name).items()
+    assert [r["labels"] for r in rows] == [20, 40]
+
+
+def test_there_are_commands():
+    assert len(COMMANDS) >= 10
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_printed_command_parses(command):
+    build_parser().parse_args(shlex.split(command)[2:])
+
+
+def test_every_link_and_picture_exists():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        if not target.startswith("http"):
+            assert (ROOT / target).exists(), target
