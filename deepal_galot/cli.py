@@ -192,7 +192,7 @@ def _listing() -> str:
 
 
 def _predict(args: argparse.Namespace) -> int:
-    from .campaign import pick_device
+    from .plan import pick_device
     from .predict import predict_folder
 
     if not (args.predict and args.from_run):
@@ -217,15 +217,17 @@ def _report(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from .campaign import dry_run, plan
+    from .campaign import Campaign, dry_run
+    from .plan import make_plan
     from .report import write_report
 
-    campaign = plan(_request(args))
+    request = _request(args)
+    campaign = Campaign(request, make_plan(request))
     if args.dry_run:
         print("\n".join(dry_run(campaign)))
         return 0
     folders = campaign.run()
-    if campaign.spec.x_test.size:
+    if campaign.plan.spec.x_test.size:
         print(write_report(folders, args.output, bold=sys.stdout.isatty()))
     else:
         print("no test data, so no accuracy; the classifiers, for --predict FOLDER --from RUN:")
@@ -234,8 +236,8 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _request(args: argparse.Namespace) -> Any:
-    """The command line as a campaign.Request."""
-    from .campaign import Request, pick_device
+    """The command line as a plan.Request."""
+    from .plan import Request, pick_device
 
     prefix = "config_"
     flags = {

@@ -5,9 +5,9 @@ import re
 import shlex
 
 import pytest
-from helpers import ROOT, rows_of
 
 from deepal_galot.cli import build_parser, main
+from helpers import ROOT, rows_of
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)

@@ -18,7 +18,7 @@ LAYERS = [  # a file may import from its own layer's earlier files and from lowe
     ["galot"],
     ["query_strategies"],
     ["results"],
-    ["trial"],
+    ["trial", "plan"],
     ["campaign"],
     ["report", "predict"],
     ["cli"],

@@ -1,0 +1,291 @@
+"""From a command line to checked runs: what is asked for, resolved before anything is computed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from generators.base import Generator
+from generators.diffusion import DiffusionGenerator, find_weights
+from generators.prompts import template_text
+from query_strategies.strategy import Strategy
+
+from . import registry
+from .classifiers.base import Classifier
+from .config import GALOT, GENERATOR, RunConfig, field_type, option_fields, resolve
+from .datasets.base import Dataset, DatasetSpec
+from .errors import UserError
+from .pool import check_budget
+from .registry import did_you_mean
+from .results import folder_of, label_of
+
+MODES = ("al", "gal", "al+gal", "full")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for.
+
+    Attributes:
+        strategies: names, each with optional own settings: "GALOT:epsilon=0,gal_strategy=random".
+        dataset: a data set class of the registry, or None if spec is given.
+        spec: the data in memory, if there is no data set class (class names only).
+        seeds: run seeds.
+        mode: what strategies that generate train on; None for each strategy's own.
+        flags: RunConfig fields set on the command line.
+        output, data_dir: folders.
+        device: resolved.
+        deterministic: forbid kernels whose result depends on timing.
+    """
+
+    strategies: tuple[str, ...]
+    dataset: type[Dataset] | None
+    seeds: tuple[int, ...]
+    mode: str | None
+    flags: Mapping[str, Any]
+    output: Path
+    data_dir: Path
+    device: torch.device
+    deterministic: bool = False
+    spec: DatasetSpec | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One planned run: the configuration, the classes it names, and its folder."""
+
+    config: RunConfig
+    settings: Mapping[str, str]
+    strategy: type[Strategy]
+    architecture: type[Classifier]
+    generator: type[Generator] | None
+    content: Mapping[str, str]
+
+    def folder(self, output: Path) -> Path:
+        return folder_of(output, self.config, self.content)
+
+    @property
+    def label(self) -> str:
+        return label_of(self.config.strategy, self.settings)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The data and the runs, each of them once, in the order asked for."""
+
+    spec: DatasetSpec
+    runs: tuple[Run, ...]
+
+
+def make_plan(request: Request) -> Plan:
+    """Check everything that can be checked before the first fit, and load the data.
+
+    Raises:
+        UserError: an unknown name, a value out of range, a generator that does not know the
+            classes or cannot be had, missing data, a budget larger than the pool.
+    """
+    entries = [parse_strategy(s) for s in request.strategies]
+    modes = _modes(request, entries)
+    configs = []
+    for (cls, own), mode in zip(entries, modes, strict=True):
+        config = _configure(request, cls, mode, {**request.flags, **own})
+        _classes(config, request)  # cheap, so before any loading or hashing
+        protocol = {"protocol": config.protocol}
+        configs.append((config, _configure(request, cls, _default_mode(cls), protocol)))
+    spec = request.spec or request.dataset().load(request.data_dir)
+    runs: dict[Path, Run] = {}
+    for config, default in configs:
+        if config.mode in ("al", "al+gal"):
+            check_budget(spec, config.budget(config.n_rounds))
+        for seed in request.seeds:
+            run = _run(dataclasses.replace(config, seed=seed), default, request, spec)
+            runs.setdefault(run.folder(request.output), run)
+    return Plan(spec, tuple(runs.values()))
+
+
+def parse_strategy(text: str) -> tuple[type[Strategy], dict[str, Any]]:
+    """A strategy's class and own settings.
+
+    >>> parse_strategy("GALOT:epsilon=0,gal-strategy=random")[1]
+    {'epsilon': 0.0, 'gal_strategy': 'random'}
+
+    Raises:
+        UserError: an unknown strategy or setting, or a value that does not parse.
+    """
+    name, _, settings = text.partition(":")
+    cls = registry.strategies.get(name)
+    own: dict[str, Any] = {}
+    known = {f.name for f in option_fields()}
+    for setting in filter(None, settings.split(",")):
+        key, equals, value = setting.partition("=")
+        key = key.strip().replace("-", "_")
+        if not equals:
+            raise UserError(f"--strategy {text!r}: write its settings as NAME:key=value,key=value")
+        if key == "mode":
+            own[key] = value
+        elif key in known:
+            own[key] = parse_value(key, value, f"--strategy {text!r}")
+        else:
+            raise UserError(f"--strategy {text!r}: unknown setting: {did_you_mean(key, known)}")
+    return cls, own
+
+
+def parse_value(key: str, value: str, where: str) -> Any:
+    """A field's value from text.
+
+    Raises:
+        UserError: not a number where one is needed.
+    """
+    kind = field_type(key)
+    try:
+        return kind(value)
+    except ValueError:
+        word = "a whole number" if kind is int else "a number"
+        raise UserError(f"{where}: {key} needs {word}, not {value!r}") from None
+
+
+def _default_mode(cls: type[Strategy]) -> str:
+    return "al+gal" if cls.generates else "al"
+
+
+def _modes(request: Request, entries: Sequence[tuple[type[Strategy], dict[str, Any]]]) -> list[str]:
+    """Each strategy's mode. --mode speaks to the strategies that generate, if there are any, and
+    `full` to all; a mode of generated images is refused where nothing generates.
+
+    Raises:
+        UserError: an unknown mode, or one that the strategy cannot have.
+    """
+    modes = []
+    some_generate = any(cls.generates for cls, _ in entries)
+    for cls, own in entries:
+        own_mode = own.pop("mode", None)
+        mode = own_mode or request.mode or _default_mode(cls)
+        if mode not in MODES:
+            raise UserError(f"unknown mode {mode!r}: {did_you_mean(mode, MODES)}")
+        if mode in ("gal", "al+gal") and not cls.generates:
+            if own_mode or not some_generate:
+                name = registry.class_name(cls)
+                raise UserError(
+                    f"--mode {mode}: {name} generates no images; use GALOT (with "
+                    f"--base-sampler {name} for its picks)"
+                )
+            mode = "al"
+        modes.append(mode)
+    return modes
+
+
+def _configure(
+    request: Request, cls: type[Strategy], mode: str, flags: Mapping[str, Any]
+) -> RunConfig:
+    """One strategy's configuration (seed 0), from all layers, with canonical names."""
+    flags = dict(flags)
+    if "template" in flags:
+        flags["template"] = template_text(flags["template"])
+    defaults = dict(request.dataset.defaults) if request.dataset else {}
+    generator = generator_class((defaults | flags).get("generator", RunConfig.generator))
+    name, fixed = registry.class_name(cls), dict(cls.fixed)
+    if mode == "full":
+        name, fixed = "FullySupervised", {"n_rounds": 0, "quota": None}
+    dataset = registry.class_name(request.dataset) if request.dataset else request.spec.name
+    config = resolve(
+        name, dataset, mode=mode, flags=flags, dataset_defaults=defaults,
+        generator_defaults=generator.defaults, fixed=fixed,
+    )  # fmt: skip
+    base = registry.class_name(registry.strategies.get(config.base_sampler))
+    architecture = registry.class_name(registry.classifiers.get(config.classifier))
+    config = dataclasses.replace(config, base_sampler=base, classifier=architecture)
+    if mode == "al" and cls.generates:  # without its images GALOT is its base sampler
+        config = dataclasses.replace(config, strategy=base)
+    return config
+
+
+def generator_class(source: str) -> type[Generator]:
+    """A registered name, a folder or a hub id; a name wins over a folder that is called alike."""
+    if source not in registry.generators and ("/" in source or Path(source).is_dir()):
+        return DiffusionGenerator.at(source)
+    return registry.generators.get(source)
+
+
+def _classes(
+    config: RunConfig, request: Request
+) -> tuple[type[Strategy], type[Classifier], type[Generator] | None]:
+    """The classes a configuration names; refuses what does not fit together.
+
+    Raises:
+        UserError: an unknown name, or a generator that does not know the data set's classes.
+    """
+    strategy = Strategy
+    if config.mode != "full":
+        strategy = registry.strategies.get(config.strategy)
+    architecture = registry.classifiers.get(config.classifier)
+    if not config.uses_generated_images:
+        return strategy, architecture, None
+    base = registry.strategies.get(config.base_sampler)
+    if base.generates:
+        raise UserError(
+            f"--base-sampler {config.base_sampler}: must pick real images only, e.g. MarginSampling"
+        )
+    generator = generator_class(config.generator)
+    class_names = request.spec.class_names if request.spec else request.dataset.class_names
+    generator.check_classes(class_names, config.dataset)
+    if issubclass(generator, DiffusionGenerator):
+        find_weights(generator.source)
+    return strategy, architecture, generator
+
+
+def _run(config: RunConfig, default: RunConfig, request: Request, spec: DatasetSpec) -> Run:
+    strategy, architecture, generator = _classes(config, request)
+    content = {"data": spec.content_hash}
+    used = [(registry.strategies, config.strategy), (registry.classifiers, config.classifier)]
+    if generator is not None:
+        content["generator"] = generator.content_hash()
+        used += [
+            (registry.generators, config.generator),
+            (registry.strategies, config.base_sampler),
+        ]
+    for kind, name in used:
+        plugin = kind.plugin_file(name)
+        if plugin is not None:
+            content[f"plugin {name}"] = registry.file_hash(plugin)
+    return Run(config, _settings(config, default), strategy, architecture, generator, content)
+
+
+def _settings(config: RunConfig, default: RunConfig) -> dict[str, str]:
+    """How the strategy's generating half differs from its default on this data set."""
+    if not config.uses_generated_images:
+        return {}
+    own = [f.name for f in option_fields() if f.metadata["group"] in (GALOT, GENERATOR)]
+    read = config.fields_read() | {"generator": config.generator}
+    differs = {"mode": config.mode} if config.mode != default.mode else {}
+    for key in own:
+        value = read.get(key)
+        if key in read and value != getattr(default, key):
+            differs[key] = f"{value:g}" if isinstance(value, float) else str(value)
+    return differs
+
+
+def pick_device(name: str) -> torch.device:
+    """auto, cpu, cuda, cuda:1, mps -> a device that is there.
+
+    Raises:
+        UserError: it is not there, or no such kind.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name!r}: use auto, cpu, cuda, cuda:1 or mps") from None
+    there = {
+        "cpu": True,
+        "cuda": (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not there.get(device.type, False):
+        raise UserError(f"--device {name}: this machine has none; use --device auto or cpu")
+    return device
