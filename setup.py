@@ -25,8 +25,8 @@ setup(
     install_requires=[
         "torch>=2.11",
         "torchvision>=0.26",
-        "diffusers>=0.38",
-        "transformers>=5.6",
+        "diffusers>=0.42",
+        "transformers>=5.17",
         "numpy>=2.0",
         "scikit-learn>=1.5",
         "safetensors>=0.5",

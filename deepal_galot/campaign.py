@@ -40,6 +40,7 @@ class Campaign:
         """
         if self.request.deterministic:
             torch.use_deterministic_algorithms(True)
+            torch.backends.cudnn.benchmark = False
         folders = [self._open(run) for run in self.plan.runs]
         for run, folder in zip(self.plan.runs, folders, strict=True):
             if run.generator and not folder.finished:

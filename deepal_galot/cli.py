@@ -147,22 +147,26 @@ def _add_instead(group: argparse._ArgumentGroup) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    _quiet_libraries()
+    _set_environment()
     try:
         return _dispatch(build_parser().parse_args(argv))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # a full disk, a lost file system: what is recorded stays recorded
+        print(f"error: {error}; the same command goes on from the last round", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\ninterrupted: the same command goes on where this one stopped", file=sys.stderr)
         return 130
 
 
-def _quiet_libraries() -> None:
-    """Nothing is asked of the network unless weights or data are really missing."""
+def _set_environment() -> None:
+    """What libraries read from the environment when they are imported."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # --deterministic needs it
 
 
 def _dispatch(args: argparse.Namespace) -> int:

@@ -244,7 +244,7 @@ PROTOCOLS: dict[str, Protocol] = {
         {"n_init": 20, "n_query": 20, "n_rounds": 4, "classifier": "small_cnn",
          "optimizer": "adam", "lr": 3e-3, "weight_decay": 5e-4, "epochs": 30, "min_steps": 200,
          "batch_size": 32, "shift": 1, "flip": 0, "rotate": 10.0, "zoom": 0.1,
-         "epsilon": 5.0, "ascent_steps": 5, "ascent_samples": 4, "n_synthetic": 5.0},
+         "epsilon": 5.0, "ascent_steps": 5, "ascent_samples": 4, "n_synthetic": 3.0},
     ),
 }  # fmt: skip
 

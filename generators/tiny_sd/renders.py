@@ -41,6 +41,8 @@ PREFIXES = (
 _GLYPH_HEIGHT = 96  # pixels in which a glyph is thinned
 _GLYPH_POINTS = 192  # skeleton points kept
 _EXTRA_POINTS = 24  # points of the bar of a crossed seven or the loop of a two
+_NIST_WIDTH = 20  # columns that a full-height shape is stretched towards
+_STRETCH = (0.6, 2.4)  # of the columns; a narrow one is not blown up to a block
 _SMALL = IMAGE_SIZE * 20 / 28  # MNIST keeps a digit in the central 20 of 28 pixels
 _HALF_STROKE = (1.3, 3.4)  # pixels, at full height
 _BOLD, _THIN = 2.7, 2.0  # half-strokes beyond which a caption may say so
@@ -214,10 +216,9 @@ def render(
     style = _draw_style(want_printed, rng)
     points, ratio = _skeletons(glyphs, pick, style, rng)
     points = _bend(points, style, rng)
-    points, radius = _fit(points, ratio, style, rng)
-    images = np.concatenate(
-        [_rasterise(points[i : i + batch], radius[i : i + batch]) for i in range(0, n, batch)]
-    )
+    points, radius, stretch = _fit(points, ratio, style, rng)
+    parts = [slice(i, i + batch) for i in range(0, n, batch)]
+    images = np.concatenate([_rasterise(points[p], radius[p], stretch[p]) for p in parts])
     images = np.clip(images * rng.uniform(0.85, 1.1, (n, 1, 1)), 0, 1)
     captions = [_caption(int(label), style, i, rng) for i, label in enumerate(labels)]
     return Renders(labels.astype(np.int64), captions, np.rint(images * 255).astype(np.uint8))
@@ -268,7 +269,8 @@ def _bend(points: np.ndarray, style: _Style, rng: np.random.Generator) -> np.nda
     hand = np.where(style.printed, 0.15, 1.0)
     turn = rng.normal(0, 0.12, n) * hand
     turn += style.tilted * rng.choice([-1.0, 1.0], n) * rng.uniform(0.3, 0.65, n)
-    shear = rng.normal(0, 0.25, n) * hand
+    # NIST's reader takes the slant out of what it frames; MNIST keeps it.
+    shear = rng.normal(0, 1, n) * np.where(style.small, 0.25, 0.1) * hand
     stretch = np.exp(rng.normal(0, 0.14, n) * np.maximum(hand, 0.5))
     strength = hand * rng.uniform(0.1, 1.0, n)
     for cells, size in ((3, 0.09), (6, 0.03)):
@@ -291,12 +293,17 @@ def _sample_field(field: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 def _fit(
     points: np.ndarray, ratio: np.ndarray, style: _Style, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Scale and centre skeletons in the frame: points [N, P, 2] and radii [N, P], in pixels.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scale and centre skeletons in the frame.
 
-    Full-height digits span the frame from top to bottom, keep their proportions unless they would
-    be wider than the frame, and have their bounding box in the middle. Small ones have their
-    larger side in the central box and their centre of mass in the middle, as MNIST has.
+    Full-height digits are framed as NIST's form reader frames them (NISTIR 5469, from which UCI's
+    optical digits come): the drawn shape, stroke included, spans 32 rows and is stretched or
+    squeezed towards 20 columns. Small ones have their larger side in the central box and their
+    centre of mass in the middle, as MNIST has.
+
+    Returns:
+        points [N, P, 2] and radii [N, P] in pixels, and the stretch [N] of the columns about the
+        middle, which widens the strokes with the shape.
     """
     n = len(points)
     side = np.where(style.small, _SMALL, IMAGE_SIZE)
@@ -304,20 +311,26 @@ def _fit(
     low, high = points.min(axis=1), points.max(axis=1)
     room = side - 2 * half
     extent = np.maximum(high - low, 1e-3)
-    scale_y = np.where(style.small, room / extent.max(axis=1), room / extent[:, 1])
-    scale_x = np.minimum(scale_y, room / extent[:, 0])
-    scale = np.stack([scale_x, scale_y], axis=1)[:, None]
+    scale = np.where(style.small, room / extent.max(axis=1), room / extent[:, 1])
+    width = extent[:, 0] * scale + 2 * half
+    stretch = np.where(style.small, 1.0, rng.normal(_NIST_WIDTH, 1.5, n) / width)
     middle = np.where(style.small[:, None], points.mean(axis=1), (low + high) / 2)
     shift = rng.normal(0, 0.4, (n, 2)) * [1.0, 0.3]
-    placed = (points - middle[:, None]) * scale + IMAGE_SIZE / 2 + shift[:, None]
-    return placed.astype(np.float32), (ratio * half[:, None]).astype(np.float32)
+    placed = (points - middle[:, None]) * scale[:, None, None] + IMAGE_SIZE / 2 + shift[:, None]
+    return (
+        placed.astype(np.float32),
+        (ratio * half[:, None]).astype(np.float32),
+        stretch.clip(*_STRETCH).astype(np.float32),
+    )
 
 
-def _rasterise(points: np.ndarray, radius: np.ndarray) -> np.ndarray:
+def _rasterise(points: np.ndarray, radius: np.ndarray, stretch: np.ndarray) -> np.ndarray:
     """Cover every pixel by its distance to the union of discs: float32 [N, 32, 32] in 0..1."""
     centres = torch.arange(IMAGE_SIZE, dtype=torch.float32) + 0.5
     y, x = torch.meshgrid(centres, centres, indexing="ij")
-    pixels = torch.stack([x.flatten(), y.flatten()], dim=1).expand(len(points), -1, -1)
+    middle = IMAGE_SIZE / 2
+    columns = middle + (x.flatten() - middle) / torch.from_numpy(stretch)[:, None]
+    pixels = torch.stack([columns, y.flatten().expand_as(columns)], dim=2)
     gap = torch.cdist(pixels, torch.from_numpy(points)) - torch.from_numpy(radius)[:, None]
     cover = (0.5 - gap.amin(dim=2)).clamp(0, 1)
     return cover.view(-1, IMAGE_SIZE, IMAGE_SIZE).numpy()
