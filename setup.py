@@ -29,6 +29,7 @@ setup(
         "transformers>=5.17",
         "numpy>=2.0",
         "scikit-learn>=1.5",
+        "scipy>=1.13",
         "safetensors>=0.5",
         "Pillow>=10",
         "matplotlib>=3.9",

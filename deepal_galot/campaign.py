@@ -17,8 +17,8 @@ from tqdm import tqdm
 from generators.base import Generator
 from generators.image_store import ImageStore
 
-from .config import RunConfig
-from .galot import Galot
+from .config import RunConfig, round_half_up
+from .galot import Galot, class_counts
 from .plan import Plan, Request, Run
 from .results import Row, RunFolder
 from .trial import Trial
@@ -41,15 +41,18 @@ class Campaign:
         if self.request.deterministic:
             torch.use_deterministic_algorithms(True)
             torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.allow_tf32 = False  # the ascent needs float32's digits
         folders = [self._open(run) for run in self.plan.runs]
         for run, folder in zip(self.plan.runs, folders, strict=True):
             if run.generator and not folder.finished:
-                self._generator(run)  # what is wrong with a model shows before the first fit
+                _ = self._galot(run, folder).c0  # a bad model or prompt shows before the first fit
         done = sum(len(f.rows()) for f in folders)
         total = sum(f.config.cycles for f in folders)
         with tqdm(total=total, initial=done, desc="campaign", unit="round", disable=None) as bar:
             for run, folder in zip(self.plan.runs, folders, strict=True):
-                if not folder.finished:
+                if folder.finished:
+                    folder.mark_done()
+                else:
                     self._play(run, folder, bar)
         return folders
 
@@ -115,19 +118,21 @@ def environment(request: Request) -> dict[str, Any]:
 
 def dry_run(campaign: Campaign) -> Iterator[str]:
     """Lines that say what each run will cost, and whether it is finished already."""
+    n_classes = campaign.plan.spec.n_classes
     for run in campaign.plan.runs:
         c, path = run.config, run.folder(campaign.request.output)
-        finished = len(RunFolder.open(path, c.n_rounds).rows()) if path.exists() else 0
+        finished = min(c.cycles, len(RunFolder.open(path).rows())) if path.exists() else 0
         labels = 0 if c.mode == "gal" else c.budget(c.n_rounds)
         if c.mode == "full":
             labels = len(campaign.plan.spec.x_train)
         line = f"{run.label} seed {c.seed}: {c.cycles} fits, {labels:,} labels"
         if run.generator:
             rounds = range(c.cycles)
-            images = sum(round(c.oversample * c.n_synthetic_at(r)) for r in rounds)
+            counts = [class_counts(c.n_synthetic_at(r), n_classes, c.seed, r) for r in rounds]
+            images = sum(round_half_up(c.oversample * n) for of_round in counts for n in of_round)
             line += f", {images:,} generated images"
             if c.gal_strategy != "random":
                 steps = sum(c.epsilon_at(r) > 0 for r in rounds) * c.ascent_steps
-                ascent = steps * c.ascent_samples * len(campaign.plan.spec.class_names)
+                ascent = steps * c.ascent_samples * n_classes
                 line += f" + {ascent:,} for the text optimisation"
         yield f"{line}; {finished}/{c.cycles} rounds done; {path}"

@@ -94,14 +94,21 @@ def _add_field(group: argparse._ArgumentGroup, f: Any) -> None:
     flag = f"--{f.name.replace('_', '-')}"
     names = [flag, SHORT[f.name]] if f.name in SHORT else [flag]
     unit = f" [{f.metadata['unit']}]" if f.metadata["unit"] else ""
-    default = "from the generator or protocol" if f.default is None else f"{f.default}"
-    others = [f"{name}: {p.sets[f.name]}" for name, p in PROTOCOLS.items() if f.name in p.sets]
-    text = f"{f.metadata['help']}{unit} (default: {', '.join([default, *others])})"
+    default = "the model's own" if f.default is None else f"{f.default}"
+    text = f"{f.metadata['help']}{unit} (default: {', '.join([default, *_other_defaults(f.name)])})"
     kind = field_type(f.name)
     group.add_argument(
         *names, dest=f"config_{f.name}", type=kind, help=text.replace("%", "%%"),
         metavar={int: "N", float: "X", str: "NAME"}[kind],
     )  # fmt: skip
+
+
+def _other_defaults(name: str) -> list[str]:
+    """ "who: value" of each protocol, data set and generator that prefers another value."""
+    prefers = {p: protocol.sets for p, protocol in PROTOCOLS.items()}
+    prefers |= {n: registry.datasets.get(n).defaults for n in registry.datasets.names()}
+    prefers |= {n: registry.generators.get(n).all_defaults() for n in registry.generators.names()}
+    return [f"{who}: {sets[name]}" for who, sets in prefers.items() if name in sets]
 
 
 def _add_where(group: argparse._ArgumentGroup) -> None:
@@ -151,14 +158,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(build_parser().parse_args(argv))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return _complain(error)
     except OSError as error:  # a full disk, a lost file system: what is recorded stays recorded
-        print(f"error: {error}; the same command goes on from the last round", file=sys.stderr)
-        return 2
+        return _complain(error)
     except KeyboardInterrupt:
         print("\ninterrupted: the same command goes on where this one stopped", file=sys.stderr)
         return 130
+
+
+def _complain(error: Exception) -> int:
+    """One line, whatever a library wrote into its message."""
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    return 2
 
 
 def _set_environment() -> None:
@@ -214,8 +225,11 @@ def _report(args: argparse.Namespace) -> int:
 
     folders = find_runs(args.output)
     if args.dataset:
-        name = registry.class_name(registry.datasets.get(args.dataset))
-        folders = [f for f in folders if f.config.dataset == name]
+        known = {f.config.dataset for f in folders}
+        folders = [f for f in folders if f.config.dataset.casefold() == args.dataset.casefold()]
+        if not folders:
+            hint = registry.did_you_mean(args.dataset, known)
+            raise UserError(f"--report: no runs of {args.dataset!r} in {args.output}: {hint}")
     print(write_report(folders, args.output, bold=sys.stdout.isatty()))
     return 0
 
@@ -252,8 +266,9 @@ def _request(args: argparse.Namespace) -> Any:
     if args.protocol is not None:
         flags["protocol"] = args.protocol
     strategies = args.strategy
-    if strategies == ["all"]:
-        strategies = registry.strategies.names()
+    strategies = [
+        n for s in strategies for n in (registry.strategies.names() if s == "all" else [s])
+    ]
     dataset, spec = None, None
     if args.class_names is not None:
         spec = _class_names_only(args)

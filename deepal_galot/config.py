@@ -240,7 +240,7 @@ PROTOCOLS: dict[str, Protocol] = {
         {},
     ),
     "demo": Protocol(
-        "minutes on two CPU cores: 20 + 4 × 20 labels, small_cnn; ε, K, m, N_GAL chosen on MNIST",
+        "minutes on two CPU cores: 20 + 4 × 20 labels, small_cnn; ε and N_GAL chosen on MNIST",
         {"n_init": 20, "n_query": 20, "n_rounds": 4, "classifier": "small_cnn",
          "optimizer": "adam", "lr": 3e-3, "weight_decay": 5e-4, "epochs": 30, "min_steps": 200,
          "batch_size": 32, "shift": 1, "flip": 0, "rotate": 10.0, "zoom": 0.1,
@@ -298,6 +298,7 @@ def resolve(
         values["n_rounds"] = math.ceil(quota / n_query)
         if quota % n_query == 0:  # then n_rounds says it all, and a run can be extended
             values["quota"] = None
+    values = {k: v if v is None else field_type(k)(v) for k, v in values.items()}
     return RunConfig(strategy, dataset, seed, mode, chosen, **values)
 
 

@@ -5,7 +5,6 @@ Knows no learner and no pool: the score function stands for the classifier, the 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Protocol
@@ -71,13 +70,11 @@ class SyntheticBatch:
     Attributes:
         x: [N, H, W, C] uint8; y: [N] int64 pseudo-labels.
         made: images requested of the generator for it (more than N with oversampling).
-        seconds: spent generating (0 where the store had them).
     """
 
     x: np.ndarray
     y: np.ndarray
     made: int
-    seconds: float
 
 
 class Galot:
@@ -150,7 +147,7 @@ class Galot:
 
         With oversampling, that many times more are made and N_GAL of them kept at random.
         """
-        started, config = time.perf_counter(), self.config
+        config = self.config
         kept = class_counts(config.n_synthetic_at(round), len(self.prompts), config.seed, round)
         made = tuple(round_half_up(config.oversample * n) for n in kept)
         request = Request(text.c, made, self.prompts, self.image_shape, config.seed, round)
@@ -162,8 +159,7 @@ class Galot:
             )
             for k, start in enumerate(first)
         ])  # fmt: skip
-        seconds = time.perf_counter() - started
-        return SyntheticBatch(images.x[keep], images.y[keep], sum(made), seconds)
+        return SyntheticBatch(images.x[keep], images.y[keep], sum(made))
 
     def _score(self, logits: Logits) -> Callable[[Tensor], Tensor]:
         """A(f(.)) of generated images, on the same path as training images."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +32,20 @@ def fit_to(images: Tensor, shape: tuple[int, int, int]) -> Tensor:
     elif images.shape[1] == 1 and channels == 3:
         images = images.expand(-1, 3, -1, -1)
     if images.shape[2:] != (height, width):
-        images = F.interpolate(images, (height, width), mode="bilinear", antialias=True)
+        rows = _resize_matrix(images.shape[2], height).to(images)
+        columns = _resize_matrix(images.shape[3], width).to(images)
+        images = rows @ images @ columns.T
     return images.clamp(0, 1)
+
+
+@functools.cache
+def _resize_matrix(n: int, m: int) -> Tensor:
+    """[m, n] weights of torch's antialiased bilinear resize of one axis from n to m pixels.
+
+    As a matrix product the resize has a deterministic gradient on a GPU; interpolate has none.
+    """
+    identity = torch.eye(n, dtype=torch.float64)[None, None]
+    return F.interpolate(identity, (m, n), mode="bilinear", antialias=True)[0, 0]
 
 
 def to_uint8(images: Tensor) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +101,8 @@ def make_plan(request: Request) -> Plan:
     spec = request.spec or request.dataset().load(request.data_dir)
     runs: dict[Path, Run] = {}
     for config, default in configs:
+        if config.uses_real_images and len(spec.x_train) == 0:
+            raise UserError(f"{spec.name} has no images to label: only --mode gal can do without")
         if config.mode in ("al", "al+gal"):
             check_budget(spec, config.budget(config.n_rounds))
         for seed in request.seeds:
@@ -121,11 +124,13 @@ def parse_strategy(text: str) -> tuple[type[Strategy], dict[str, Any]]:
     cls = registry.strategies.get(name)
     own: dict[str, Any] = {}
     known = {f.name for f in option_fields()}
-    for setting in filter(None, settings.split(",")):
+    for setting in filter(None, re.split(r",(?=[\w-]+=)", settings)):
         key, equals, value = setting.partition("=")
         key = key.strip().replace("-", "_")
         if not equals:
             raise UserError(f"--strategy {text!r}: write its settings as NAME:key=value,key=value")
+        if key in cls.fixed:
+            raise UserError(f"--strategy {text!r}: {name} is defined by {key}={cls.fixed[key]!r}")
         if key == "mode":
             own[key] = value
         elif key in known:
@@ -184,6 +189,8 @@ def _configure(
 ) -> RunConfig:
     """One strategy's configuration (seed 0), from all layers, with canonical names."""
     flags = dict(flags)
+    if flags.get("generator", "") in registry.generators:
+        flags["generator"] = registry.class_name(registry.generators.get(flags["generator"]))
     if "template" in flags:
         flags["template"] = template_text(flags["template"])
     defaults = dict(request.dataset.defaults) if request.dataset else {}
@@ -194,13 +201,16 @@ def _configure(
     dataset = registry.class_name(request.dataset) if request.dataset else request.spec.name
     config = resolve(
         name, dataset, mode=mode, flags=flags, dataset_defaults=defaults,
-        generator_defaults=generator.defaults, fixed=fixed,
+        generator_defaults=generator.all_defaults(), fixed=fixed,
     )  # fmt: skip
-    base = registry.class_name(registry.strategies.get(config.base_sampler))
+    sampler = registry.strategies.get(config.base_sampler)
+    base = registry.class_name(sampler)
+    if sampler.generates:
+        raise UserError(f"--base-sampler {base}: must pick real images only, e.g. MarginSampling")
     architecture = registry.class_name(registry.classifiers.get(config.classifier))
     config = dataclasses.replace(config, base_sampler=base, classifier=architecture)
-    if mode == "al" and cls.generates:  # without its images GALOT is its base sampler
-        config = dataclasses.replace(config, strategy=base)
+    if mode == "al":
+        config = dataclasses.replace(config, strategy=cls.without_images(config))
     return config
 
 
@@ -225,11 +235,6 @@ def _classes(
     architecture = registry.classifiers.get(config.classifier)
     if not config.uses_generated_images:
         return strategy, architecture, None
-    base = registry.strategies.get(config.base_sampler)
-    if base.generates:
-        raise UserError(
-            f"--base-sampler {config.base_sampler}: must pick real images only, e.g. MarginSampling"
-        )
     generator = generator_class(config.generator)
     class_names = request.spec.class_names if request.spec else request.dataset.class_names
     generator.check_classes(class_names, config.dataset)
@@ -265,7 +270,7 @@ def _settings(config: RunConfig, default: RunConfig) -> dict[str, str]:
     for key in own:
         value = read.get(key)
         if key in read and value != getattr(default, key):
-            differs[key] = f"{value:g}" if isinstance(value, float) else str(value)
+            differs[key] = f"{value:.12g}" if isinstance(value, float) else str(value)
     return differs
 
 

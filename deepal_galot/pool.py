@@ -52,11 +52,10 @@ class Pool:
         X_train: [N, H, W, C] uint8.
         Y_train: [N] int64 tensor, UNKNOWN where unlabeled.
         labeled_idxs: [N] bool mask.
-        spec: the data set.
     """
 
     def __init__(self, spec: DatasetSpec) -> None:
-        self.spec = spec
+        self._spec = spec  # private: it holds the hidden labels
         self.X_train, self.X_test = spec.x_train, spec.x_test
         self.n_pool, self.n_test = len(spec.x_train), len(spec.x_test)
         self.Y_train = torch.full((self.n_pool,), UNKNOWN)
@@ -97,8 +96,8 @@ class Pool:
             labels: [M] int64 pseudo-labels.
             accumulate: keep the images of earlier rounds too.
         """
-        if images.shape[1:] != self.spec.image_shape:
-            raise ValueError(f"images {images.shape[1:]}, the pool's are {self.spec.image_shape}")
+        if images.shape[1:] != self._spec.image_shape:
+            raise ValueError(f"images {images.shape[1:]}, the pool's are {self._spec.image_shape}")
         if not accumulate:
             self._synthetic.clear()
         self._synthetic.append(self.get_new_data(images, labels))
@@ -138,7 +137,7 @@ class Pool:
 
     def get_test_data(self) -> ImageSet:
         """The test images with their labels."""
-        return self.get_new_data(self.X_test, torch.as_tensor(self.spec.y_test))
+        return self.get_new_data(self.X_test, torch.as_tensor(self._spec.y_test))
 
     def get_partial_labeled_data(self) -> tuple[np.ndarray, Tensor]:
         """(images, labels) of the labeled part."""
@@ -160,11 +159,11 @@ class Pool:
 
     def get_new_data(self, X: np.ndarray, Y: np.ndarray | Tensor) -> ImageSet:
         """Any images and labels in this data set's normalisation."""
-        return ImageSet(X, torch.as_tensor(Y), self.spec.mean, self.spec.std)
+        return ImageSet(X, torch.as_tensor(Y), self._spec.mean, self._spec.std)
 
     def cal_test_acc(self, preds: Tensor) -> float:
         """Share of test images that are predicted right, in [0, 1]."""
-        return float((preds.cpu() == torch.as_tensor(self.spec.y_test)).double().mean())
+        return float((preds.cpu() == torch.as_tensor(self._spec.y_test)).double().mean())
 
     def _subset(self, idxs: np.ndarray) -> ImageSet:
         return self.get_new_data(self.X_train[idxs], self.Y_train[idxs])
@@ -181,7 +180,7 @@ def check_query(idxs: Sequence[int] | np.ndarray, n: int, labeled: np.ndarray) -
     Raises:
         ValueError: not n distinct unlabeled pool indices; says which rule is broken.
     """
-    array = np.asarray(idxs)
+    array = np.atleast_1d(np.asarray(idxs))  # indexing with a tensor of one gives a scalar
     if array.ndim != 1 or len(array) != n:
         raise ValueError(f"asked for {n} indices, got an array of shape {array.shape}")
     if n and not np.issubdtype(array.dtype, np.integer):

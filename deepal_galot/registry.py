@@ -186,9 +186,9 @@ def load_plugin(path: str | Path) -> list[str]:
     Raises:
         UserError: no such file, it fails to import, defines nothing, or clashes with a name.
     """
-    path = Path(path)
-    if not path.is_file():
+    if not Path(path).is_file():
         raise UserError(f"--plugin {path}: no such file")
+    path = Path(path).resolve()
     name = f"query_strategies.{path.stem}"
     for registry in ALL.values():
         registry.names()
@@ -203,7 +203,7 @@ def load_plugin(path: str | Path) -> list[str]:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-        added = [n for r in ALL.values() for n in r.add_from(module, plugin=path.resolve())]
+        added = [n for r in ALL.values() for n in r.add_from(module, plugin=path)]
     except UserError:
         del sys.modules[name]
         raise

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -41,10 +41,11 @@ class Curve:
     accuracy: np.ndarray
     rows: tuple[list[Row], ...]
 
-    @property
-    def average(self) -> np.ndarray:
-        """[S] mean accuracy over the rounds of each seed, the paper's "Average"."""
-        return self.accuracy.mean(1)
+    def average(self, budgets: Sequence[int]) -> np.ndarray | None:
+        """[S] mean accuracy over these budgets, the paper's "Average"; None if one is missing."""
+        if not budgets or not set(budgets) <= set(self.budgets):
+            return None
+        return self.accuracy[:, [self.budgets.index(b) for b in budgets]].mean(1)
 
     def cost(self, key: str) -> float:
         """Sum over the rounds, mean over the seeds."""
@@ -59,6 +60,11 @@ class Curve:
     def images(self) -> int:
         """Generated images in the last training set."""
         return self.rows[0][-1]["images"]
+
+    @property
+    def images_made(self) -> int:
+        """All images generated in a run, those of the text optimisation included."""
+        return sum(row["images_made"] + row["ascent_images"] for row in self.rows[0])
 
     @property
     def uses_generated_images(self) -> bool:
@@ -86,27 +92,68 @@ class Comparison:
         """All columns."""
         return sorted({b for c in self.curves for b in c.budgets})
 
+    @property
+    def common_budgets(self) -> list[int]:
+        """What every method has, the single fit on all labels aside: the average is over these."""
+        learning = [c for c in self.curves if len(c.budgets) > 1] or self.curves
+        return sorted(set.intersection(*(set(c.budgets) for c in learning)))
+
+
+Methods = dict[Path, list[RunFolder]]  # by the folder that their seeds share
+
 
 def compare(folders: Sequence[RunFolder]) -> list[Comparison]:
     """Group finished runs into tables; runs of another protocol go into another table.
 
+    A fully supervised run has no budget of its own and joins every table of its data and recipe.
+
     Args:
         folders: runs of any data sets; unfinished ones and runs without test data are left out.
     """
-    groups: dict[tuple, dict[Path, list[RunFolder]]] = {}
+    tables: dict[tuple, dict[tuple, Methods]] = {}
     for folder in folders:
         rows = folder.rows()
         if folder.finished and rows[0]["accuracy"] is not None:
-            group = groups.setdefault(_protocol_key(folder), {})
-            group.setdefault(folder.path.parent, []).append(folder)
+            by_budget = tables.setdefault(_recipe_key(folder), {})
+            methods = by_budget.setdefault(_budget_key(folder), {})
+            methods.setdefault(folder.path.parent, []).append(folder)
     comparisons = []
-    for key, methods in groups.items():
-        shared = _shared_settings([m[0] for m in methods.values()])
-        labels = _labels(list(methods.values()), shared)
-        curves = [_curve(x, of) for x, of in zip(labels, methods.values(), strict=True)]
-        name = key[0] if _only_one_table(key[0], groups) else f"{key[0]}-{_short(key)}"
-        comparisons.append(Comparison(key[0], name, shared, tuple(curves)))
-    return comparisons
+    for recipe, by_budget in tables.items():
+        full = by_budget.pop((), {})
+        for budget, methods in (by_budget or {(): {}}).items():
+            comparisons.append(_comparison(recipe[0], (recipe, budget), {**methods, **full}))
+    return _distinct_names(comparisons)
+
+
+def _recipe_key(folder: RunFolder) -> tuple:
+    """Data set, its content, and everything about training."""
+    return (folder.config.dataset, folder.content["data"], _values(folder, TRAINING))
+
+
+def _budget_key(folder: RunFolder) -> tuple:
+    """The labeling budget but for the number of rounds; empty for the fully supervised run."""
+    return () if folder.config.mode == "full" else _values(folder, BUDGET)
+
+
+def _values(folder: RunFolder, group: str) -> tuple:
+    names = [f.name for f in option_fields() if f.metadata["group"] == group]
+    return tuple((n, getattr(folder.config, n)) for n in names if n != "n_rounds")
+
+
+def _comparison(dataset: str, key: tuple, methods: Methods) -> Comparison:
+    runs = list(methods.values())
+    shared = _shared_settings([of[0] for of in runs])
+    curves = [_curve(x, of) for x, of in zip(_labels(runs, shared), runs, strict=True)]
+    digest = hashlib.sha256(repr(key).encode()).hexdigest()[:6]
+    return Comparison(dataset, f"{dataset}-{digest}", shared, tuple(curves))
+
+
+def _distinct_names(comparisons: list[Comparison]) -> list[Comparison]:
+    """A data set's only table is called like the data set."""
+    datasets = [c.dataset for c in comparisons]
+    return [
+        replace(c, name=c.dataset) if datasets.count(c.dataset) == 1 else c for c in comparisons
+    ]
 
 
 def _shared_settings(runs: Sequence[RunFolder]) -> dict[str, str]:
@@ -126,27 +173,6 @@ def _labels(methods: Sequence[Sequence[RunFolder]], shared: Mapping[str, str]) -
         x if labels.count(x) == 1 else f"{x}#{of[0].path.parent.name[:4]}"
         for x, of in zip(labels, methods, strict=True)
     ]
-
-
-def _protocol_key(folder: RunFolder) -> tuple:
-    """What must agree before accuracies are set side by side; `full` has no budget of its own."""
-    record = json.loads((folder.path / "config.json").read_text(encoding="utf-8"))
-    config = folder.config
-    shared = [f.name for f in option_fields() if f.metadata["group"] == TRAINING]
-    if config.mode != "full":
-        shared += [f.name for f in option_fields() if f.metadata["group"] == BUDGET]
-    values = tuple((n, getattr(config, n)) for n in shared if n != "n_rounds")
-    return (config.dataset, record["content"]["data"], values)
-
-
-def _only_one_table(dataset: str, groups: dict) -> bool:
-    return sum(key[0] == dataset for key in groups) == 1
-
-
-def _short(key: tuple) -> str:
-    import hashlib
-
-    return hashlib.sha256(repr(key).encode()).hexdigest()[:6]
 
 
 def _curve(label: str, folders: list[RunFolder]) -> Curve:
@@ -190,8 +216,8 @@ def paired_difference(a: Curve, b: Curve) -> PairedDifference | None:
         return None
 
     def averages(c: Curve) -> np.ndarray:
-        columns = [c.budgets.index(x) for x in budgets]
-        return np.array([c.accuracy[c.seeds.index(s)][columns].mean() for s in seeds])
+        of_seed = dict(zip(c.seeds, c.average(budgets), strict=True))
+        return np.array([of_seed[s] for s in seeds])
 
     mean, sem = mean_sem(averages(a) - averages(b))
     half_width = float(stats.t.ppf(0.975, len(seeds) - 1) * sem) if len(seeds) > 1 else float("nan")
@@ -203,7 +229,7 @@ def paired_difference(a: Curve, b: Curve) -> PairedDifference | None:
 
 def _columns(comparison: Comparison) -> list[str]:
     budgets = [f"{b:,}" for b in comparison.budgets]
-    return ["strategy", *budgets, "average", "n", "labels", "images", *SECONDS]
+    return ["strategy", *budgets, "average", "n", "labels", "images", "made", *SECONDS]
 
 
 def _with_error(mean: float, sem: float) -> str:
@@ -217,9 +243,12 @@ def table_rows(comparison: Comparison) -> list[list[str]]:
     for curve in comparison.curves:
         at = dict(zip(curve.budgets, curve.accuracy.T, strict=True))
         cells = [_with_error(*mean_sem(at[b])) if b in at else "" for b in comparison.budgets]
+        average = curve.average(comparison.common_budgets)
+        cells.append("" if average is None else _with_error(*mean_sem(average)))
         rows.append([
-            curve.label, *cells, _with_error(*mean_sem(curve.average)), str(len(curve.seeds)),
-            f"{curve.labels:,}", f"{curve.images:,}", *(f"{curve.cost(k):.1f}" for k in COSTS),
+            curve.label, *cells, str(len(curve.seeds)),
+            f"{curve.labels:,}", f"{curve.images:,}", f"{curve.images_made:,}",
+            *(f"{curve.cost(k):.1f}" for k in COSTS),
         ])  # fmt: skip
     return rows
 
@@ -228,7 +257,7 @@ def text_table(comparison: Comparison, *, bold: bool = False) -> str:
     """The table for a terminal; the best mean of each accuracy column is marked, with `bold` in
     bold type and otherwise by a star."""
     header, rows = _columns(comparison), table_rows(comparison)
-    best = {j: _best_row(rows, j) for j in range(1, len(comparison.budgets) + 2)}
+    best = _best_rows(comparison)
     widths = [max(len(r[j]) for r in [header, *rows]) + 1 for j in range(len(header))]
 
     def line(cells: list[str], i: int | None = None) -> str:
@@ -243,16 +272,22 @@ def text_table(comparison: Comparison, *, bold: bool = False) -> str:
     return "\n".join([line(header), "-" * (sum(widths) + len(widths) - 1), *body])
 
 
-def _best_row(rows: list[list[str]], column: int) -> int:
-    filled = [i for i in range(len(rows)) if rows[i][column]]
-    return max(filled, key=lambda i: float(rows[i][column].split()[0]))
+def _best_rows(comparison: Comparison) -> dict[int, int]:
+    """Accuracy column of the table -> row of its highest mean."""
+    sets = [[b] for b in comparison.budgets] + [comparison.common_budgets]
+    best = {}
+    for column, budgets in enumerate(sets, start=1):
+        averages = [c.average(budgets) for c in comparison.curves]
+        means = [-np.inf if a is None else a.mean() for a in averages]
+        best[column] = int(np.argmax(means))
+    return best
 
 
 def csv_table(comparison: Comparison) -> bytes:
     """Every row of every run, one line each, for other tools."""
     out = io.StringIO()
     keys = ["round", "budget", "labels", "images", "images_made", "ascent_images", "accuracy",
-            "epsilon", "score_before", "score_after", "steps", *COSTS]  # fmt: skip
+            "epsilon", "distance", "score_before", "score_after", "steps", *COSTS]  # fmt: skip
     writer = csv.writer(out)
     writer.writerow(["dataset", "strategy", "seed", *keys])
     for curve in comparison.curves:
@@ -268,7 +303,8 @@ def statements(comparison: Comparison) -> list[str]:
     """What may be said about the table: paired differences, the ε = 0 control, too few seeds."""
     curves = comparison.curves
     lines = []
-    reference = next((c for c in curves if not c.uses_generated_images), curves[0])
+    learning = [c for c in curves if len(c.budgets) > 1] or list(curves)
+    reference = next((c for c in learning if not c.uses_generated_images), learning[0])
     for curve in curves:
         if curve is not reference:
             lines += _difference_line(curve, reference)
@@ -305,13 +341,11 @@ _ASCENT = ("epsilon", "epsilon_schedule", "eta", "gal_strategy", "ascent_steps",
 
 
 def _is_control(curve: Curve, other: Curve) -> bool:
-    """Whether `other` is the same configuration but for ε = 0."""
-    a, b = curve.folders[0].config.fields_read(), other.folders[0].config.fields_read()
+    """Whether `other` is the same configuration, data and weights but for ε = 0."""
+    runs = (curve.folders[0], other.folders[0])
     ignore = {*_ASCENT, "n_rounds"}
-    same = {k: v for k, v in a.items() if k not in ignore} == {
-        k: v for k, v in b.items() if k not in ignore
-    }
-    return same and other.folders[0].config.epsilon == 0
+    a, b = ({k: v for k, v in r.config.fields_read().items() if k not in ignore} for r in runs)
+    return a == b and runs[0].content == runs[1].content and runs[1].config.epsilon == 0
 
 
 # -- pictures ----------------------------------------------------------------------------------
@@ -406,6 +440,11 @@ def _png(plt, figure) -> bytes:
 # -- everything --------------------------------------------------------------------------------
 
 
+def _file_name(label: str) -> str:
+    """A label as part of a file name."""
+    return "".join(ch if ch.isalnum() or ch in "-_.=" else "_" for ch in label)[:100]
+
+
 def write_report(folders: Sequence[RunFolder], output: Path, *, bold: bool = False) -> str:
     """Write the pictures and CSV below `<output>/report`; return the text for the terminal.
 
@@ -426,7 +465,9 @@ def write_report(folders: Sequence[RunFolder], output: Path, *, bold: bool = Fal
         for curve in comparison.curves:
             grid = plot_images(curve)
             if grid is not None:
-                label = "".join(ch if ch.isalnum() or ch in "-_.=" else "_" for ch in curve.label)
+                label = "".join(ch if ch.isalnum() or ch in "-_.=" else "_" for ch in curve.label)[
+                    :100
+                ]
                 files[f"{comparison.name}_{label}_images.png"] = grid
         for name, data in files.items():
             atomic_write(output / "report" / name, data)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +37,19 @@ class RunFolder:
     Attributes:
         path: the seed's folder.
         config: the run.
+        content: hashes of the data, weights and plug-ins that it reads.
         settings: what tells it from the strategy's default on this data set, for tables.
     """
 
-    def __init__(self, path: Path, config: RunConfig, settings: Mapping[str, str]) -> None:
-        self.path, self.config, self.settings = path, config, dict(settings)
+    def __init__(
+        self,
+        path: Path,
+        config: RunConfig,
+        content: Mapping[str, str],
+        settings: Mapping[str, str],
+    ) -> None:
+        self.path, self.config = path, config
+        self.content, self.settings = dict(content), dict(settings)
 
     @classmethod
     def create(
@@ -63,33 +71,41 @@ class RunFolder:
             UserError: the folder cannot be written, or holds another configuration.
         """
         path = folder_of(output, config, content)
+        if (path / "config.json").exists():
+            stored = cls.open(path)
+            if config.n_rounds > stored.config.n_rounds:  # an extension; readers must know of it
+                stored._write_config(config.n_rounds)
+            return cls(path, config, stored.content, stored.settings)
+        new = cls(path, config, content, settings)
+        try:
+            new._write_config(config.n_rounds)
+        except OSError as error:
+            raise UserError(f"--output {output}: cannot be written ({error})") from error
+        return new
+
+    def _write_config(self, n_rounds: int) -> None:
+        config = replace(self.config, n_rounds=n_rounds)
         record = {
             "schema": SCHEMA,
-            "fingerprint": fingerprint(config, content),
-            "settings": dict(settings),
-            "content": dict(content),
+            "fingerprint": fingerprint(config, self.content),
+            "settings": self.settings,
+            "content": self.content,
             "read": config.fields_read(),
             "config": asdict(config),
         }
-        if (path / "config.json").exists():
-            return cls.open(path, n_rounds=config.n_rounds)
-        try:
-            atomic_write(path / "config.json", _json(record))
-        except OSError as error:
-            raise UserError(f"--output {output}: cannot be written ({error})") from error
-        return cls(path, config, settings)
+        atomic_write(self.path / "config.json", _json(record))
 
     @classmethod
-    def open(cls, path: Path, n_rounds: int | None = None) -> RunFolder:
+    def open(cls, path: Path) -> RunFolder:
         """An existing run's folder.
 
         Args:
             path: the seed's folder.
-            n_rounds: how many rounds the reader wants, if not what the folder was made with.
 
         Raises:
             UserError: no run there, unreadable, or its configuration was altered.
         """
+        path = path.resolve()
         file = path / "config.json"
         try:
             record = json.loads(file.read_text(encoding="utf-8"))
@@ -101,21 +117,23 @@ class RunFolder:
         if schema != SCHEMA:
             raise UserError(f"{file}: written by schema {schema}, this version reads {SCHEMA}")
         now = fingerprint(config, content)
-        if not now == stored == path.parent.name or record["read"] != config.fields_read():
+        same = now == stored == path.parent.name and path.name == f"seed{config.seed}"
+        if not same or record["read"] != config.fields_read():
             raise UserError(
-                f"{file}: was altered; it describes run {now}, its folder is {path.parent.name}. "
-                f"Restore it, or move the folder away to run again"
+                f"{file}: was altered or moved; it describes {now}/seed{config.seed}, its folder is "
+                f"{path.parent.name}/{path.name}. Restore it, or move the folder away to run again"
             )
-        if n_rounds is not None:
-            config = RunConfig(**{**record["config"], "n_rounds": n_rounds})
-        return cls(path, config, settings)
+        return cls(path, config, content, settings)
 
     # -- rows --------------------------------------------------------------------------------
 
-    def rows(self) -> list[Row]:
+    def rows(self, *, repair: bool = False) -> list[Row]:
         """The finished rounds, in order, up to the configuration's n_rounds.
 
-        A last line that a kill cut short is removed; the round is played again.
+        A last line that a kill cut short does not count; the round is played again.
+
+        Args:
+            repair: also remove such a line from the file; for the one who goes on writing.
 
         Raises:
             UserError: a line that is not the next round.
@@ -132,16 +150,23 @@ class RunFolder:
                 break
             rows.append(row)
             good += len(line)
-        if good < len(data):
-            if data[good:].count(b"\n") > 0:
-                raise UserError(
-                    f"{file}: line {len(rows) + 1} is damaged; move the run's folder away"
-                )
+        if data[good:].count(b"\n") > 0:
+            line = len(rows) + 1
+            raise UserError(f"{file}: line {line} is damaged; move the run's folder away")
+        if repair and good < len(data):
             atomic_write(file, data[:good])
         return rows[: self.config.cycles]
 
     def append(self, row: Row) -> None:
-        """Record a finished round, durably."""
+        """Record a finished round, durably.
+
+        Raises:
+            UserError: another process has recorded it meanwhile.
+        """
+        if row["round"] != len(self.rows()):
+            raise UserError(
+                f"{self.path}: another process is at work on this run; it goes on there"
+            )
         append_line(self.path / "rounds.jsonl", json.dumps(row))
 
     @property
@@ -149,9 +174,12 @@ class RunFolder:
         """Whether every round of the configuration is recorded."""
         return len(self.rows()) == self.config.cycles
 
-    def mark_done(self) -> None:
-        """Leave the DONE file."""
-        atomic_write(self.path / "DONE", b"")
+    def mark_done(self, done: bool = True) -> None:
+        """Leave the DONE file, or remove it while an extension runs."""
+        if done:
+            atomic_write(self.path / "DONE", b"")
+        else:
+            (self.path / "DONE").unlink(missing_ok=True)
 
     # -- the journal: what must not be decided twice -----------------------------------------
 
@@ -214,8 +242,13 @@ class RunFolder:
             return tensors, json.loads(opened.metadata()["card"])
 
     def save_environment(self, environment: Mapping[str, Any]) -> None:
-        """Record the machine of this (part of the) run."""
-        atomic_write(self.path / "env.json", _json(environment))
+        """Record the machine of this part of the run beside those of the earlier parts."""
+        file = self.path / "env.json"
+        try:
+            parts = json.loads(file.read_text(encoding="utf-8"))["parts"]
+        except (OSError, ValueError, LookupError, TypeError):
+            parts = []  # none yet; nothing is ever computed from them
+        atomic_write(file, _json({"parts": [*parts, dict(environment)]}))
 
 
 def folder_of(output: Path, config: RunConfig, content: Mapping[str, Any]) -> Path:

@@ -49,13 +49,15 @@ class Trial:
         self.learner = Learner(self.config, architecture, spec.image_shape, spec.n_classes, device)
         task = {"num_class": spec.n_classes, "class_names": spec.class_names,
                 "image_shape": spec.image_shape}  # fmt: skip
+        seeding.seed_globals(self.config.seed, "query", 0)  # for constructors that draw
         self.strategy = strategy(self.pool, self.learner, self.config, task)
         self.galot = make_galot() if make_galot and self.config.uses_generated_images else None
         self.picks = folder.picks()
 
     def run(self, on_round: Callable[[Row], None] = lambda row: None) -> list[Row]:
         """Play the rounds that are not recorded yet; `on_round` hears of each one played."""
-        rows = self.folder.rows()
+        rows = self.folder.rows(repair=True)
+        self.folder.mark_done(False)
         for done in range(len(rows)):
             self._replay(done)
         for round in range(len(rows), self.config.cycles):
@@ -173,13 +175,16 @@ class Trial:
         if batch is None:
             return {"images_made": 0, "ascent_images": 0}
         text = self.galot.text(self.learner.logits, round)
-        before, after = text.probe_score.double().mean((1, 2)).tolist()
-        scores = {} if text.epsilon == 0 else {"score_before": before, "score_after": after}
+        moved: Row = {}
+        if text.epsilon > 0:
+            before, after = text.probe_score.double().mean((1, 2)).tolist()
+            distance = text.ascent_distance[-1].double().mean().item()
+            moved = {"distance": distance, "score_before": before, "score_after": after}
         return {
             "images_made": batch.made,
             "ascent_images": int(text.ascent_images),
             "epsilon": self.config.epsilon_at(round),
-            **scores,
+            **moved,
         }
 
     def _card(self, round: int) -> dict[str, Any]:

@@ -74,6 +74,14 @@ class Generator(ABC):
         """
 
     @classmethod
+    def all_defaults(cls) -> dict[str, Any]:
+        """`defaults` of this class over those of its bases."""
+        merged: dict[str, Any] = {}
+        for base in reversed(cls.__mro__):
+            merged |= vars(base).get("defaults", {})
+        return merged
+
+    @classmethod
     def check_classes(cls, class_names: Sequence[str], dataset: str) -> None:
         """
         Raises:

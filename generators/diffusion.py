@@ -80,14 +80,15 @@ class DiffusionGenerator(Generator):
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Tensor:
-        tokens = self._tokenizer(
-            list(prompts),
-            padding="max_length",
-            max_length=self._tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        )
-        return self._text_encoder(tokens.input_ids)[0].float()
+        limit = self._tokenizer.model_max_length
+        tokens = [self._tokenizer(p, padding="max_length", max_length=limit) for p in prompts]
+        for prompt, of_prompt in zip(prompts, tokens, strict=True):
+            if len(of_prompt.input_ids) > limit:  # a cut prompt could lose its class name
+                raise UserError(
+                    f"the prompt {prompt!r} has {len(of_prompt.input_ids)} tokens, this generator "
+                    f"reads {limit}: use a shorter --template"
+                )
+        return self._text_encoder(torch.tensor([t.input_ids for t in tokens]))[0].float()
 
     def sample(self, c: Tensor, seeds: Sequence[int], graph: Graph = "none") -> Tensor:
         scheduler = type(self._scheduler).from_config(self._scheduler.config)
@@ -133,6 +134,7 @@ class DiffusionGenerator(Generator):
         return (images / 2 + 0.5).clamp(0, 1)
 
 
+@cache
 def find_weights(source: str | Path) -> Path:
     """The local folder of a model, downloading a hub id into the hub's cache if need be.
 
@@ -183,12 +185,16 @@ def _load(folder: Path) -> Any:
             folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, **unused
         )
     except (OSError, ValueError, ImportError, AttributeError, TypeError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"--generator {folder}: cannot be loaded ({reason})") from error
+        raise UserError(f"--generator {folder}: cannot be loaded ({error})") from error
     missing = [part for part in COMPONENTS if getattr(pipe, part, None) is None]
     if missing:
         raise UserError(
             f"--generator {folder}: a {type(pipe).__name__} has no {', '.join(missing)}; only "
+            f"StableDiffusionPipeline-format models can be used"
+        )
+    if pipe.unet.config.get("addition_embed_type"):
+        raise UserError(
+            f"--generator {folder}: a {type(pipe).__name__} conditions on more than text; only "
             f"StableDiffusionPipeline-format models can be used"
         )
     return pipe

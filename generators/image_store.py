@@ -52,8 +52,16 @@ class Request:
 
     def key(self, generator: Generator) -> str:
         """Forty hex digits over all that the pixels depend on."""
-        what = {"generator": generator.identity, "counts": self.counts, "prompts": self.prompts,
-                "shape": self.image_shape, "seed": self.seed, "round": self.round}  # fmt: skip
+        what = {
+            "version": 1,
+            "resize": "bilinear, antialiased",
+            "generator": generator.identity,
+            "counts": self.counts,
+            "prompts": self.prompts,
+            "shape": self.image_shape,
+            "seed": self.seed,
+            "round": self.round,
+        }
         digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode())
         digest.update(self.c.contiguous().numpy().tobytes())
         return digest.hexdigest()[:40]

@@ -16,6 +16,10 @@ TEMPLATES = {
 }  # the six of the paper's Table 3; the paper elides the tail of the sixth
 
 
+# "an hour", but "a one", "a unicycle", "a European": English goes by sound.
+VOWEL_SOUND = re.compile(r"(?!one\b|once\b|uni(?!n)|eu|use|uk)[aeiou]|hour|heir|honest", re.I)
+
+
 def template_text(name_or_text: str) -> str:
     """The template of that name, or the text itself.
 
@@ -37,6 +41,6 @@ def fill(template: str, label: str) -> str:
     >>> fill("a photo of a {label}", "airplane")
     'a photo of an airplane'
     """
-    if re.match(r"[aeiou]", label, re.IGNORECASE):
+    if VOWEL_SOUND.match(label):
         template = re.sub(r"\b([aA]) (?=\{label\})", r"\1n ", template)
     return template.replace("{label}", label)

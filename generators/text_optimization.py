@@ -117,8 +117,11 @@ def length(delta: Tensor, norm: str) -> Tensor:
 
 def unit(direction: Tensor, norm: str) -> Tensor:
     """[C, L, D] scaled to length 1 in the norm, so that η is a length; zero stays zero."""
-    size = length(direction, norm)[:, None, None]
-    return torch.where(size > 0, direction / size.clamp_min(torch.finfo(size.dtype).tiny), 0.0)
+    largest = length(direction, "linf")[:, None, None]
+    # By the largest entry first, because the squares of a tiny gradient would underflow.
+    scaled = torch.where(largest > 0, direction / largest, 0.0)
+    size = length(scaled, norm)[:, None, None]
+    return torch.where(size > 0, scaled / size, 0.0)
 
 
 def project(delta: Tensor, epsilon: float, norm: str) -> Tensor:

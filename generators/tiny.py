@@ -10,7 +10,7 @@ from .diffusion import DiffusionGenerator
 
 
 class Tiny(DiffusionGenerator):
-    """embedded 2 M-parameter Stable Diffusion of digits, offline; for Digits and MNIST
+    """embedded 2.6 M-parameter Stable Diffusion of digits, offline; for Digits and MNIST
 
     Trained on renders of openly licensed fonts, see tiny_sd/README.md; it has seen no data set.
     """

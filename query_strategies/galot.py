@@ -27,6 +27,10 @@ class GALOT(Strategy):
         base = strategies.get(args_input.base_sampler)
         self.base = base(dataset, net, args_input, args_task)
 
+    @classmethod
+    def without_images(cls, config: RunConfig) -> str:
+        return config.base_sampler
+
     def query(self, n: int) -> np.ndarray:
         return self.base.query(n)
 

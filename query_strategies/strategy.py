@@ -18,6 +18,7 @@ from deepal_galot.config import RunConfig
 from deepal_galot.galot import Galot, SyntheticBatch
 from deepal_galot.learner import Learner
 from deepal_galot.pool import ImageSet, Pool
+from deepal_galot.registry import class_name
 
 
 class Strategy:
@@ -42,6 +43,11 @@ class Strategy:
     ) -> None:
         self.dataset, self.net = dataset, net
         self.args_input, self.args_task = args_input, args_task
+
+    @classmethod
+    def without_images(cls, config: RunConfig) -> str:
+        """The name of the strategy that this one is in mode `al`, where no image is generated."""
+        return class_name(cls)
 
     def query(self, n: int) -> np.ndarray:
         """n distinct pool indices of unlabeled images to be labeled.

@@ -5,8 +5,6 @@ To add one, write a file in this folder (or a plug-in) with a subclass of Classi
 
 from __future__ import annotations
 
-from abc import abstractmethod
-
 from torch import Tensor, nn
 
 
@@ -20,9 +18,9 @@ class Classifier(nn.Module):
 
     embedding_dim: int
 
-    @abstractmethod
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[B, C, H, W] normalised images -> (logits [B, K], embedding [B, D])."""
+        raise TypeError(f"{type(self).__name__} defines no forward(x)")
 
     def get_embedding_dim(self) -> int:
         """D, by DeepALPlus's name."""

@@ -23,10 +23,17 @@ class SmallCNN(Classifier):
                 nn.BatchNorm2d(out_channels),
                 nn.ReLU(inplace=True),
             ]
-            if min(height, width) >= pool_from:
+            if min(image_shape[:2]) >= pool_from:
                 layers.append(nn.MaxPool2d(2))
+                height, width = height // 2, width // 2
             channels = out_channels
-        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten())
+        # AdaptiveAvgPool2d(2) written out, because its gradient is not deterministic on a GPU.
+        layers.append(
+            nn.AvgPool2d(
+                (-(-height // 2), -(-width // 2)), (max(1, height // 2), max(1, width // 2))
+            )
+        )
+        self.features = nn.Sequential(*layers, nn.Flatten())
         self.hidden = nn.Sequential(nn.Linear(4 * channels, self.embedding_dim), nn.ReLU())
         self.head = nn.Linear(self.embedding_dim, n_classes)
 

@@ -50,6 +50,13 @@ class DatasetSpec:
             ("test", self.x_test, self.y_test),
         ):
             _check_part(f"{self.name}, {part} part", x, y, len(self.class_names))
+        for name in ("y_train", "y_test"):
+            object.__setattr__(self, name, getattr(self, name).astype(np.int64))
+        if not len(self.mean) == len(self.std) == self.x_train.shape[3]:
+            raise UserError(
+                f"{self.name}: images have {self.x_train.shape[3]} channels, its mean and standard "
+                f"deviation {len(self.mean)} and {len(self.std)}"
+            )
         if self.x_train.shape[1:] != self.x_test.shape[1:]:
             raise UserError(
                 f"{self.name}: train images are {self.x_train.shape[1:]}, test images "

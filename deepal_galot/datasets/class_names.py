@@ -22,7 +22,7 @@ def from_class_names(file: Path, image_size: int, test_folder: Path | None = Non
         UserError: unreadable, fewer than two names, a name twice, no test images.
     """
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--class-names {file}: cannot be read as text ({error})") from error
     names = tuple(s for line in lines if (s := line.strip()) and not s.startswith("#"))
@@ -46,6 +46,9 @@ def _test_images(
     from ..images import image_files, load_image
 
     x, y = [], []
+    missing = [name for name in names if not (folder / name).is_dir()]
+    if missing:
+        raise UserError(f"--test-data {folder}: no sub-folder for {', '.join(missing)}")
     for label, name in enumerate(names):
         files = image_files(folder / name)
         x += [load_image(f, (image_size, image_size, 3)) for f in files]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -66,12 +67,12 @@ def read_npz(path: Path) -> Arrays:
         UserError: not an .npz, damaged, or an array is missing.
     """
     try:
-        with np.load(path, allow_pickle=False) as npz:
+        with np.load(path, allow_pickle=False) as npz:  # an .npy under another name gives an array
             missing = [k for k in NPZ_KEYS if k not in npz.files]
             if missing:
                 raise UserError(f"{path}: holds {npz.files}, lacks {missing}")
             return {k: npz[k] for k in NPZ_KEYS}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path}: damaged or not an .npz file ({error})") from error
 
 

@@ -142,6 +142,13 @@ def test_another_epsilon_does_not_run_the_baseline_again(tmp_path):
     assert len(rows_of(tmp_path, "MarginSampling")) == 1 and len(rows_of(tmp_path, "GALOT")) == 2
 
 
+def test_settings_with_commas_and_all(tmp_path, capsys):
+    quick(tmp_path, "--strategy", "all", "GALOT:template=a {label}, bold,epsilon=0", "--dry-run")
+    out = capsys.readouterr().out
+    assert "template=a {label}, bold" in out and "epsilon=0" in out
+    assert out.count("RandomSampling seed 0") == 1
+
+
 def test_dry_run_says_the_costs_and_runs_nothing(tmp_path, capsys):
     quick(tmp_path, "--strategy", "MarginSampling", "GALOT", "--dry-run")
     out = capsys.readouterr().out

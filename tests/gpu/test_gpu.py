@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from helpers import QUICK, rows_of, small_config
 
 from deepal_galot.classifiers.resnet18 import ResNet18
 from deepal_galot.classifiers.small_cnn import SmallCNN
@@ -11,6 +10,7 @@ from deepal_galot.learner import Learner
 from deepal_galot.pool import Pool
 from generators.text_optimization import score_gradient
 from generators.tiny import Tiny
+from helpers import QUICK, rows_of, small_config
 
 pytestmark = [
     pytest.mark.gpu,

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from helpers import small_config
 
 from deepal_galot import registry, seeding
 from deepal_galot.pool import Pool
+from helpers import small_config
 
 
 class FixedLogits:

@@ -65,6 +65,12 @@ def test_text_embeddings_are_the_encoders(tiny):
     assert not torch.equal(c[0], c[1])
 
 
+def test_a_prompt_that_would_be_cut_is_refused(tiny):
+    long = "a very long and winding description of something that in the end shows the digit two"
+    with pytest.raises(UserError, match=r"tokens, this generator reads 24"):
+        tiny.encode(["two", long + " which nobody would ever read to its very end"])
+
+
 def test_identity_follows_what_an_image_depends_on(tiny):
     other = Tiny(small_config(steps=3), CPU)
     assert other.identity != tiny.identity

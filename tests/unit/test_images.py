@@ -24,6 +24,16 @@ def test_downsizing_by_hand():
     np.testing.assert_allclose(fit_to(x, (2, 2, 1))[0, 0], expected, atol=1e-6)
 
 
+SIZES = [((32, 32), (8, 8)), ((512, 512), (32, 32)), ((9, 7), (12, 5))]
+
+
+@pytest.mark.parametrize(("n", "m"), SIZES)
+def test_resize_equals_torchs_antialiased_one(n, m):
+    x = torch.rand(2, 3, *n)
+    reference = torch.nn.functional.interpolate(x, m, mode="bilinear", antialias=True)
+    torch.testing.assert_close(fit_to(x, (*m, 3)), reference, atol=2e-6, rtol=0)
+
+
 def test_colour_becomes_luma_and_grey_becomes_colour():
     pixel = torch.tensor([1.0, 0.5, 0.25]).reshape(1, 3, 1, 1).expand(1, 3, 4, 4)
     expected = 0.299 + 0.587 * 0.5 + 0.114 * 0.25

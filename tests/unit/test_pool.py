@@ -1,7 +1,10 @@
 """Budget, hidden labels, and generated images that shift nothing."""
 
+import dataclasses
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -80,6 +83,31 @@ def test_items_are_deepalplus_triples(toy):
     assert image.shape == (1, 8, 8) and label == toy.y_test[4] and i == 4
     expected = (toy.x_test[4, ..., 0] / 255 - 0.3) / 0.3
     np.testing.assert_allclose(image[0].numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_single_index_may_be_a_scalar(toy):
+    """An unmodified DeepALPlus strategy's answer to query(1)."""
+    assert check_query(np.arange(60)[torch.tensor([7])], 1, np.zeros(60, bool)).tolist() == [7]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.uint16])
+def test_labels_of_any_integer_type(toy, dtype):
+    spec = dataclasses.replace(toy, y_train=toy.y_train.astype(dtype))
+    pool = Pool(spec)
+    pool.label([5])
+    assert pool.Y_train[5] == toy.y_train[5]
+
+
+def test_statistics_must_fit_the_channels(toy):
+    with pytest.raises(UserError, match="1 channels"):
+        dataclasses.replace(toy, mean=(0.1, 0.2, 0.3), std=(1.0, 1.0, 1.0))
+
+
+def test_hidden_labels_are_in_no_public_attribute(toy):
+    pool = Pool(toy)
+    for name, value in vars(pool).items():
+        if not name.startswith("_") and hasattr(value, "__len__") and len(value) == 60:
+            assert not np.array_equal(np.asarray(value).reshape(60, -1)[:, 0], toy.y_train), name
 
 
 def test_budget_larger_than_the_pool(toy):

@@ -20,7 +20,9 @@ def test_label_is_required():
 @pytest.mark.parametrize(
     ("label", "prompt"),
     [("airplane", "a photo of an airplane"), ("cat", "a photo of a cat"),
-     ("Elephant", "a photo of an Elephant")],
+     ("Elephant", "a photo of an Elephant"), ("one", "a photo of a one"),
+     ("unicycle", "a photo of a unicycle"), ("umbrella", "a photo of an umbrella"),
+     ("hourglass", "a photo of an hourglass"), ("orange", "a photo of an orange")],
 )  # fmt: skip
 def test_article(label, prompt):
     assert fill("a photo of a {label}", label) == prompt

@@ -68,7 +68,7 @@ def test_table_holds_the_numbers(two_methods):
     sem = accuracy[0, :, 0].std(ddof=1) / np.sqrt(5)
     assert row[0] == "MarginSampling"
     assert row[1] == f"{100 * accuracy[0, :, 0].mean():.1f} ±{100 * sem:.1f}"
-    assert row[-6:] == ["5", "20", "0", "3.0", "6.0", "0.0"]
+    assert row[-7:] == ["5", "20", "0", "0", "3.0", "6.0", "0.0"]
     text = report.text_table(comparison)
     assert text.count("*") == 4  # the best of three budgets and the average
     assert len({len(line.split()) for line in text.splitlines()[2:]}) == 1
@@ -104,10 +104,12 @@ def test_the_control_is_shown_or_asked_for(tmp_path):
     text = report.write_report(runs, tmp_path)
     assert "text optimisation adds: GALOT − GALOT:epsilon=0: +5.00 points" in text
     assert "is not known" not in text
-    runs.append(finished(tmp_path, [0.5, 0.6], two, {"generator": "other weights"},
-                         n_synthetic=2.0, **galot))  # fmt: skip
+    runs.append(finished(tmp_path, [0.5, 0.9], two, {"generator": "w"}, n_synthetic=2.0, **galot))
     (comparison,) = report.compare(runs)
     assert len({c.label for c in comparison.curves}) == 3
+    # The same settings with other weights: not its control.
+    unknown = [line for line in report.statements(comparison) if "is not known" in line]
+    assert len(unknown) == 1 and comparison.curves[2].label in unknown[0]
 
 
 def test_csv_has_a_line_a_row(two_methods):
@@ -121,3 +123,38 @@ def test_pictures_are_pngs(two_methods, tmp_path):
     comparison = report.compare(two_methods[1])[0]
     assert report.plot_curves(comparison).startswith(b"\x89PNG")
     assert report.plot_images(comparison.curves[0]) is None
+
+
+def test_the_fully_supervised_run_joins_every_table_of_its_recipe(tmp_path):
+    full = finished(tmp_path, [0.9], strategy="FullySupervised", mode="full")
+    runs = [finished(tmp_path, [0.5, 0.6, 0.7]), finished(tmp_path, [0.5, 0.6], n_init=11),
+            finished(tmp_path, [0.4, 0.5], strategy="RandomSampling"), full]  # fmt: skip
+    first, second = report.compare(runs)
+    assert [c.label for c in first.curves] == [
+        "MarginSampling", "RandomSampling", "FullySupervised",
+    ]  # fmt: skip
+    assert [c.label for c in second.curves] == ["MarginSampling", "FullySupervised"]
+    averages = [row[-8] for row in report.table_rows(first)]
+    assert averages == ["55.0", "45.0", ""]  # over the two rounds that both have
+    (alone,) = report.compare([full])
+    assert report.table_rows(alone)[0][1:3] == ["90.0", "90.0"]
+    assert "FullySupervised" in report.text_table(alone)
+
+
+def test_the_star_goes_to_the_higher_mean_not_the_higher_print(tmp_path):
+    runs = [finished(tmp_path, [0.9096], strategy="MarginSampling"),
+            finished(tmp_path, [0.9104], strategy="RandomSampling")]  # fmt: skip
+    lines = report.text_table(report.compare(runs)[0]).splitlines()
+    assert "91.0*" not in lines[2] and lines[3].count("91.0*") == 2
+
+
+def test_an_extended_run_is_reported_whole(tmp_path):
+    finished(tmp_path, [0.5, 0.6])
+    longer = RunFolder.create(tmp_path, small_config(n_rounds=2), {"data": "d"}, {})
+    unfinished = RunFolder.open(longer.path)
+    assert not unfinished.finished
+    with pytest.raises(UserError, match="nothing to report"):
+        report.write_report([unfinished], tmp_path)
+    longer.append(longer.rows()[1] | {"round": 2, "budget": 20, "labels": 20, "accuracy": 0.9})
+    (comparison,) = report.compare([RunFolder.open(longer.path)])
+    assert comparison.curves[0].accuracy.tolist() == [[0.5, 0.6, 0.9]]

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -38,16 +40,18 @@ def test_a_cut_row_is_dropped_and_the_rest_kept(tmp_path_factory, whole, cut):
     line = json.dumps({"round": whole, "accuracy": 0.25}) + "\n"
     with (folder.path / "rounds.jsonl").open("a") as stream:
         stream.write(line[: min(cut, len(line) - 1)])
+    before = (folder.path / "rounds.jsonl").read_bytes()
     assert [r["round"] for r in folder.rows()] == list(range(whole))
+    assert (folder.path / "rounds.jsonl").read_bytes() == before  # a reader repairs nothing
+    folder.rows(repair=True)
     folder.append({"round": whole, "accuracy": 0.25})
     assert len(folder.rows()) == whole + 1
 
 
 def test_a_damaged_row_in_the_middle_is_an_error(tmp_path):
     folder = create(tmp_path)
-    folder.append({"round": 0})
-    folder.append({"round": 2})
-    folder.append({"round": 3})
+    rows = "".join(json.dumps({"round": r}) + "\n" for r in (0, 2, 3))
+    (folder.path / "rounds.jsonl").write_text(rows)
     with pytest.raises(UserError, match="line 2 is damaged"):
         folder.rows()
 
@@ -60,6 +64,35 @@ def test_more_rounds_go_on_where_fewer_ended(tmp_path):
     longer = create(tmp_path, n_rounds=3)
     assert longer.path == folder.path and len(longer.rows()) == 2 and not longer.finished
     assert len(create(tmp_path, n_rounds=0).rows()) == 1
+
+
+def test_two_writers_are_noticed(tmp_path):
+    folder = create(tmp_path)
+    folder.append({"round": 0})
+    with pytest.raises(UserError, match="another process is at work"):
+        folder.append({"round": 0})
+    assert len(folder.rows()) == 1
+
+
+def test_a_copied_seed_does_not_count_twice(tmp_path):
+    folder = create(tmp_path, seed=0)
+    shutil.copytree(folder.path, folder.path.with_name("seed1"))
+    with pytest.raises(UserError, match="altered or moved"):
+        find_runs(tmp_path)
+
+
+def test_environments_of_all_parts_are_kept(tmp_path):
+    folder = create(tmp_path)
+    for device in ("cpu", "cuda"):
+        folder.save_environment({"device": device})
+    parts = json.loads((folder.path / "env.json").read_text())["parts"]
+    assert [p["device"] for p in parts] == ["cpu", "cuda"]
+
+
+def test_a_run_is_found_by_any_path(tmp_path, monkeypatch):
+    folder = create(tmp_path)
+    monkeypatch.chdir(folder.path)
+    assert RunFolder.open(Path(".")).config == folder.config
 
 
 @pytest.mark.parametrize("where", ["config", "read", "content", "fingerprint"])

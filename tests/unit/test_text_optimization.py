@@ -56,6 +56,14 @@ def test_the_step_has_length_one_whatever_the_gradient(norm, delta):
     torch.testing.assert_close(size[normal], torch.ones(int(normal.sum())), rtol=1e-4, atol=0)
 
 
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("size", [1e-24, 1e-38, 1e30])
+def test_a_tiny_or_huge_gradient_still_has_a_direction(norm, size):
+    direction = torch.tensor([[[3.0, -4.0]]]) * size
+    expected = torch.tensor([[[0.6, -0.8]]]) if norm == "l2" else torch.tensor([[[0.75, -1.0]]])
+    torch.testing.assert_close(unit(direction, norm), expected)
+
+
 def test_bos_is_frozen():
     direction = torch.ones(2, 4, 3)
     frozen = freeze_bos(direction)
