@@ -120,8 +120,8 @@ class RunFolder:
         same = now == stored == path.parent.name and path.name == f"seed{config.seed}"
         if not same or record["read"] != config.fields_read():
             raise UserError(
-                f"{file}: was altered or moved; it describes {now}/seed{config.seed}, its folder is "
-                f"{path.parent.name}/{path.name}. Restore it, or move the folder away to run again"
+                f"{file}: was altered or moved; it describes {now}/seed{config.seed}, its folder "
+                f"is {path.parent.name}/{path.name}. Restore it, or move the folder away"
             )
         return cls(path, config, content, settings)
 

@@ -28,11 +28,8 @@ class SmallCNN(Classifier):
                 height, width = height // 2, width // 2
             channels = out_channels
         # AdaptiveAvgPool2d(2) written out, because its gradient is not deterministic on a GPU.
-        layers.append(
-            nn.AvgPool2d(
-                (-(-height // 2), -(-width // 2)), (max(1, height // 2), max(1, width // 2))
-            )
-        )
+        window = (height - height // 2, width - width // 2)
+        layers.append(nn.AvgPool2d(window, stride=(height // 2, width // 2)))
         self.features = nn.Sequential(*layers, nn.Flatten())
         self.hidden = nn.Sequential(nn.Linear(4 * channels, self.embedding_dim), nn.ReLU())
         self.head = nn.Linear(self.embedding_dim, n_classes)
