@@ -51,6 +51,7 @@ def test_trains_on_sets_of_any_size(toy, n, architecture):
     torch.testing.assert_close(probabilities.sum(1), torch.ones(20))
 
 
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 def test_every_image_is_seen_in_every_epoch(toy, monkeypatch):
     learner, seen = learner_for(toy, epochs=3), []
     monkeypatch.setattr(learner, "_step", lambda x, y, *_: seen.append(len(x)))
