@@ -26,15 +26,17 @@ def test_killed_at_three_random_moments(tmp_path, variant):
     extra = VARIANTS[variant]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run_benchmark(*ARGS, *extra, "--output", whole)
-    rng = random.Random(variant)
+    rng, alive = random.Random(variant), []
     for _ in range(3):
         process = started(killed, extra)
         while not list(killed.rglob("config.json")) and process.poll() is None:
             time.sleep(0.01)  # the imports are not what is tested
         time.sleep(rng.uniform(0, 2.5))
+        alive.append(process.poll() is None)
         process.send_signal(signal.SIGKILL)
         process.wait()
         print(f"{variant}: killed with {sum(map(len, rows_of(killed).values()))} rows recorded")
+    assert any(alive), "the run ended before it could be killed"
     run_benchmark(*ARGS, *extra, "--output", killed)
     assert rows_of(killed) == rows_of(whole)
     assert image_hashes(killed) == image_hashes(whole) != {}
@@ -62,3 +64,4 @@ def test_every_partial_state_of_the_last_round_is_completed(tmp_path, missing):
             shard.unlink()
     run_benchmark(*ARGS, "--output", tmp_path)
     assert rows_of(tmp_path) == expected and image_hashes(tmp_path) == pixels
+    assert (folder / "DONE").exists()

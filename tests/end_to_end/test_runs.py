@@ -2,7 +2,9 @@
 
 import csv
 import json
-import socket
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -58,13 +60,23 @@ def test_two_fresh_processes_give_the_same_rows_and_images(tmp_path):
     assert image_hashes(tmp_path / "a") == image_hashes(tmp_path / "b") != {}
 
 
-def test_no_network_is_touched(tmp_path, monkeypatch):
-    def refuse(*args, **kwargs):
-        raise AssertionError("the network was asked")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    quick(tmp_path, "--strategy", "GALOT")
+def test_no_network_is_touched(tmp_path):
+    """In a process that may use the network, with every way out recorded."""
+    code = """
+import socket, sys
+asked = []
+def refuse(*args, **kwargs):
+    asked.append(args)
+    raise OSError("no network in this test")
+socket.socket.connect = socket.getaddrinfo = socket.create_connection = refuse
+from deepal_galot.cli import main
+code = main(sys.argv[1:])
+sys.exit(f"asked for {asked}" if asked else code)
+"""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+    command = [sys.executable, "-c", code, *QUICK, "--strategy", "GALOT", "--output", tmp_path]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_mode_gal_reads_no_label(tmp_path):

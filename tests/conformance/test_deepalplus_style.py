@@ -1,0 +1,52 @@
+"""Strategy files as DeepALPlus users write them run unchanged; written here from its interface."""
+
+import pytest
+
+from deepal_galot.cli import main
+from helpers import rows_of
+
+SCORE_BASED = """
+import numpy as np
+import torch
+from .strategy import Strategy
+
+class TheirScore(Strategy):
+    def __init__(self, dataset, net, args_input, args_task):
+        super(TheirScore, self).__init__(dataset, net, args_input, args_task)
+
+    def query(self, n):
+        idxs, data = self.dataset.get_unlabeled_data()
+        probs = self.predict_prob(data)
+        largest = probs.max(1)[0]
+        return idxs[largest.sort()[1][:n]]
+"""
+EMBEDDING_BASED = """
+import numpy as np
+from .strategy import Strategy
+
+class TheirEmbedding(Strategy):
+    def query(self, n):
+        labeled_idxs, train_data = self.dataset.get_train_data()
+        embeddings = self.get_embeddings(train_data).numpy()
+        for _ in range(n):
+            gaps = np.linalg.norm(
+                embeddings[~labeled_idxs][:, None] - embeddings[labeled_idxs][None], axis=2
+            )
+            farthest = gaps.min(1).argmax()
+            labeled_idxs[np.arange(self.dataset.n_pool)[~labeled_idxs][farthest]] = True
+        return np.arange(self.dataset.n_pool)[self.dataset.labeled_idxs ^ labeled_idxs]
+"""
+
+
+@pytest.mark.parametrize("n_query", ["1", "4"])
+@pytest.mark.parametrize(
+    ("name", "text"), [("TheirScore", SCORE_BASED), ("TheirEmbedding", EMBEDDING_BASED)]
+)
+def test_runs_as_a_plugin(tmp_path, name, text, n_query):
+    file = tmp_path / f"{name.lower()}.py"
+    file.write_text(text)
+    args = ["--plugin", file, "-a", name, "-s", "20", "-b", n_query, "--n-rounds", "1", "--epochs",
+            "2", "--min-steps", "0", "--seeds", "0", "--output", tmp_path / "out"]  # fmt: skip
+    assert main([str(a) for a in args]) == 0
+    ((_, rows),) = rows_of(tmp_path / "out", name).items()
+    assert rows[1]["labels"] == 20 + int(n_query)
