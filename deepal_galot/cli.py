@@ -94,8 +94,11 @@ def _add_field(group: argparse._ArgumentGroup, f: Any) -> None:
     flag = f"--{f.name.replace('_', '-')}"
     names = [flag, SHORT[f.name]] if f.name in SHORT else [flag]
     unit = f" [{f.metadata['unit']}]" if f.metadata["unit"] else ""
-    default = "the model's own" if f.default is None else f"{f.default}"
-    text = f"{f.metadata['help']}{unit} (default: {', '.join([default, *_other_defaults(f.name)])})"
+    without = "the model's own" if f.metadata["group"] == GENERATOR else "none"
+    default = without if f.default is None else f"{f.default}"
+    choices = f", one of {', '.join(f.metadata['choices'])}" if f.metadata["choices"] else ""
+    defaults = ", ".join([default, *_other_defaults(f)])
+    text = f"{f.metadata['help']}{choices}{unit} (default: {defaults})"
     kind = field_type(f.name)
     group.add_argument(
         *names, dest=f"config_{f.name}", type=kind, help=text.replace("%", "%%"),
@@ -103,12 +106,13 @@ def _add_field(group: argparse._ArgumentGroup, f: Any) -> None:
     )  # fmt: skip
 
 
-def _other_defaults(name: str) -> list[str]:
+def _other_defaults(f: Any) -> list[str]:
     """ "who: value" of each protocol, data set and generator that prefers another value."""
     prefers = {p: protocol.sets for p, protocol in PROTOCOLS.items()}
     prefers |= {n: registry.datasets.get(n).defaults for n in registry.datasets.names()}
     prefers |= {n: registry.generators.get(n).all_defaults() for n in registry.generators.names()}
-    return [f"{who}: {sets[name]}" for who, sets in prefers.items() if name in sets]
+    values = {who: sets[f.name] for who, sets in prefers.items() if f.name in sets}
+    return [f"{who}: {value}" for who, value in values.items() if value != f.default]
 
 
 def _add_where(group: argparse._ArgumentGroup) -> None:

@@ -154,6 +154,75 @@ def test_another_epsilon_does_not_run_the_baseline_again(tmp_path):
     assert len(rows_of(tmp_path, "MarginSampling")) == 1 and len(rows_of(tmp_path, "GALOT")) == 2
 
 
+def images_of(output):
+    return b"".join(image_hashes(output).values())
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--scheduler", "DDIMScheduler"], ["--guidance", "1"], ["--resolution", "64"],
+        ["--steps", "2"], ["--template", "a bold printed digit {label}"], ["--norm", "linf"],
+        ["--direction", "gradient"], ["--eta", "0.5"], ["--ascent-steps", "1"],
+        ["--ascent-samples", "2"], ["--epsilon", "9"], ["--epsilon-schedule", "constant"],
+        ["--gal-strategy", "entropy"],
+    ],
+    ids=lambda flags: flags[0],
+)  # fmt: skip
+def test_every_flag_of_the_generating_half_changes_the_images(tmp_path, plain_images, flags):
+    quick(tmp_path, "--strategy", "GALOT", *flags)
+    assert images_of(tmp_path) != plain_images
+
+
+@pytest.fixture(scope="module")
+def plain_images(tmp_path_factory):
+    output = tmp_path_factory.mktemp("plain")
+    quick(output, "--strategy", "GALOT")
+    return images_of(output)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--classifier", "resnet18"], ["--optimizer", "sgd"], ["--lr", "0.1"], ["--flip", "1"],
+        ["--optimizer", "sgd", "--momentum", "0.1"], ["--weight-decay", "0.1"], ["--epochs", "4"],
+        ["--min-steps", "9"], ["--batch-size", "4"], ["--shift", "2"], ["--rotate", "90"],
+        ["--zoom", "0.5"], ["--n-init", "12"], ["--protocol", "paper", "--epochs", "1"],
+    ],
+    ids=lambda flags: flags[-2],
+)  # fmt: skip
+def test_every_flag_of_training_changes_the_classifier(tmp_path, flags):
+    for name, more in (("plain", []), ("other", flags)):
+        args = [*more, "--strategy", "RandomSampling", "--n-rounds", "0"]
+        quick(tmp_path / name, *args)
+    weights = [f.read_bytes() for f in sorted(tmp_path.rglob("classifier.safetensors"))]
+    assert len(weights) == 2 and weights[0] != weights[1]
+
+
+def test_deterministic_is_asked_of_torch(tmp_path):
+    try:
+        quick(tmp_path, "--strategy", "GALOT", "--deterministic", "--device", "cpu")
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_mnist_from_the_data_folder(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for part, n in (("train", 60), ("test", 20)):
+        arrays[f"x_{part}"] = rng.integers(0, 255, (n, 28, 28), np.uint8)
+        arrays[f"y_{part}"] = np.arange(n) % 10
+    np.savez(tmp_path / "MNIST.npz", **arrays)
+    quick(tmp_path / "out", "--dataset", "MNIST", "--protocol", "demo", "--data-dir", tmp_path,
+          "--strategy", "GALOT")  # fmt: skip
+    rows = only(tmp_path / "out", "GALOT")
+    assert [r["images"] for r in rows] == [20, 30]
+    (folder,) = (tmp_path / "out").glob("MNIST/GALOT/*/seed0")
+    config = RunFolder.open(folder).config
+    assert (config.generator, config.template) == ("tiny", "a small handwritten digit {label}")
+
+
 def test_settings_with_commas_and_all(tmp_path, capsys):
     quick(tmp_path, "--strategy", "all", "GALOT:template=a {label}, bold,epsilon=0", "--dry-run")
     out = capsys.readouterr().out
