@@ -3,16 +3,17 @@
 import ast
 import re
 import shlex
+import time
 
 import pytest
 
 from deepal_galot.cli import build_parser, main
-from helpers import ROOT, rows_of
+from helpers import QUICK, ROOT, rows_of, run_benchmark
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 COMMANDS = [
-    line.split(" #")[0].strip()
+    line.split(" #")[0].split(" > ")[0].strip()
     for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
     for line in block.replace("\\\n", " ").splitlines()
     if line.startswith("python run_benchmark.py")
@@ -39,6 +40,28 @@ def test_there_are_commands():
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_printed_command_parses(command):
     build_parser().parse_args(shlex.split(command)[2:])
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "--list" in c or "--dry-run" in c])
+def test_commands_that_cost_nothing_run(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(shlex.split(command)[2:]) == 0
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "Digits" in c or "GALOT:" in c])
+def test_commands_on_digits_run_when_cut_short(command, tmp_path):
+    short = [*QUICK, "--n-rounds", "0", "--output", str(tmp_path)]
+    assert main([*shlex.split(command)[2:], *short]) == 0
+    assert rows_of(tmp_path)
+
+
+@pytest.mark.slow
+def test_the_main_job_takes_less_than_four_minutes_on_two_cores(tmp_path):
+    started = time.perf_counter()
+    done = run_benchmark("--output", tmp_path)
+    seconds = time.perf_counter() - started
+    print(f"{seconds:.0f} s\n{done.stdout}")
+    assert len(rows_of(tmp_path)) == 6 and seconds < 240
 
 
 def test_every_link_and_picture_exists():
