@@ -30,7 +30,7 @@ setup(
         "numpy>=2.0",
         "scikit-learn>=1.5",
         "scipy>=1.13",
-        "safetensors>=0.5",
+        "safetensors>=0.8",
         "Pillow>=10",
         "matplotlib>=3.9",
         "tqdm>=4.66",

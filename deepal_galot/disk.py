@@ -27,9 +27,9 @@ def atomic_write(path: Path, data: bytes) -> None:
 
 
 def atomic_write_npz(path: Path, **arrays: np.ndarray) -> None:
-    """`np.savez` through atomic_write."""
+    """`np.savez` of numeric arrays through atomic_write."""
     buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **arrays)
+    np.savez(buffer, **arrays)
     atomic_write(path, buffer.getvalue())
 
 
