@@ -329,7 +329,9 @@ def _control_line(curve: Curve, curves: Sequence[Curve]) -> list[str]:
     """GALOT beside itself with ε = 0: what the text optimisation adds."""
     for other in curves:
         if other.uses_generated_images and _is_control(curve, other):
-            return ["text optimisation adds: " + line for line in _difference_line(curve, other)]
+            random = curve.folders[0].config.gal_strategy == "random"
+            what = "a random direction adds: " if random else "text optimisation adds: "
+            return [what + line for line in _difference_line(curve, other)]
     first = curve.folders[0]
     kept = {k: v for k, v in first.settings.items() if k not in _ASCENT}
     control = label_of(first.config.strategy, {"epsilon": "0"} | kept)
@@ -378,7 +380,7 @@ def plot_curves(comparison: Comparison) -> bytes:
             continue
         (line,) = axes.plot(curve.budgets, mean, marker=markers[i % len(markers)], label=n)
         axes.fill_between(curve.budgets, mean - sem, mean + sem, alpha=0.2, color=line.get_color())
-    axes.set_xlabel("|L|: human labels (images for mode=gal)")
+    axes.set_xlabel("|L|: human labels (in mode gal, what stands for them)")
     axes.set_ylabel("test accuracy")
     axes.set_title(f"{comparison.dataset}: mean ± SEM over seeds")
     axes.grid(alpha=0.3)
