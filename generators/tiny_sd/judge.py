@@ -8,7 +8,6 @@ The judge is trained on renders of the held-out handwriting faces only.
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 import numpy as np
@@ -117,7 +116,6 @@ def main() -> None:
     args = parser.parse_args()
     if args.n < 1:
         parser.error("--n must be at least 1")
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
     try:
         glyphs = load_glyphs(font_files(args.fonts, "held_out"), printed=False)
     except FontError as error:
