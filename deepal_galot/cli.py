@@ -24,6 +24,11 @@ A strategy may carry its own settings, so that variants stand in one table:
 Exit codes: 0 done; 2 bad input or a missing resource; 130 interrupted, the same command goes on."""
 
 
+# What a plug-in's code raises, or ours where it is wrong.
+BUGS_OR_PLUGINS = (TypeError, ValueError, LookupError, AttributeError, RuntimeError,
+                   ArithmeticError)  # fmt: skip
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
         raise UserError(message)
@@ -163,6 +168,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _dispatch(build_parser().parse_args(argv))
     except UserError as error:
         return _complain(error)
+    except BUGS_OR_PLUGINS as error:
+        fault = registry.plugin_fault(error)
+        if fault is None:
+            raise  # a bug of ours; its traceback is wanted
+        return _complain(UserError(fault))
     except OSError as error:  # a full disk, a lost file system: what is recorded stays recorded
         return _complain(error)
     except KeyboardInterrupt:
@@ -296,8 +306,8 @@ def _class_names_only(args: argparse.Namespace) -> Any:
         raise UserError("--class-names FILE takes the place of --dataset; give one of them")
     if args.mode != "gal":
         raise UserError("--class-names FILE has no real images: add --mode gal")
-    if args.image_size is None or args.image_size < 8:
-        raise UserError("--class-names FILE needs --image-size N, at least 8 pixels")
+    if args.image_size is None or not 8 <= args.image_size <= 1024:
+        raise UserError("--class-names FILE needs --image-size N, from 8 to 1024 pixels")
     return from_class_names(args.class_names, args.image_size, args.test_data)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,8 @@ def image_files(folder: Path) -> list[Path]:
     """The image files of a folder, sorted by name; empty if there is no such folder."""
     if not folder.is_dir():
         return []
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+    files = (p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(p for p in files if p.is_file())
 
 
 def load_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
@@ -74,7 +76,12 @@ def load_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings(), Image.open(path) as image:
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            if image.mode.startswith("I;16"):  # Pillow's own conversion would clip at 255
+                image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+            elif image.mode in ("I", "F"):
+                raise UserError(f"{path}: 32-bit pixels have no known range; save it with 8 or 16")
             pixels = np.array(image.convert("L" if shape[2] == 1 else "RGB"))
     except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: cannot be read as an image ({error})") from error

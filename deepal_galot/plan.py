@@ -99,6 +99,8 @@ def make_plan(request: Request) -> Plan:
         protocol = {"protocol": config.protocol}
         configs.append((config, _configure(request, cls, _default_mode(cls), protocol)))
     spec = request.spec or request.dataset().load(request.data_dir)
+    if not isinstance(spec, DatasetSpec):
+        raise UserError(f"{request.dataset.__name__}.load gave {spec!r}, not a DatasetSpec")
     runs: dict[Path, Run] = {}
     for config, default in configs:
         if config.uses_real_images and len(spec.x_train) == 0:
@@ -196,6 +198,10 @@ def _configure(
     defaults = dict(request.dataset.defaults) if request.dataset else {}
     generator = generator_class((defaults | flags).get("generator", RunConfig.generator))
     name, fixed = registry.class_name(cls), dict(cls.fixed)
+    unknown = set(fixed) - {f.name for f in option_fields()}
+    if unknown or cls.query is Strategy.query:
+        fault = f"fixes unknown fields {sorted(unknown)}" if unknown else "defines no query(n)"
+        raise UserError(f"the strategy {name} {fault}")
     if mode == "full":
         name, fixed = "FullySupervised", {"n_rounds": 0, "quota": None}
     dataset = registry.class_name(request.dataset) if request.dataset else request.spec.name

@@ -31,6 +31,8 @@ def predict_folder(
     Raises:
         UserError: no images, no classifier, or a file that cannot be read.
     """
+    if not folder.is_dir():
+        raise UserError(f"--predict {folder}: no such folder")
     files = image_files(folder)
     if not files:
         raise UserError(f"--predict {folder}: no image files in it")

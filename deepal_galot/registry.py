@@ -13,6 +13,7 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -106,6 +107,7 @@ class Registry:
         for cls in vars(module).values():
             if not self._belongs(cls, module):
                 continue
+            _check_names(cls)
             self._refuse_clash(cls, classes)
             classes[class_name(cls)] = cls
             added.append(class_name(cls))
@@ -147,6 +149,16 @@ class Registry:
 def class_name(cls: type) -> str:
     """The registered name of a class: its own `name` attribute, else the class name."""
     return cls.__dict__.get("name") or cls.__name__
+
+
+def _check_names(cls: type) -> None:
+    """Names become folders of the results; aliases are a tuple, not a word."""
+    name, aliases = class_name(cls), cls.__dict__.get("aliases", ())
+    if not re.fullmatch(r"\w[\w.+-]*", str(name)) or not isinstance(aliases, tuple | list):
+        raise UserError(
+            f"{inspect.getfile(cls)}: the name {name!r} must be letters, digits, . + - _ and its "
+            f"aliases a tuple, not {aliases!r}"
+        )
 
 
 def _aliases(cls: type) -> tuple[str, ...]:
@@ -207,7 +219,7 @@ def load_plugin(path: str | Path) -> list[str]:
     except UserError:
         del sys.modules[name]
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise UserError(f"--plugin {path} fails to import: {_where(error, path)}") from error
     if not added:
@@ -215,7 +227,17 @@ def load_plugin(path: str | Path) -> list[str]:
     return added
 
 
-def _where(error: Exception, path: Path) -> str:
+def plugin_fault(error: Exception) -> str | None:
+    """What to tell about an error that was raised below a plug-in's code; None if it was not."""
+    for registry in ALL.values():
+        for path in registry._plugins.values():
+            text = _where(error, path)
+            if text.endswith(")") and " (line " in text:
+                return f"the plug-in {path} fails: {text}"
+    return None
+
+
+def _where(error: BaseException, path: Path) -> str:
     """`Type: message (line n)`, the line being the plug-in's own."""
     line, trace = getattr(error, "lineno", None), error.__traceback__
     while trace is not None:

@@ -113,7 +113,7 @@ def compare(folders: Sequence[RunFolder]) -> list[Comparison]:
     tables: dict[tuple, dict[tuple, Methods]] = {}
     for folder in folders:
         rows = folder.rows()
-        if folder.finished and rows[0]["accuracy"] is not None:
+        if folder.finished and rows[0].get("accuracy") is not None:
             by_budget = tables.setdefault(_recipe_key(folder), {})
             methods = by_budget.setdefault(_budget_key(folder), {})
             methods.setdefault(folder.path.parent, []).append(folder)
@@ -175,9 +175,24 @@ def _labels(methods: Sequence[Sequence[RunFolder]], shared: Mapping[str, str]) -
     ]
 
 
+def _checked_rows(folder: RunFolder) -> list[Row]:
+    """
+    Raises:
+        UserError: a row lacks a number that the tables need.
+    """
+    needed = ("budget", "labels", "images", "images_made", "ascent_images", "accuracy", *COSTS)
+    rows = folder.rows()
+    for row in rows:
+        bad = [k for k in needed if not isinstance(row.get(k), int | float)]
+        if bad:
+            line = row["round"] + 1
+            raise UserError(f"{folder.path / 'rounds.jsonl'}: line {line} is damaged ({bad[0]})")
+    return rows
+
+
 def _curve(label: str, folders: list[RunFolder]) -> Curve:
     folders = sorted(folders, key=lambda f: f.config.seed)
-    rows = [f.rows() for f in folders]
+    rows = [_checked_rows(f) for f in folders]
     rounds = min(map(len, rows))
     rows = [r[:rounds] for r in rows]
     accuracy = np.array([[row["accuracy"] for row in r] for r in rows])

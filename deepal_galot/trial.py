@@ -50,7 +50,10 @@ class Trial:
         task = {"num_class": spec.n_classes, "class_names": spec.class_names,
                 "image_shape": spec.image_shape}  # fmt: skip
         seeding.seed_globals(self.config.seed, "query", 0)  # for constructors that draw
-        self.strategy = strategy(self.pool, self.learner, self.config, task)
+        try:
+            self.strategy = strategy(self.pool, self.learner, self.config, task)
+        except TypeError as error:
+            raise UserError(f"the strategy {strategy.__name__} cannot be made: {error}") from error
         self.galot = make_galot() if make_galot and self.config.uses_generated_images else None
         self.picks = folder.picks()
 

@@ -1,5 +1,7 @@
 """Bad input: one clear line, exit code 2, nothing lost. And what --help and --list say."""
 
+import json
+import re
 import shutil
 
 import numpy as np
@@ -62,7 +64,7 @@ def refused(capsys, *args) -> str:
         (["--strategy", "MarginSampling", "--mode", "gal"], "MarginSampling generates no images"),
         (["--plugin", "nowhere.py"], "--plugin nowhere.py: no such file"),
         (["--predict", "x"], "go together"),
-        (["--predict", "nowhere", "--from", "x"], "no image files"),
+        (["--predict", "nowhere", "--from", "x"], "no such folder"),
         (["--class-names", "x.txt"], "add --mode gal"),
         (["--class-names", "x.txt", "--mode", "gal"], "needs --image-size N"),
         (["--class-names", "x.txt", "--mode", "gal", "--image-size", "9"], "cannot be read"),
@@ -158,6 +160,44 @@ def test_a_strategy_that_breaks_the_contract(tmp_path, capsys, body, says):
     code = main([*QUICK, "--plugin", str(file), "--strategy", "Bad", "--output", str(tmp_path)])
     err = capsys.readouterr().err.strip().splitlines()
     assert code == 2 and says in err[-1] and err[-1].startswith("error: Bad.query")
+
+
+HEAD = "from .strategy import Strategy\nclass Bad(Strategy):\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (HEAD + "    def query(self, n):\n        raise ValueError('boom\\nline')\n",
+         r"the plug-in .*bad\.py fails: ValueError: boom line \(line 4\)"),
+        (HEAD + "    def __init__(self, a): pass\n    def query(self, n): pass\n", "be made"),
+        (HEAD + "    fixed = {'nonsense': 1}\n    def query(self, n): pass\n", "unknown fields"),
+        (HEAD + "    pass\n", r"defines no query\(n\)"),
+        (HEAD + "    name = 'a/../b'\n    def query(self, n): pass\n", "must be letters"),
+        (HEAD + "    aliases = 'abc'\n    def query(self, n): pass\n", "aliases a tuple"),
+        ("import sys\nsys.exit(3)\n", r"fails to import: SystemExit: 3 \(line 2\)"),
+    ],
+)  # fmt: skip
+def test_plugins_with_faults(tmp_path, capsys, text, says):
+    file = tmp_path / "bad.py"
+    file.write_text(text)
+    code = main([*QUICK, "--plugin", str(file), "--strategy", "Bad", "--output", str(tmp_path)])
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert code == 2 and re.search(says, last) and last.startswith("error: ")
+
+
+@pytest.mark.parametrize("key", ["accuracy", "acc"])
+def test_an_edited_row(tmp_path, capsys, key):
+    args = [*QUICK, "--strategy", "RandomSampling", "--output", str(tmp_path)]
+    assert main(args) == 0
+    (file,) = tmp_path.glob("*/*/*/seed0/rounds.jsonl")
+    lines = file.read_text().splitlines()
+    row = json.loads(lines[1])
+    del row["accuracy"]
+    row[key] = "x"
+    file.write_text(lines[0] + "\n" + json.dumps(row) + "\n")
+    capsys.readouterr()
+    assert "line 2 is damaged (accuracy)" in refused(capsys, *args)
 
 
 def test_a_foreign_model_folder(tmp_path, capsys):

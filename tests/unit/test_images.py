@@ -61,6 +61,11 @@ def test_files_are_read_in_any_mode_and_bad_ones_named(tmp_path):
     assert [f.name for f in files] == ["a.PNG", "b.png"]
     assert (load_image(files[1], (8, 8, 1))[..., 0] == pixels).all()
     assert load_image(files[0], (4, 4, 3)).shape == (4, 4, 3)
+    Image.fromarray(pixels.astype(np.uint16) * 257).save(tmp_path / "d.png")
+    assert (load_image(tmp_path / "d.png", (8, 8, 1))[..., 0] == pixels).all()
+    Image.fromarray(pixels.astype(np.float32)).save(tmp_path / "e.tiff")
+    with pytest.raises(UserError, match="no known range"):
+        load_image(tmp_path / "e.tiff", (8, 8, 1))
     (tmp_path / "c.png").write_bytes(b"not a picture")
     with pytest.raises(UserError, match=r"c\.png: cannot be read as an image"):
         load_image(tmp_path / "c.png", (8, 8, 1))
