@@ -40,7 +40,7 @@ def test_killed_at_three_random_moments(tmp_path, variant):
         alive.append(process.poll() is None)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        rows = sum(map(len, rows_of(killed).values()))
+        rows = sum(f.read_bytes().count(b"\n") for f in killed.rglob("rounds.jsonl"))
         print(f"{variant}: killed with {files_below(killed)} files and {rows} rows written")
     assert any(alive), "the run ended before it could be killed"
     run_benchmark(*ARGS, *extra, "--output", killed)
