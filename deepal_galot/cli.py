@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from . import registry
-from .config import BUDGET, GALOT, GENERATOR, PROTOCOLS, TRAINING, field_type, option_fields
+from .config import (
+    BUDGET,
+    GALOT,
+    GENERATOR,
+    PROTOCOLS,
+    STRATEGY,
+    TRAINING,
+    field_type,
+    option_fields,
+)
 from .errors import UserError
 
 SHORT = {"n_init": "-s", "n_query": "-b", "quota": "-q"}  # DeepALPlus's
@@ -41,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     _add_what_to_run(parser.add_argument_group("what to run"))
-    for title in (BUDGET, TRAINING, GALOT, GENERATOR):
+    for title in (BUDGET, TRAINING, STRATEGY, GALOT, GENERATOR):
         group = parser.add_argument_group(title)
         for f in option_fields():
             if f.metadata["group"] == title:

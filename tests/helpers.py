@@ -56,7 +56,8 @@ def small_config(**fields) -> RunConfig:
     """A configuration that fits in a second."""
     quick = {"n_init": 10, "n_query": 5, "n_rounds": 2, "epochs": 2, "min_steps": 0}
     defaults = dict(Digits.defaults)
-    names = {k: fields.pop(k) for k in ("strategy", "dataset", "seed", "mode") if k in fields}
+    own = ("strategy", "dataset", "seed", "mode", "reads")
+    names = {k: fields.pop(k) for k in own if k in fields}
     return resolve(
         names.pop("strategy", "MarginSampling"),
         names.pop("dataset", "Digits"),
