@@ -58,6 +58,7 @@ class Trial:
             self.strategy = strategy(self.pool, self.learner, self.config, task)
         except TypeError as error:
             raise UserError(f"the strategy {strategy.__name__} cannot be made: {error}") from error
+        self.query_seconds = 0.0  # of this round, without the answers and extra training
         self.galot = make_galot() if make_galot and self.config.uses_generated_images else None
         self.picks = folder.picks()
 
@@ -78,10 +79,8 @@ class Trial:
     def play(self, round: int) -> Row:
         """One round, recorded everywhere but in the rows."""
         clock = time.perf_counter
-        started = clock()
-        self.learner.extra_train_seconds = 0.0
+        self.query_seconds = self.learner.extra_train_seconds = 0.0
         self._buy_labels(round)
-        query_seconds = clock() - started - self.learner.extra_train_seconds
 
         warm_up_seconds, batch, generate_seconds = 0.0, None, 0.0
         if self.galot is not None:
@@ -112,7 +111,7 @@ class Trial:
             "steps": steps,
             **self._costs_of(batch, round),
             **{f"own_{name}": value for name, value in measured.items()},
-            "query_seconds": milliseconds(query_seconds),
+            "query_seconds": milliseconds(self.query_seconds),
             "train_seconds": milliseconds(train_seconds),
             "extra_train_seconds": milliseconds(self.learner.extra_train_seconds),
             "generate_seconds": milliseconds(generate_seconds),
@@ -142,7 +141,10 @@ class Trial:
         self._restore_classifier(round)
         n, labeled = self.config.query_size(round), self.pool.labeled_idxs.copy()
         seeding.seed_globals(self.config.seed, "query", round)
+        started, extra_before = time.perf_counter(), self.learner.extra_train_seconds
         picks = self.strategy.query(n)
+        extra_seconds = self.learner.extra_train_seconds - extra_before
+        self.query_seconds = time.perf_counter() - started - extra_seconds
         if not np.array_equal(labeled, self.pool.labeled_idxs):
             raise UserError(f"{type(self.strategy).__name__}.query labeled images itself")
         try:

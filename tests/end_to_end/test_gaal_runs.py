@@ -1,5 +1,7 @@
 """GAAL by the command line: what its queries cost, what its rows hold, and resuming it."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -41,6 +43,19 @@ def test_synthetic_queries_are_bought_like_labels(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert f"† GAAL: {registry.strategies.get('GAAL').remark}" in printed
     assert "GAAL: svm accuracy" in printed
+
+
+def test_the_oracles_time_is_not_the_querys(tmp_path, monkeypatch):
+    """A human's time would not be in it either."""
+
+    def slow_human(self, images):
+        time.sleep(1.5)
+        return np.zeros(len(images), np.int64)
+
+    monkeypatch.setattr(oracle.ReferenceOracle, "__call__", slow_human)
+    play(tmp_path, 1)
+    (timed,) = rows_of(tmp_path, seconds=True).values()
+    assert 0 < timed[1]["query_seconds"] < 1.5 > timed[1]["extra_train_seconds"]
 
 
 @pytest.mark.parametrize("lost", ["nothing", "the row", "the query"])
