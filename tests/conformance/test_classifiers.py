@@ -214,7 +214,7 @@ def torchvision_form(name):
 @torch.no_grad()
 def test_equals_torchvision(name):
     """With the same weights, tensor by tensor in order, the same logits."""
-    ours, x = make_settled(name, (32, 32, 3))
+    ours, x = make_settled(name, (35, 44, 3))  # sides that poolings halve with a remainder
     with torch.device("meta"):  # else VGG16's own top would take 0.5 GB
         theirs = torchvision_form(name)
     tensors = ours.state_dict().values()
@@ -240,8 +240,9 @@ def test_convolutions_are_drawn_as_torchvision_draws_them(name):
 def test_learns_digits(name, digits):
     """Above 90 % of the 450 test images after a few epochs on all 1,347 training images.
 
-    Batches of 50, because 1,347 then ends in 47, not in 3 as with 32 or 64: at 8 px the last maps
-    are single pixels, and a BatchNorm on three numbers spoils the running statistics.
+    Batches of 50, because an epoch then ends in 47 images, not in 3 as with 32 or 64: at 8 px the
+    last maps are single pixels, and three numbers spoil a BatchNorm's running statistics. (Batches
+    of 64, resnet18_maxpool, 6 epochs, 3 seeds: 91.3 %, and 97.5 % on the first 1,344 images.)
     """
     epochs = {"mobilenetv2": 15}.get(name, 5)
     config = small_config(epochs=epochs, batch_size=50, lr=3e-3)  # Adam, shift, rotation, zoom
@@ -250,9 +251,9 @@ def test_learns_digits(name, digits):
     device = torch.device("cpu")
     architecture = registry.classifiers.get(name)
     learner = Learner(config, architecture, digits.image_shape, digits.n_classes, device)
-    start = time.perf_counter()
+    start = time.process_time()
     learner.fit(pool.training_set(), 0)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     accuracy = pool.cal_test_acc(learner.predict(pool.get_test_data()))
-    print(f"\n{name}: {100 * accuracy:.1f} % after {epochs} epochs in {seconds:.1f} s")
+    print(f"\n{name}: {100 * accuracy:.1f} % after {epochs} epochs in {seconds:.1f} CPU seconds")
     assert accuracy > 0.9
