@@ -118,7 +118,9 @@ def check_images(what: str, x: np.ndarray) -> None:
         fault = "of floats in [0, 1], save (x * 255).round().astype('uint8')"
     elif x.ndim == 4 and x.shape[1] in (1, 3) and x.shape[3] not in (1, 3):
         fault = "channels come first; save x.transpose(0, 2, 3, 1)"
-    elif x.ndim != 4 or x.shape[3] not in (1, 3):
+    elif x.ndim != 4:
+        fault = "grey images may leave out the last axis, no other one"
+    elif x.shape[3] not in (1, 3):
         fault = "other channels, e.g. transparency, must be removed"
     elif min(x.shape[1:3]) < MIN_SIDE:
         fault = f"no side may be below {MIN_SIDE} pixels"

@@ -51,13 +51,10 @@ class TinyImageNet(PublishedSet):
 def _open_zip(file: Path) -> zipfile.Path:
     """
     Raises:
-        UserError: not a zip, or one without the folder tiny-imagenet-200.
+        UserError: damaged or not a zip.
     """
     try:
-        root = zipfile.Path(file, f"{NAME}/")
-        if root.is_dir():
-            return root
-        raise UserError(f"{file}: has no folder {NAME} in it")
+        return zipfile.Path(file, f"{NAME}/")
     except (OSError, zipfile.BadZipFile) as error:
         raise UserError(f"{file}: damaged or not a zip ({error}); delete it") from error
 

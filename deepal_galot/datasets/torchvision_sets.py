@@ -115,7 +115,7 @@ class CIFAR10(_TorchvisionSet):
 
 
 class CIFAR10_imb(CIFAR10):
-    """CIFAR10 with an unbalanced pool of about 27,500: 10 % of the airplanes … all of the trucks
+    """CIFAR10 with an unbalanced pool of 27,499: 10 % of the airplanes … all of the trucks
 
     DeepALPlus's rule and its very images: in the published order one number in [0, 1) is drawn for
     each pool image from Python's generator with seed 4666, and an image of class k stays if its
