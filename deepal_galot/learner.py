@@ -115,8 +115,7 @@ class Learner:
         rng: torch.Generator,
         progress: float,
     ) -> None:
-        if len(x) == 1:  # a training set of one image: BatchNorm needs two in a batch
-            x, y = x.expand(2, -1, -1, -1), y.expand(2)
+        x, y = for_batchnorm(x), for_batchnorm(y)
         x = self._normalise(augment(x.float().div(255), self.config, rng))
         optimizer.zero_grad(set_to_none=True)
         self.objective.backward(self.clf, x, y, progress, self._autocast)
@@ -227,15 +226,15 @@ class Learner:
             embeddings = self.outputs(data).embeddings
             masks = dropout_mask((passes, embeddings.shape[1]), self.config.head_dropout)
             for mask in masks.to(embeddings):
-                head = self.clf.head
-                yield F.linear(embeddings, head.weight.detach() * mask, head.bias).softmax(1)
+                weight, bias = (v.detach() for v in (self.clf.head.weight, self.clf.head.bias))
+                yield F.linear(embeddings, weight * mask, bias).softmax(1)
             return
         noisy = copy.deepcopy(self.clf).train()
         for _ in range(passes):
             logits = torch.empty(len(data), self.n_classes, device=self.device)
             for part, x in self._eval_batches(data):
                 with torch.no_grad(), self._autocast():
-                    logits[part] = noisy(x)[0].float()
+                    logits[part] = noisy(for_batchnorm(x))[0][: len(x)].float()
             yield logits.softmax(1)
 
     def predict_prob_dropout(self, data: ImageSet, n_drop: int | None = None) -> Tensor:
@@ -342,6 +341,11 @@ def split_batches(n: int, size: int) -> list[slice]:
     if len(starts) > 1 and n - starts[-1] == 1 and size > 1:
         starts.pop()
     return [slice(a, b) for a, b in zip(starts, [*starts[1:], n], strict=True)]
+
+
+def for_batchnorm(x: Tensor) -> Tensor:
+    """[B, ...] as it is, or a single image twice: in training BatchNorm needs two in a batch."""
+    return x if len(x) > 1 else torch.cat([x, x])
 
 
 def rate_share(schedule: str, progress: float) -> float:
