@@ -20,7 +20,8 @@ class BALDDropout(Strategy):
         idxs, images = self.dataset.get_unlabeled_data()
         passes, total, entropies = 0, 0.0, 0.0
         for p in self.net.mc_probabilities(images):
-            passes, total = passes + 1, total + p.double()
-            entropies = entropies + torch.special.entr(p).sum(1).double()
+            p = p.double()  # the information is a difference of two close numbers
+            passes, total = passes + 1, total + p
+            entropies = entropies + torch.special.entr(p).sum(1)
         information = torch.special.entr(total / passes).sum(1) - entropies / passes
         return self.top(n, idxs, information)
