@@ -118,8 +118,7 @@ class Learner:
         rng: torch.Generator,
         progress: float,
     ) -> None:
-        if len(x) == 1:  # a training set of one image: BatchNorm needs two in a batch
-            x, y = x.expand(2, -1, -1, -1), y.expand(2)
+        x, y = for_batchnorm(x), for_batchnorm(y)
         x = self._normalise(augment(x.float().div(255), self.config, rng))
         optimizer.zero_grad(set_to_none=True)
         self.objective.backward(self.clf, x, y, progress, self._autocast)
@@ -232,7 +231,9 @@ class Learner:
         noisy = copy.deepcopy(self.clf).train()
         for _, x in self._eval_batches(data, NOISY_BATCH):
             with torch.no_grad(), self._autocast():
-                yield torch.stack([noisy(x)[0].float().softmax(1) for _ in range(passes)])
+                doubled = for_batchnorm(x)
+                draws = [noisy(doubled)[0][: len(x)].float() for _ in range(passes)]
+            yield torch.stack(draws).softmax(2)
 
     @torch.no_grad()
     def _dropped_heads(self, embeddings: Tensor, passes: int) -> Iterator[Tensor]:
@@ -348,6 +349,11 @@ def split_batches(n: int, size: int) -> list[slice]:
     if len(starts) > 1 and n - starts[-1] == 1 and size > 1:
         starts.pop()
     return [slice(a, b) for a, b in zip(starts, [*starts[1:], n], strict=True)]
+
+
+def for_batchnorm(x: Tensor) -> Tensor:
+    """[B, ...] as it is, or a single image twice: in training BatchNorm needs two in a batch."""
+    return x if len(x) > 1 else torch.cat([x, x])
 
 
 def rate_share(schedule: str, progress: float) -> float:

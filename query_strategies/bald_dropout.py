@@ -23,5 +23,6 @@ class BALDDropout(Strategy):
     @staticmethod
     def score(p: Tensor) -> Tensor:
         """[T, B, K] -> [B]."""
+        p = p.double()  # the information is a difference of two close numbers
         entropy = torch.special.entr  # -p log p, and 0 at p = 0
         return entropy(p.mean(0)).sum(1) - entropy(p).sum(2).mean(0)
