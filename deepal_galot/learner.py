@@ -218,8 +218,9 @@ class Learner:
         By head dropout, every image and pass has a mask of its own, from torch's global generator,
         and all passes share one pool pass through the body. By batchnorm, a copy of the network
         runs in training mode, so each batch is normalised by its own statistics and the
-        classifier's running ones stay as they are. A strategy that does not declare that it reads
-        `mc_noise` gets the latter, which is DeepALPlus's.
+        classifier's running ones stay as they are; as in DeepALPlus, batches are not shuffled, so
+        without augmented scoring all passes are alike. A strategy that does not declare that it
+        reads `mc_noise` gets the latter, which is DeepALPlus's.
 
         Args:
             passes: T; default mc_passes, or DeepALPlus's 10 if the strategy does not read it.
@@ -229,11 +230,14 @@ class Learner:
             yield from self._dropped_heads(self.outputs(data).embeddings, passes)
             return
         noisy = copy.deepcopy(self.clf).train()
-        for _, x in self._eval_batches(data, NOISY_BATCH):
-            with torch.no_grad(), self._autocast():
-                doubled = for_batchnorm(x)
-                draws = [noisy(doubled)[0][: len(x)].float() for _ in range(passes)]
-            yield torch.stack(draws).softmax(2)
+        for part in split_batches(len(data), NOISY_BATCH):
+            batches = (self._batch(data, part) for _ in range(passes))
+            yield torch.stack([self._noisy_logits(noisy, x) for x in batches]).softmax(2)
+
+    @torch.no_grad()
+    def _noisy_logits(self, noisy: Classifier, x: Tensor) -> Tensor:
+        with self._autocast():
+            return noisy(for_batchnorm(x))[0][: len(x)].float()
 
     @torch.no_grad()
     def _dropped_heads(self, embeddings: Tensor, passes: int) -> Iterator[Tensor]:
@@ -272,16 +276,18 @@ class Learner:
         x = self._normalise(images.to(self.device))
         return torch.func.functional_call(self.clf, frozen, (x,))[0]
 
-    def _eval_batches(
-        self, data: ImageSet, size: int | None = None
-    ) -> Iterator[tuple[slice, Tensor]]:
-        """(slice, normalised images) of all N; a last batch of one joins the one before."""
-        size = size or (CPU_EVAL_BATCH if self.device.type == "cpu" else GPU_EVAL_BATCH)
+    def _eval_batches(self, data: ImageSet) -> Iterator[tuple[slice, Tensor]]:
+        """(slice, normalised images) of all N."""
+        size = CPU_EVAL_BATCH if self.device.type == "cpu" else GPU_EVAL_BATCH
         for part in split_batches(len(data), size):
-            x = self._on_device(data.X[part]).float().div(255)
-            if data.augmented:
-                x = augment(x, self.config, torch.default_generator)
-            yield part, self._normalise(x)
+            yield part, self._batch(data, part)
+
+    def _batch(self, data: ImageSet, part: slice) -> Tensor:
+        """Normalised images as strategies see them."""
+        x = self._on_device(data.X[part]).float().div(255)
+        if data.augmented:
+            x = augment(x, self.config, torch.default_generator)
+        return self._normalise(x)
 
     @torch.no_grad()
     def _in_eval(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from deepal_galot import learner as learner_module
 from deepal_galot import registry, seeding, selection
 from deepal_galot.classifiers.small_cnn import SmallCNN
 from deepal_galot.learner import Learner
@@ -90,9 +91,10 @@ def test_a_class_without_a_label(toy, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_class_missing_from_the_pool(toy, name):
-    only_two = toy.y_train != 2
-    spec = dataclasses.replace(toy, x_train=toy.x_train[only_two], y_train=toy.y_train[only_two])
-    query(ready(spec, name), 20)
+    """Every image of it is labeled."""
+    strategy = ready(toy, name)
+    strategy.dataset.label(np.flatnonzero((toy.y_train == 2) & ~strategy.dataset.labeled_idxs))
+    query(strategy, 20)
 
 
 @pytest.mark.parametrize(("name", "noise"), NOISES)
@@ -180,12 +182,13 @@ def footprint(name, n_pool, dim, classes, n):
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n != "LossPredictionLoss"])
 def test_memory_is_that_of_logits_and_embeddings(name, monkeypatch):
-    """N = 4,000, D = 32, K = 40, 200 picks, distance blocks of 2^16 elements instead of 2^22: in
+    """N = 4,000, D = 32, K = 40, 200 picks, blocks of 2^16 elements instead of 2^22 and 2^19: in
     units of N (K + D), no tensor of more than 2 and no more than 8 float32 held at a time.
 
     N×N would be 55, the dense gradients 18, the 20 passes at once 11, with their graph 12 to 39.
     """
     monkeypatch.setattr(selection, "CHUNK", 2**16)
+    monkeypatch.setattr(learner_module, "MC_BLOCK", 2**16)
     held = footprint(name, 4000, 32, 40, 200)
     unit = 4000 * (32 + 40)
     assert held.largest <= 2 * unit

@@ -21,6 +21,7 @@ from deepal_galot import seeding
 from deepal_galot.classifiers.resnet18 import ResNet18
 from deepal_galot.classifiers.small_cnn import SmallCNN
 from deepal_galot.learner import Learner
+from deepal_galot.objective import dropout_mask
 from deepal_galot.pool import Pool
 from helpers import FixedLearner, indexed_pool, make_strategy, recorded_scores, small_config
 from query_strategies.strategy import MONTE_CARLO
@@ -125,43 +126,43 @@ def revealing(embeddings, **fields):
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
-def test_a_pass_is_one_inverted_dropout_mask_for_all_images(p):
-    """The share of zeros over 20 × 500 draws has a two-sided binomial p > 0.001."""
+def test_a_pass_is_inverted_dropout_with_a_mask_for_each_image(p):
+    """The share of zeros over 20 × 12 × 500 draws has a two-sided binomial p > 0.001, where p is
+    rounded to a multiple of 1/256 as dropout_mask says."""
     h = np.random.default_rng(0).uniform(0.1, 0.5, (12, 500))
+    p = round(256 * p) / 256
     learner = revealing(h, head_dropout=p, mc_passes=20)
     torch.manual_seed(0)
-    passes = list(learner.mc_probabilities(indexed_pool(12).get_unlabeled_data()[1]))
-    assert len(passes) == 20
-    shown = torch.stack([(q[:, :-1] / q[:, -1:]).log() for q in passes]).detach()
+    passes = learner.predict_prob_dropout_split(indexed_pool(12).get_unlabeled_data()[1])
+    assert passes.shape == (20, 12, 501)
+    shown = (passes[..., :-1] / passes[..., -1:]).log()
     dropped = shown.abs() < 1e-4
-    assert (dropped == dropped[:, :1]).all()
     expected = torch.where(dropped, 0.0, torch.tensor(h) / (1 - p))
     torch.testing.assert_close(shown.double(), expected, rtol=0, atol=1e-4)
-    masks = dropped[:, 0]
-    assert stats.binomtest(int(masks.sum()), masks.numel(), p).pvalue > 1e-3
-    assert len({tuple(m.tolist()) for m in masks}) == 20
+    assert stats.binomtest(int(dropped.sum()), dropped.numel(), p).pvalue > 1e-3
+    assert len({tuple(m.tolist()) for m in dropped.flatten(0, 1)}) == 20 * 12
 
 
 def test_mean_over_passes_is_the_expectation_over_all_masks():
     """All 2^6 masks enumerated, against 4,000 passes: within five standard errors."""
     rng = np.random.default_rng(0)
     h, w, b = rng.uniform(0, 2, (9, 6)), rng.normal(size=(3, 6)), rng.normal(size=3)
-    config = small_config(strategy="BALDDropout", reads=MONTE_CARLO, head_dropout=0.3)
+    config = small_config(strategy="BALDDropout", reads=MONTE_CARLO, head_dropout=0.25)
     learner = FixedLearner(embeddings=h, config=config)
     learner.clf = nn.Module()
     learner.clf.head = nn.Linear(6, 3)
     learner.clf.head.load_state_dict({"weight": torch.tensor(w), "bias": torch.tensor(b)})
     expected, square = np.zeros((9, 3)), np.zeros((9, 3))
     for kept in itertools.product([0, 1], repeat=6):
-        power = np.exp((h * np.array(kept) / 0.7) @ w.T + b)
+        power = np.exp((h * np.array(kept) / 0.75) @ w.T + b)
         probability = power / power.sum(1, keepdims=True)
-        chance = math.prod(0.7 if k else 0.3 for k in kept)
+        chance = math.prod(0.75 if k else 0.25 for k in kept)
         expected += chance * probability
         square += chance * probability**2
     torch.manual_seed(0)
-    mean = sum(learner.mc_probabilities(indexed_pool(9).get_unlabeled_data()[1], 4000)) / 4000
+    mean = learner.predict_prob_dropout(indexed_pool(9).get_unlabeled_data()[1], 4000)
     error = np.sqrt((square - expected**2) / 4000)
-    assert (np.abs(mean.detach().numpy() - expected) < 5 * error + 1e-6).all()
+    assert (np.abs(mean.numpy() - expected) < 5 * error + 1e-6).all()
 
 
 def fitted(spec, architecture=SmallCNN, n_labeled=20, pool=None, **fields):
@@ -180,7 +181,7 @@ def test_head_dropout_equals_the_network_written_out(toy):
     torch.manual_seed(3)
     passes = learner.predict_prob_dropout_split(data).numpy()
     torch.manual_seed(3)
-    kept = (torch.rand(7, 128) >= 0.25).double().numpy()
+    kept = (dropout_mask((7, 40, 128), 0.25) > 0).double().numpy()
     x = torch.stack([data[i][0] for i in range(len(data))])
     with torch.no_grad():
         embeddings = copy.deepcopy(learner.clf).eval()(x)[1].double().numpy()
@@ -208,7 +209,7 @@ def test_passes_hold_no_graph_and_change_no_classifier(toy, noise):
 @pytest.mark.parametrize("noise", ["head_dropout", "batchnorm"])
 def test_number_of_passes(toy, noise, asked, given):
     learner, data = fitted(toy, mc_noise=noise)
-    assert len(list(learner.mc_probabilities(data, asked))) == given
+    assert {len(p) for p in learner.mc_probabilities(data, asked)} == {given}
 
 
 # -- BatchNorm noise ---------------------------------------------------------------------------
@@ -216,14 +217,14 @@ def test_number_of_passes(toy, noise, asked, given):
 
 def test_batchnorm_noise_equals_a_copy_in_training_mode(toy, monkeypatch):
     """43 images in batches of 14: the single one left over joins the last batch."""
-    monkeypatch.setattr(learner_module, "EVAL_BATCH", 14)
+    monkeypatch.setattr(learner_module, "NOISY_BATCH", 14)
     learner, data = fitted(toy, mc_noise="batchnorm", n_labeled=17)
     x = torch.stack([data[i][0] for i in range(43)])
     noisy = copy.deepcopy(learner.clf).train()
     with torch.no_grad():
         parts = [noisy(x[a:b])[0] for a, b in ((0, 14), (14, 28), (28, 43))]
     expected = torch.cat(parts).softmax(1)
-    for p in learner.mc_probabilities(data, 3):
+    for p in learner.predict_prob_dropout_split(data, 3):
         torch.testing.assert_close(p, expected, rtol=0, atol=1e-5)
     assert not torch.allclose(expected, learner.predict_prob(data), atol=1e-2)
 
@@ -239,6 +240,6 @@ def test_batchnorm_passes_differ_by_augmentation(toy):
 def test_batchnorm_noise_of_a_pool_with_one_image(toy, architecture):
     """BatchNorm in training mode refuses a single value a channel."""
     learner, data = fitted(toy, architecture, mc_noise="batchnorm", n_labeled=59, epochs=1)
-    (p,) = learner.mc_probabilities(data, 1)
+    p = learner.predict_prob_dropout(data, 1)
     assert p.shape == (1, 3) and torch.isfinite(p).all()
     torch.testing.assert_close(p.sum(), torch.tensor(1.0))
