@@ -129,7 +129,7 @@ def with_spread(seconds: Sequence[float]) -> str:
 # -- the plain ways ----------------------------------------------------------------------------
 
 
-def plain_k_center(problem: Problem) -> None:
+def plain_k_center(problem: Problem) -> list[int]:
     """The full matrix of distances, and its minimum over all centers anew for each pick."""
     points, centers = _known_embeddings(problem)
     everything = np.concatenate([centers, points])
@@ -139,9 +139,10 @@ def plain_k_center(problem: Problem) -> None:
     for _ in range(problem.picks):
         farthest = gaps[np.ix_(rest, covered)].min(1).argmax()
         covered.append(rest.pop(int(farthest)))
+    return [i - len(centers) for i in covered[len(centers) :]]
 
 
-def plain_badge(problem: Problem) -> None:
+def plain_badge(problem: Problem) -> list[int]:
     """Gradients written out as float64 [N, K·D], then k-means++ over them."""
     _, images = problem.pool.get_unlabeled_data()
     g = problem.net.get_grad_embeddings(images).astype(np.float64)
@@ -150,26 +151,27 @@ def plain_badge(problem: Problem) -> None:
     while len(chosen) < problem.picks:
         nearest = np.minimum(nearest, ((g - g[chosen[-1]]) ** 2).sum(1))
         chosen.append(int(np.random.choice(len(g), p=nearest / nearest.sum())))
+    return chosen
 
 
-def plain_k_means(problem: Problem) -> None:
+def plain_k_means(problem: Problem) -> list[int]:
     """scikit-learn's KMeans with its default settings, then the nearest image of each cluster."""
     from sklearn.cluster import KMeans
 
     points, _ = _known_embeddings(problem)
     fitted = KMeans(n_clusters=problem.picks).fit(points)
     gaps = fitted.transform(points)
-    [int(gaps[:, k].argmin()) for k in range(problem.picks)]
+    return [int(gaps[:, k].argmin()) for k in range(problem.picks)]
 
 
-def plain_monte_carlo(problem: Problem) -> None:
+def plain_monte_carlo(problem: Problem) -> list[int]:
     """A mask for each image and pass, and all passes kept: [T, N, K]."""
     _, images = problem.pool.get_unlabeled_data()
     h, head = problem.net.outputs(images).embeddings, problem.net.clf.head
     passes = torch.stack([head(F.dropout(h)).softmax(1) for _ in range(RunConfig.mc_passes)])
     mean = passes.mean(0)
     score = -(mean * mean.log()).sum(1) + (passes * passes.log()).sum(2).mean(0)
-    score.sort(descending=True)
+    return score.sort(descending=True).indices[: problem.picks].tolist()
 
 
 def _known_embeddings(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
@@ -178,7 +180,7 @@ def _known_embeddings(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
     return points, centers
 
 
-PLAIN: dict[str, Callable[[Problem], None]] = {
+PLAIN: dict[str, Callable[[Problem], list[int]]] = {
     "KCenterGreedy": plain_k_center,
     "BadgeSampling": plain_badge,
     "KMeansSampling": plain_k_means,
