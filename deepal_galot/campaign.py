@@ -19,6 +19,7 @@ from generators.image_store import ImageStore
 
 from .config import RunConfig, round_half_up
 from .galot import Galot, class_counts
+from .oracle import ReferenceOracle
 from .plan import Plan, Request, Run
 from .results import Row, RunFolder
 from .trial import Trial
@@ -31,6 +32,7 @@ class Campaign:
     request: Request
     plan: Plan
     _generators: dict[tuple, Generator] = field(default_factory=dict)
+    _oracles: dict[RunConfig, ReferenceOracle] = field(default_factory=dict)
 
     def run(self) -> list[RunFolder]:
         """Play every run that is not finished; strategies in turn, seed by seed.
@@ -57,7 +59,9 @@ class Campaign:
         return folders
 
     def _open(self, run: Run) -> RunFolder:
-        return RunFolder.create(self.request.output, run.config, run.content, run.settings)
+        return RunFolder.create(
+            self.request.output, run.config, run.content, run.settings, run.remark
+        )
 
     def _play(self, run: Run, folder: RunFolder, bar: tqdm) -> None:
         folder.save_environment(environment(self.request))
@@ -70,9 +74,15 @@ class Campaign:
 
         make_galot = (lambda: self._galot(run, folder)) if run.generator else None
         trial = Trial(
-            folder, self.plan.spec, run.strategy, run.architecture, self.request.device, make_galot
-        )
+            folder, self.plan.spec, run.strategy, run.architecture, self.request.device,
+            self._oracle(run), make_galot,
+        )  # fmt: skip
         trial.run(on_round)
+
+    def _oracle(self, run: Run) -> ReferenceOracle:
+        """One for all runs of a recipe; it is trained when it is first asked."""
+        new = ReferenceOracle(self.plan.spec, run.config, run.architecture, self.request.device)
+        return self._oracles.setdefault(new.config, new)
 
     def _galot(self, run: Run, folder: RunFolder) -> Galot:
         """The generating half of a run."""
@@ -101,18 +111,24 @@ def describe_row(row: Row, config: RunConfig) -> str:
 
 def environment(request: Request) -> dict[str, Any]:
     """What a result may depend on beside its configuration."""
-    packages = ("torch", "torchvision", "diffusers", "transformers", "numpy", "scikit-learn")
-    device = request.device
     return {
         "command": " ".join(sys.argv[1:]),
+        **machine(request.device),
+        "deterministic": request.deterministic or request.device.type == "cpu",
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Versions and hardware."""
+    packages = ("torch", "torchvision", "diffusers", "transformers", "numpy", "scikit-learn")
+    return {
         "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else
         platform.processor() or platform.machine(),
         "cpu_cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
-        "deterministic": request.deterministic or device.type == "cpu",
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
@@ -19,10 +19,11 @@ from . import acquisition
 from .errors import UserError
 from .registry import did_you_mean
 
-SCHEMA = 1  # raise it when the meaning of a field or of a stored row changes
+SCHEMA = 2  # raise it when the meaning of a field or of a stored row changes
 
 BUDGET = "labeling budget"
 TRAINING = "classifier and training"
+STRATEGY = "what single strategies read"
 GALOT = "generated images and text optimisation"
 GENERATOR = "generator"
 
@@ -65,7 +66,9 @@ class RunConfig:
 
     classifier: str = _option("resnet18", TRAINING, "network, see --list")
     optimizer: str = _option("sgd", TRAINING, "optimiser", choices=("sgd", "adam"))
-    lr: float = _option(0.01, TRAINING, "initial learning rate, cosine to 0 by epoch", above=0)
+    lr: float = _option(0.01, TRAINING, "initial learning rate", above=0)
+    schedule: str = _option("cosine", TRAINING, "learning rate by epoch: cosine to 0, or constant",
+                            choices=("cosine", "constant"))  # fmt: skip
     momentum: float = _option(0.9, TRAINING, "SGD momentum", at_least=0, at_most=1)
     weight_decay: float = _option(5e-4, TRAINING, "L2 penalty", at_least=0)
     epochs: int = _option(300, TRAINING, "passes over the training set", unit="epochs", at_least=1)
@@ -77,6 +80,24 @@ class RunConfig:
     rotate: float = _option(0.0, TRAINING, "random rotation up to ±", unit="degrees", at_least=0)
     zoom: float = _option(0.0, TRAINING, "random scale of each axis up to ± this share",
                           at_least=0, at_most=0.9)  # fmt: skip
+    score_augmented: int = _option(0, TRAINING, "strategies see the pool under the random crop, "
+                                   "flip, …, 0 or 1", at_least=0, at_most=1)  # fmt: skip
+
+    # None where the run's strategy does not read it.
+    mc_passes: int | None = _option(
+        20, STRATEGY, "stochastic passes of the Monte Carlo strategies", unit="passes", at_least=2
+    )
+    mc_noise: str | None = _option(
+        "head_dropout", STRATEGY, "what their passes differ by: dropout before the last layer, in "
+        "training too; or the statistics of the batch, as DeepALPlus has it",
+        choices=("head_dropout", "batchnorm"))  # fmt: skip
+    head_dropout: float | None = _option(
+        0.5,
+        STRATEGY,
+        "share of the embedding that head dropout zeroes",
+        at_least=0.01,
+        at_most=0.95,
+    )
 
     base_sampler: str = _option(
         "MarginSampling", GALOT, "A_AL: any strategy that picks real images"
@@ -160,7 +181,7 @@ class RunConfig:
 
     def fields_read(self) -> dict[str, Any]:
         """The fields that change the outcome of this strategy in this mode, for the fingerprint."""
-        groups = {BUDGET, TRAINING}
+        groups = {BUDGET, TRAINING, STRATEGY}
         if self.mode == "full":
             groups = {TRAINING}
         if self.uses_generated_images:
@@ -169,6 +190,9 @@ class RunConfig:
         read |= {
             f.name: getattr(self, f.name) for f in option_fields() if f.metadata["group"] in groups
         }
+        for f in option_fields():
+            if f.metadata["group"] == STRATEGY and getattr(self, f.name) is None:
+                read.pop(f.name, None)
         for name in self._unread():
             read.pop(name, None)
         return read
@@ -205,7 +229,7 @@ def field_type(name: str) -> type:
 def _check_range(f: dataclasses.Field, value: Any) -> None:
     """One clear line for a value outside its field's range."""
     flag, m = f"--{f.name.replace('_', '-')}", f.metadata
-    if value is None and f.default is None:
+    if value is None and (f.default is None or m["group"] == STRATEGY):
         return
     if m["choices"] and value not in m["choices"]:
         raise UserError(f"{flag} {value!r}: {did_you_mean(str(value), m['choices'])}")
@@ -228,12 +252,14 @@ def round_half_up(x: float) -> int:
 
 @dataclass(frozen=True)
 class Protocol:
-    """A named recipe: a line of help and the fields that it sets."""
+    """A named recipe: a line of help, the fields it sets, and those it sets for one data set."""
 
     summary: str
     sets: Mapping[str, Any]
+    datasets: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
 
+_CROP_AND_FLIP = {"shift": 4, "flip": 1}
 PROTOCOLS: dict[str, Protocol] = {
     "paper": Protocol(
         "the paper's: 1,000 + 9 × 1,000 labels, ResNet18, SGD 0.01, cosine, 300 epochs, last epoch",
@@ -245,6 +271,19 @@ PROTOCOLS: dict[str, Protocol] = {
          "optimizer": "adam", "lr": 3e-3, "weight_decay": 5e-4, "epochs": 30, "min_steps": 200,
          "batch_size": 32, "shift": 1, "flip": 0, "rotate": 10.0, "zoom": 0.1,
          "epsilon": 5.0, "ascent_steps": 5, "ascent_samples": 4, "n_synthetic": 3.0},
+    ),
+    "deepalplus": Protocol(
+        "DeepALPlus's: 1,000 + 1,000 labels by 128, ResNet18 with max-pooling, Adam 1e-3, 20–40 "
+        "epochs; Monte Carlo by BatchNorm noise, the pool scored under training augmentation",
+        {"n_query": 128, "quota": 1000, "classifier": "resnet18_maxpool", "optimizer": "adam",
+         "lr": 1e-3, "schedule": "constant", "weight_decay": 0.0, "batch_size": 128, "epochs": 20,
+         "shift": 0, "flip": 0, "score_augmented": 1, "mc_noise": "batchnorm", "mc_passes": 10},
+        {"CIFAR10": _CROP_AND_FLIP | {"epochs": 30},
+         "CIFAR10_imb": _CROP_AND_FLIP | {"epochs": 30},
+         "CIFAR100": _CROP_AND_FLIP | {"epochs": 40},
+         "TinyImageNet": {"epochs": 40, "rotate": 20.0, "flip": 1},
+         "PneumoniaMNIST": {"epochs": 10, "optimizer": "sgd", "momentum": 0.0, "batch_size": 32,
+                            "rotate": 10.0, "flip": 1}},
     ),
 }  # fmt: skip
 
@@ -270,6 +309,7 @@ def resolve(
     dataset_defaults: Mapping[str, Any] | None = None,
     generator_defaults: Mapping[str, Any] | None = None,
     fixed: Mapping[str, Any] | None = None,
+    reads: Collection[str] = (),
 ) -> RunConfig:
     """Stack the layers into one RunConfig.
 
@@ -280,20 +320,28 @@ def resolve(
         dataset_defaults: what the data set prefers (and "protocol").
         generator_defaults: steps, guidance and the like that this generator was made for.
         fixed: what the strategy is by definition; nothing overrides it.
+        reads: which fields of the group STRATEGY this strategy reads; the others are None.
 
     Raises:
         UserError: an unknown protocol or a value out of range.
     """
     flags, dataset_defaults = dict(flags or {}), dict(dataset_defaults or {})
     chosen = flags.pop("protocol", dataset_defaults.pop("protocol", "paper"))
-    values = {**(generator_defaults or {}), **protocol(chosen).sets, **dataset_defaults, **flags,
-              **(fixed or {})}  # fmt: skip
+    recipe = protocol(chosen)
+    values = {**(generator_defaults or {}), **recipe.sets, **dataset_defaults,
+              **recipe.datasets.get(dataset, {}), **flags, **(fixed or {})}  # fmt: skip
+    values |= {f.name: None for f in option_fields()
+               if f.metadata["group"] == STRATEGY and f.name not in reads}  # fmt: skip
+    if values.get("mc_noise") == "batchnorm":
+        values["head_dropout"] = None
     values["gal_strategy"] = acquisition.canonical_gal_strategy(
         values.get("gal_strategy", "margin")
     )
+    if "n_rounds" in flags:
+        if flags.get("quota") is not None:
+            raise UserError("--quota sets the number of rounds; leave out --n-rounds")
+        values["quota"] = None  # the protocol's
     quota, n_query = values.get("quota"), values.get("n_query", RunConfig.n_query)
-    if quota is not None and "n_rounds" in flags:
-        raise UserError("--quota sets the number of rounds; leave out --n-rounds")
     if quota is not None and min(quota, n_query) >= 1:
         values["n_rounds"] = math.ceil(quota / n_query)
         if quota % n_query == 0:  # then n_rounds says it all, and a run can be extended

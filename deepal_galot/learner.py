@@ -7,7 +7,11 @@ normalised and fed in channels_last; on GPUs that have it the network runs in bf
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,9 +22,25 @@ from tqdm import tqdm
 from . import seeding
 from .classifiers.base import Classifier
 from .config import RunConfig
+from .objective import HeadDropout, Objective, dropout_mask
 from .pool import ImageSet
 
-EVAL_BATCH = 1024
+GPU_EVAL_BATCH = 1024
+CPU_EVAL_BATCH = 64  # its activations stay in the cache: 2.5× as fast as 1024 for small_cnn, 28 px
+MC_BLOCK = 2**19  # numbers of all Monte Carlo passes held at once: 2 MB
+NOISY_BATCH = 1000  # DeepALPlus's test batch, whose statistics are its Monte Carlo noise
+OBJECTIVE = "objective."  # prefix of its tensors in a stored classifier
+
+
+class Outputs(NamedTuple):
+    """What one pass over N images gives, float32 on the learner's device.
+
+    Attributes:
+        logits: [N, K]; embeddings: [N, D].
+    """
+
+    logits: Tensor
+    embeddings: Tensor
 
 
 class Learner:
@@ -29,6 +49,8 @@ class Learner:
     Attributes:
         clf: the current classifier (after the first fit or load), on `device`.
         device: where it runs.
+        objective: what a fit minimises; a strategy may put its own here.
+        extra_train_seconds: time spent in `extra_training` so far.
     """
 
     def __init__(
@@ -43,38 +65,44 @@ class Learner:
         self.image_shape, self.n_classes = image_shape, n_classes
         self.device = device
         self.clf: Classifier | None = None
+        self.objective = Objective()
+        self.extra_train_seconds = 0.0
+        self._seen: tuple[ImageSet, Outputs] | None = None
         self._mean = self._std = torch.zeros(())
 
     # -- training ----------------------------------------------------------------------------
 
     def fit(self, data: ImageSet, round: int) -> int:
-        """Train a newly initialised classifier; weights and batches come from this round's streams.
+        """Train a newly initialised classifier, and what its objective brings, from this round's
+        streams of weights, batches and dropout.
 
         Every image is used in every epoch; a last batch of a single image joins the one before,
         because BatchNorm needs two.
 
         Args:
             data: the training set, at least one image.
-            round: names the random streams weights(round) and batches(round).
+            round: names the random streams.
 
         Returns:
             The number of optimiser steps.
         """
         config = self.config
-        self.clf = self._new_classifier(round)
+        self._new_classifier(round)
         self._use_statistics(data)
+        self._use_dropout(round)
         x, y = self._on_device(data.X), data.Y.to(self.device)
         batches_per_epoch = len(split_batches(len(x), config.batch_size))
         epochs = max(config.epochs, math.ceil(config.min_steps / batches_per_epoch))
         optimizer = self._optimizer()
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
         rng = seeding.torch_rng(config.seed, "batches", round)
         self.clf.train()
-        for _ in tqdm(range(epochs), "  fit", unit="epoch", leave=False, disable=None):
+        for epoch in tqdm(range(epochs), "  fit", unit="epoch", leave=False, disable=None):
+            for group in optimizer.param_groups:
+                group["lr"] = config.lr * rate_share(config.schedule, epoch / epochs)
             order = torch.randperm(len(x), generator=rng).to(self.device)
-            for batch in split_batches(len(x), config.batch_size):
-                self._step(x[order[batch]], y[order[batch]], optimizer, rng)
-            schedule.step()
+            for i, batch in enumerate(split_batches(len(x), config.batch_size)):
+                progress = (epoch + i / batches_per_epoch) / epochs
+                self._step(x[order[batch]], y[order[batch]], optimizer, rng, progress)
         self.clf.eval()
         return epochs * batches_per_epoch
 
@@ -82,36 +110,85 @@ class Learner:
         """DeepALPlus's name for a fit outside the rounds; uses round 0's streams."""
         self.fit(data, round=0)
 
-    def _step(self, x: Tensor, y: Tensor, optimizer: torch.optim.Optimizer, rng) -> None:
-        if len(x) == 1:  # a training set of one image: BatchNorm needs two in a batch
-            x, y = x.expand(2, -1, -1, -1), y.expand(2)
+    def _step(
+        self,
+        x: Tensor,
+        y: Tensor,
+        optimizer: torch.optim.Optimizer,
+        rng: torch.Generator,
+        progress: float,
+    ) -> None:
+        x, y = for_batchnorm(x), for_batchnorm(y)
         x = self._normalise(augment(x.float().div(255), self.config, rng))
         optimizer.zero_grad(set_to_none=True)
-        with self._autocast():
-            loss = F.cross_entropy(self.clf(x)[0].float(), y)
-        loss.backward()
+        self.objective.backward(self.clf, x, y, progress, self._autocast)
         optimizer.step()
 
-    def _new_classifier(self, round: int) -> Classifier:
+    def _new_classifier(self, round: int) -> None:
         """Initialise without disturbing the global generator; the same for every strategy."""
+        self._seen = None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeding.derive(self.config.seed, "weights", round))
             clf = self.architecture(self.image_shape, self.n_classes)
-        return clf.to(self.device, memory_format=torch.channels_last)
+            self.objective.build(clf, self.image_shape)
+        self.clf = clf.to(self.device, memory_format=torch.channels_last)
+        self.objective.to(self.device)
+
+    def _use_dropout(self, round: int) -> None:
+        """Head dropout in training, if this run's strategy reads it."""
+        if self.config.head_dropout is not None:
+            rng = seeding.torch_rng(self.config.seed, "dropout", round)
+            self.objective.dropout = HeadDropout(self.config.head_dropout, rng)
 
     def _optimizer(self) -> torch.optim.Optimizer:
-        c, parameters = self.config, self.clf.parameters()
+        c, parameters = self.config, [*self.clf.parameters(), *self.objective.parameters()]
         if c.optimizer == "sgd":
             return torch.optim.SGD(
                 parameters, lr=c.lr, momentum=c.momentum, weight_decay=c.weight_decay
             )
         return torch.optim.Adam(parameters, lr=c.lr, weight_decay=c.weight_decay)
 
+    @contextlib.contextmanager
+    def extra_training(self) -> Iterator[None]:
+        """Time what a strategy trains beside the classifier; a column of its own in the results."""
+        started = self._clock()
+        yield
+        self.extra_train_seconds += self._clock() - started
+
+    def _clock(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
     # -- what strategies ask for -------------------------------------------------------------
 
+    def outputs(self, data: ImageSet) -> Outputs:
+        """Logits and embeddings from one pass in eval mode; on the learner's device.
+
+        Asked again about the same ImageSet, the answer is remembered until the next fit, so that
+        all that a query needs costs one pass over the pool.
+        """
+        if self._seen is None or self._seen[0] is not data:
+            logits = torch.empty(len(data), self.n_classes, device=self.device)
+            embeddings = torch.empty(len(data), self.clf.embedding_dim, device=self.device)
+            for part, x in self._eval_batches(data):
+                logits[part], embeddings[part] = self._in_eval(self.clf, x)
+            self._seen = (data, Outputs(logits, embeddings))
+        return self._seen[1]
+
+    def apply(self, data: ImageSet, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """[N, ...] float32 on the device: a function of the classifier, batch by batch.
+
+        Args:
+            function: [B, C, H, W] normalised images -> [B, ...]; called without gradients, with
+                the classifier in eval mode.
+        """
+        parts = [self._in_eval(function, x).float() for _, x in self._eval_batches(data)]
+        return torch.cat(parts) if parts else torch.empty(0, device=self.device)
+
     def predict_logits(self, data: ImageSet) -> Tensor:
-        """[N, K] float32 CPU logits, in eval mode and without augmentation."""
-        return self._forward_all(data)[0]
+        """[N, K] float32 CPU logits, in eval mode."""
+        return self.outputs(data).logits.cpu()
 
     def predict_prob(self, data: ImageSet) -> Tensor:
         """[N, K] float32 CPU class probabilities; rows sum to 1."""
@@ -122,8 +199,62 @@ class Learner:
         return self.predict_logits(data).argmax(1)
 
     def get_embeddings(self, data: ImageSet) -> Tensor:
-        """[N, D] float32 CPU embeddings, in eval mode and without augmentation."""
-        return self._forward_all(data)[1]
+        """[N, D] float32 CPU embeddings, in eval mode."""
+        return self.outputs(data).embeddings.cpu()
+
+    def get_grad_embeddings(self, data: ImageSet) -> np.ndarray:
+        """[N, K·D] float32, (p - onehot(argmax p)) ⊗ embedding: DeepALPlus's dense form.
+
+        For its strategies; BadgeSampling here needs only the two factors.
+        """
+        logits, embeddings = self.outputs(data)
+        residual = logits.softmax(1) - F.one_hot(logits.argmax(1), self.n_classes)
+        return torch.einsum("nk,nd->nkd", residual, embeddings).flatten(1).cpu().numpy()
+
+    def mc_probabilities(self, data: ImageSet, passes: int | None = None) -> Iterator[Tensor]:
+        """[T, B, K] float32 class probabilities on the device: T draws of the network for a block
+        of B images, block by block in order.
+
+        By head dropout, every image and pass has a mask of its own, from torch's global generator,
+        and all passes share one pool pass through the body. By batchnorm, a copy of the network
+        runs in training mode, so each batch is normalised by its own statistics and the
+        classifier's running ones stay as they are; as in DeepALPlus, batches are not shuffled, so
+        without augmented scoring all passes are alike. A strategy that does not declare that it
+        reads `mc_noise` gets the latter, which is DeepALPlus's.
+
+        Args:
+            passes: T; default mc_passes, or DeepALPlus's 10 if the strategy does not read it.
+        """
+        passes = passes or self.config.mc_passes or 10
+        if self.config.mc_noise == "head_dropout":
+            yield from self._dropped_heads(self.outputs(data).embeddings, passes)
+            return
+        noisy = copy.deepcopy(self.clf).train()
+        for part in split_batches(len(data), NOISY_BATCH):
+            batches = (self._batch(data, part) for _ in range(passes))
+            yield torch.stack([self._noisy_logits(noisy, x) for x in batches]).softmax(2)
+
+    @torch.no_grad()
+    def _noisy_logits(self, noisy: Classifier, x: Tensor) -> Tensor:
+        with self._autocast():
+            return noisy(for_batchnorm(x))[0][: len(x)].float()
+
+    @torch.no_grad()
+    def _dropped_heads(self, embeddings: Tensor, passes: int) -> Iterator[Tensor]:
+        """Blocks so small that all their masks stay in the cache."""
+        p = self.config.head_dropout
+        size = max(1, MC_BLOCK // (passes * max(embeddings.shape[1], self.n_classes)))
+        for block in embeddings.split(size):
+            mask = dropout_mask((passes, *block.shape), p).to(block)
+            yield self.clf.head(mask.mul_(block)).softmax(2)
+
+    def predict_prob_dropout(self, data: ImageSet, n_drop: int | None = None) -> Tensor:
+        """[N, K] float32 CPU, the mean of the Monte Carlo passes."""
+        return torch.cat([p.mean(0).cpu() for p in self.mc_probabilities(data, n_drop)])
+
+    def predict_prob_dropout_split(self, data: ImageSet, n_drop: int | None = None) -> Tensor:
+        """[T, N, K] float32 CPU, all Monte Carlo passes at once."""
+        return torch.cat([p.cpu() for p in self.mc_probabilities(data, n_drop)], dim=1)
 
     def get_model(self) -> Classifier:
         """The current classifier, by DeepALPlus's name."""
@@ -145,29 +276,43 @@ class Learner:
         x = self._normalise(images.to(self.device))
         return torch.func.functional_call(self.clf, frozen, (x,))[0]
 
+    def _eval_batches(self, data: ImageSet) -> Iterator[tuple[slice, Tensor]]:
+        """(slice, normalised images) of all N."""
+        size = CPU_EVAL_BATCH if self.device.type == "cpu" else GPU_EVAL_BATCH
+        for part in split_batches(len(data), size):
+            yield part, self._batch(data, part)
+
+    def _batch(self, data: ImageSet, part: slice) -> Tensor:
+        """Normalised images as strategies see them."""
+        x = self._on_device(data.X[part]).float().div(255)
+        if data.augmented:
+            x = augment(x, self.config, torch.default_generator)
+        return self._normalise(x)
+
     @torch.no_grad()
-    def _forward_all(self, data: ImageSet) -> tuple[Tensor, Tensor]:
+    def _in_eval(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         self.clf.eval()
-        logits = torch.empty(len(data), self.n_classes)
-        embeddings = torch.empty(len(data), self.clf.embedding_dim)
-        for start in range(0, len(data), EVAL_BATCH):
-            part = slice(start, start + EVAL_BATCH)
-            x = self._normalise(self._on_device(data.X[part]).float().div(255))
-            with self._autocast():
-                out, embedding = self.clf(x)
-            logits[part], embeddings[part] = out.float().cpu(), embedding.float().cpu()
-        return logits, embeddings
+        with self._autocast():
+            return function(x)
 
     # -- saving ------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Tensor]:
-        """The classifier's tensors on the CPU, for safetensors."""
-        return {k: v.detach().cpu().contiguous() for k, v in self.clf.state_dict().items()}
+        """The tensors of the classifier and its objective on the CPU, for safetensors."""
+        own = {f"{OBJECTIVE}{k}": v for k, v in self.objective.state_dict().items()}
+        tensors = self.clf.state_dict() | own
+        return {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
 
     def load_state(self, state: dict[str, Tensor], mean: tuple, std: tuple) -> None:
-        """Become the classifier that `state()` described, with its normalisation."""
-        self.clf = self._new_classifier(0)
-        self.clf.load_state_dict(state)
+        """Become the classifier that `state()` described, with its normalisation.
+
+        The objective's tensors are left aside where nothing here asks for them (--predict).
+        """
+        self._new_classifier(0)
+        own = {k.removeprefix(OBJECTIVE): v for k, v in state.items() if k.startswith(OBJECTIVE)}
+        self.clf.load_state_dict({k: v for k, v in state.items() if not k.startswith(OBJECTIVE)})
+        if self.objective.state_dict():
+            self.objective.load_state_dict(own)
         self.clf.eval()
         self._set_statistics(mean, std)
 
@@ -204,10 +349,22 @@ def split_batches(n: int, size: int) -> list[slice]:
     >>> split_batches(5, 2)
     [slice(0, 2, None), slice(2, 5, None)]
     """
+    if n == 0:
+        return []
     starts = list(range(0, n, size))
     if len(starts) > 1 and n - starts[-1] == 1 and size > 1:
         starts.pop()
     return [slice(a, b) for a, b in zip(starts, [*starts[1:], n], strict=True)]
+
+
+def for_batchnorm(x: Tensor) -> Tensor:
+    """[B, ...] as it is, or a single image twice: in training BatchNorm needs two in a batch."""
+    return x if len(x) > 1 else torch.cat([x, x])
+
+
+def rate_share(schedule: str, progress: float) -> float:
+    """The learning rate as a share of the initial one, after this share of the epochs."""
+    return 1.0 if schedule == "constant" else (1 + math.cos(math.pi * progress)) / 2
 
 
 def augment(x: Tensor, config: RunConfig, rng: torch.Generator) -> Tensor:

@@ -18,7 +18,7 @@ from query_strategies.strategy import Strategy
 
 from . import registry
 from .classifiers.base import Classifier
-from .config import GALOT, GENERATOR, RunConfig, field_type, option_fields, resolve
+from .config import GALOT, GENERATOR, STRATEGY, RunConfig, field_type, option_fields, resolve
 from .datasets.base import Dataset, DatasetSpec
 from .errors import UserError
 from .pool import check_budget
@@ -66,6 +66,7 @@ class Run:
     architecture: type[Classifier]
     generator: type[Generator] | None
     content: Mapping[str, str]
+    remark: str
 
     def folder(self, output: Path) -> Path:
         return folder_of(output, self.config, self.content)
@@ -196,6 +197,9 @@ def _configure(
     if "template" in flags:
         flags["template"] = template_text(flags["template"])
     defaults = dict(request.dataset.defaults) if request.dataset else {}
+    chosen = {**defaults, **flags, **cls.fixed}
+    base = registry.strategies.get(chosen.get("base_sampler", RunConfig.base_sampler))
+    reads = () if mode in ("full", "gal") else cls.reads + (base.reads if cls.generates else ())
     generator = generator_class((defaults | flags).get("generator", RunConfig.generator))
     name, fixed = registry.class_name(cls), dict(cls.fixed)
     unknown = set(fixed) - {f.name for f in option_fields()}
@@ -207,14 +211,15 @@ def _configure(
     dataset = registry.class_name(request.dataset) if request.dataset else request.spec.name
     config = resolve(
         name, dataset, mode=mode, flags=flags, dataset_defaults=defaults,
-        generator_defaults=generator.all_defaults(), fixed=fixed,
+        generator_defaults=generator.all_defaults(), fixed=fixed, reads=reads,
     )  # fmt: skip
-    sampler = registry.strategies.get(config.base_sampler)
-    base = registry.class_name(sampler)
-    if sampler.generates:
-        raise UserError(f"--base-sampler {base}: must pick real images only, e.g. MarginSampling")
+    sampler = registry.class_name(base)
+    if base.generates:
+        raise UserError(
+            f"--base-sampler {sampler}: must pick real images only, e.g. MarginSampling"
+        )
     architecture = registry.class_name(registry.classifiers.get(config.classifier))
-    config = dataclasses.replace(config, base_sampler=base, classifier=architecture)
+    config = dataclasses.replace(config, base_sampler=sampler, classifier=architecture)
     if mode == "al":
         config = dataclasses.replace(config, strategy=cls.without_images(config))
     return config
@@ -263,14 +268,27 @@ def _run(config: RunConfig, default: RunConfig, request: Request, spec: DatasetS
         plugin = kind.plugin_file(name)
         if plugin is not None:
             content[f"plugin {name}"] = registry.file_hash(plugin)
-    return Run(config, _settings(config, default), strategy, architecture, generator, content)
+    return Run(
+        config, _settings(config, default), strategy, architecture, generator, content,
+        _remark(config, strategy),
+    )  # fmt: skip
+
+
+def _remark(config: RunConfig, strategy: type[Strategy]) -> str:
+    """How this run's network or training differs from that of other strategies."""
+    strategies = [strategy]
+    if strategy.generates and config.mode == "al+gal":
+        strategies.append(registry.strategies.get(config.base_sampler))
+    remarks = [s.remark for s in strategies if s.remark]
+    if config.head_dropout is not None:
+        remarks.append(f"head dropout {config.head_dropout:g} in training and scoring")
+    return "; ".join(remarks)
 
 
 def _settings(config: RunConfig, default: RunConfig) -> dict[str, str]:
-    """How the strategy's generating half differs from its default on this data set."""
-    if not config.uses_generated_images:
-        return {}
-    own = [f.name for f in option_fields() if f.metadata["group"] in (GALOT, GENERATOR)]
+    """How what belongs to the strategy differs from its default on this data set."""
+    groups = (STRATEGY, GALOT, GENERATOR) if config.uses_generated_images else (STRATEGY,)
+    own = [f.name for f in option_fields() if f.metadata["group"] in groups]
     read = config.fields_read() | {"generator": config.generator}
     differs = {"mode": config.mode} if config.mode != default.mode else {}
     for key in own:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -27,12 +27,14 @@ class ImageSet:
         X: [N, H, W, C] uint8.
         Y: [N] int64; UNKNOWN where the label is hidden.
         mean, std: per channel, in units of [0, 1].
+        augmented: whether it is also scored under training augmentation.
     """
 
     X: np.ndarray
     Y: Tensor
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    augmented: bool = False
 
     def __len__(self) -> int:
         return len(self.X)
@@ -40,6 +42,19 @@ class ImageSet:
     def __getitem__(self, i: int) -> tuple[Tensor, int, int]:
         mean, std = (torch.tensor(v)[:, None, None] for v in (self.mean, self.std))
         return (to_unit_float(self.X[i][None])[0] - mean) / std, int(self.Y[i]), i
+
+
+@dataclass(frozen=True, eq=False)
+class SyntheticQuery:
+    """Images that a strategy made and wants labeled, instead of indices into the pool.
+
+    Attributes:
+        images: [n, H, W, C] uint8.
+        labels: [n] int64, once they are bought.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray | None = None
 
 
 class Pool:
@@ -54,14 +69,16 @@ class Pool:
         labeled_idxs: [N] bool mask.
     """
 
-    def __init__(self, spec: DatasetSpec) -> None:
+    def __init__(self, spec: DatasetSpec, *, score_augmented: bool = False) -> None:
         self._spec = spec  # private: it holds the hidden labels
+        self._score_augmented = score_augmented
         self.X_train, self.X_test = spec.x_train, spec.x_test
         self.n_pool, self.n_test = len(spec.x_train), len(spec.x_test)
         self.Y_train = torch.full((self.n_pool,), UNKNOWN)
         self.labeled_idxs = np.zeros(self.n_pool, dtype=bool)
         self._oracle = torch.as_tensor(spec.y_train)
         self._synthetic: list[ImageSet] = []
+        self._answered: list[ImageSet] = []  # synthetic queries with their labels
 
     # -- spending budget ---------------------------------------------------------------------
 
@@ -81,6 +98,30 @@ class Pool:
         idxs = check_query(idxs, len(idxs), self.labeled_idxs)
         self.labeled_idxs[idxs] = True
         self.Y_train[idxs] = self._oracle[idxs]
+
+    def label_synthetic(
+        self, query: SyntheticQuery, oracle: Callable[[np.ndarray], np.ndarray]
+    ) -> SyntheticQuery:
+        """Buy labels for images that are not of the pool; they count as human labels.
+
+        Args:
+            oracle: [n, H, W, C] uint8 -> [n] int64.
+
+        Returns:
+            The query with its labels.
+
+        Raises:
+            ValueError: the images do not fit the pool's.
+        """
+        images = query.images
+        if images.dtype != np.uint8 or images.shape[1:] != self._spec.image_shape:
+            raise ValueError(
+                f"synthetic queries must be uint8 [n, {', '.join(map(str, self._spec.image_shape))}"
+                f"], not {images.dtype} {images.shape}"
+            )
+        answered = SyntheticQuery(images, np.asarray(oracle(images), np.int64))
+        self._answered.append(self.get_new_data(answered.images, answered.labels))
+        return answered
 
     def label_everything(self) -> None:
         """Buy every label: the fully supervised reference."""
@@ -103,16 +144,17 @@ class Pool:
         self._synthetic.append(self.get_new_data(images, labels))
 
     def training_set(self, *, real: bool = True) -> ImageSet:
-        """Labeled real images (unless real=False) followed by the generated ones."""
-        parts = ([self.get_labeled_data()[1]] if real else []) + self._synthetic
+        """Labeled images (unless real=False) followed by the pseudo-labeled ones."""
+        labeled = [self.get_labeled_data()[1], *self._answered]
+        parts = (labeled if real else []) + self._synthetic
         return self.get_new_data(
             np.concatenate([p.X for p in parts]), torch.cat([p.Y for p in parts])
         )
 
     @property
     def n_labeled(self) -> int:
-        """Human labels bought so far."""
-        return int(self.labeled_idxs.sum())
+        """Human labels bought so far, those of synthetic queries included."""
+        return int(self.labeled_idxs.sum()) + sum(map(len, self._answered))
 
     @property
     def n_synthetic(self) -> int:
@@ -166,11 +208,14 @@ class Pool:
         return float((preds.cpu() == torch.as_tensor(self._spec.y_test)).double().mean())
 
     def _subset(self, idxs: np.ndarray) -> ImageSet:
-        return self.get_new_data(self.X_train[idxs], self.Y_train[idxs])
+        part = self.get_new_data(self.X_train[idxs], self.Y_train[idxs])
+        return replace(part, augmented=self._score_augmented)
 
 
-def check_query(idxs: Sequence[int] | np.ndarray, n: int, labeled: np.ndarray) -> np.ndarray:
-    """A query's answer as [n] int64, if it keeps the contract.
+def check_query(
+    idxs: Sequence[int] | np.ndarray | SyntheticQuery, n: int, labeled: np.ndarray
+) -> np.ndarray | SyntheticQuery:
+    """A query's answer as [n] int64, or as it is if it brings images of its own.
 
     Args:
         idxs: what the strategy returned.
@@ -178,8 +223,12 @@ def check_query(idxs: Sequence[int] | np.ndarray, n: int, labeled: np.ndarray) -
         labeled: [N] bool mask of the pool.
 
     Raises:
-        ValueError: not n distinct unlabeled pool indices; says which rule is broken.
+        ValueError: not n distinct unlabeled pool indices or n images; says which rule is broken.
     """
+    if isinstance(idxs, SyntheticQuery):
+        if len(idxs.images) != n:
+            raise ValueError(f"asked for {n} images, got {len(idxs.images)}")
+        return idxs
     array = np.atleast_1d(np.asarray(idxs))  # indexing with a tensor of one gives a scalar
     if array.ndim != 1 or len(array) != n:
         raise ValueError(f"asked for {n} indices, got an array of shape {array.shape}")

@@ -16,9 +16,10 @@ from .disk import atomic_write
 from .errors import UserError
 from .results import Row, RunFolder, label_of, load_tensors
 
-SECONDS = ("query s", "train s", "gen s")
+SECONDS = ("query s", "train s", "extra s", "gen s")
+OWN = "own_"  # prefix of the columns that a strategy measures itself
 SHOWN = 2  # probe pairs a class in the picture
-COSTS = ("query_seconds", "train_seconds", "generate_seconds")
+COSTS = ("query_seconds", "train_seconds", "extra_train_seconds", "generate_seconds")
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,20 @@ class Curve:
     @property
     def uses_generated_images(self) -> bool:
         return self.folders[0].config.uses_generated_images
+
+    @property
+    def remark(self) -> str:
+        """How its network or training differs from the others'; such a label gets a dagger."""
+        return self.folders[0].remark
+
+    @property
+    def marked_label(self) -> str:
+        return f"{self.label} †" if self.remark else self.label
+
+    @property
+    def own_measures(self) -> list[str]:
+        """Columns that the strategy adds to the rows itself."""
+        return [k for k in self.rows[0][-1] if k.startswith(OWN)]
 
 
 @dataclass(frozen=True)
@@ -261,7 +276,7 @@ def table_rows(comparison: Comparison) -> list[list[str]]:
         average = curve.average(comparison.common_budgets)
         cells.append("" if average is None else _with_error(*mean_sem(average)))
         rows.append([
-            curve.label, *cells, str(len(curve.seeds)),
+            curve.marked_label, *cells, str(len(curve.seeds)),
             f"{curve.labels:,}", f"{curve.images:,}", f"{curve.images_made:,}",
             *(f"{curve.cost(k):.1f}" for k in COSTS),
         ])  # fmt: skip
@@ -303,6 +318,7 @@ def csv_table(comparison: Comparison) -> bytes:
     out = io.StringIO()
     keys = ["round", "budget", "labels", "images", "images_made", "ascent_images", "accuracy",
             "epsilon", "distance", "score_before", "score_after", "steps", *COSTS]  # fmt: skip
+    keys += sorted({k for curve in comparison.curves for k in curve.own_measures})
     writer = csv.writer(out)
     writer.writerow(["dataset", "strategy", "seed", *keys])
     for curve in comparison.curves:
@@ -315,9 +331,12 @@ def csv_table(comparison: Comparison) -> bytes:
 
 
 def statements(comparison: Comparison) -> list[str]:
-    """What may be said about the table: paired differences, the ε = 0 control, too few seeds."""
+    """What may be said about the table: changed networks, what strategies measured themselves,
+    paired differences, the ε = 0 control, too few seeds."""
     curves = comparison.curves
-    lines = []
+    remarks = dict.fromkeys(c.remark for c in curves if c.remark)
+    lines = [f"† {', '.join(c.label for c in curves if c.remark == r)}: {r}" for r in remarks]
+    lines += [_own_line(curve, key) for curve in curves for key in curve.own_measures]
     learning = [c for c in curves if len(c.budgets) > 1] or list(curves)
     reference = next((c for c in learning if not c.uses_generated_images), learning[0])
     for curve in curves:
@@ -329,6 +348,13 @@ def statements(comparison: Comparison) -> list[str]:
     if min(len(c.seeds) for c in curves) < 3:
         lines.append("fewer than 3 seeds: no spread can be claimed")
     return lines
+
+
+def _own_line(curve: Curve, key: str) -> str:
+    """The average of a column that the strategy measured itself."""
+    values = np.array([np.mean([row[key] for row in rows if key in row]) for rows in curve.rows])
+    name = key.removeprefix(OWN).replace("_", " ")
+    return f"{curve.label}: {name} {_with_error(*mean_sem(values))} % (average)"
 
 
 def _difference_line(a: Curve, b: Curve) -> list[str]:

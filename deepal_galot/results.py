@@ -3,7 +3,8 @@
 <output>/<data set>/<strategy>/<fingerprint>/seed<k>/
     config.json               what the run is; must hash to the folder's name
     env.json                  versions, device, determinism of the machine that ran it
-    state.npz                 the picks of each round, written before the next step
+    state.npz                 the picks of each round (indices, or images that the strategy made
+                              and their labels), written before the next step
     text/round<r>.safetensors text embeddings, ascent and probe pictures of round r
     rounds.jsonl              one row a finished round
     classifier.safetensors    the last classifier; classifier.json says what it takes and gives
@@ -27,6 +28,7 @@ from torch import Tensor
 from .config import SCHEMA, RunConfig, fingerprint
 from .disk import append_line, atomic_write, atomic_write_npz
 from .errors import UserError
+from .pool import SyntheticQuery
 
 Row = dict[str, Any]
 
@@ -39,6 +41,7 @@ class RunFolder:
         config: the run.
         content: hashes of the data, weights and plug-ins that it reads.
         settings: what tells it from the strategy's default on this data set, for tables.
+        remark: how its network or training differs from other strategies', for tables.
     """
 
     def __init__(
@@ -47,9 +50,10 @@ class RunFolder:
         config: RunConfig,
         content: Mapping[str, str],
         settings: Mapping[str, str],
+        remark: str = "",
     ) -> None:
         self.path, self.config = path, config
-        self.content, self.settings = dict(content), dict(settings)
+        self.content, self.settings, self.remark = dict(content), dict(settings), remark
 
     @classmethod
     def create(
@@ -58,6 +62,7 @@ class RunFolder:
         config: RunConfig,
         content: Mapping[str, Any],
         settings: Mapping[str, str],
+        remark: str = "",
     ) -> RunFolder:
         """The folder of this run, made if it is new, checked if it is not.
 
@@ -66,6 +71,7 @@ class RunFolder:
             config: the run.
             content: hashes of what it reads, see config.fingerprint.
             settings: what tells it from the strategy's default, for tables.
+            remark: how its network or training differs from other strategies', for tables.
 
         Raises:
             UserError: the folder cannot be written, or holds another configuration.
@@ -75,8 +81,8 @@ class RunFolder:
             stored = cls.open(path)
             if config.n_rounds > stored.config.n_rounds:  # an extension; readers must know of it
                 stored._write_config(config.n_rounds)
-            return cls(path, config, stored.content, stored.settings)
-        new = cls(path, config, content, settings)
+            return cls(path, config, stored.content, stored.settings, stored.remark)
+        new = cls(path, config, content, settings, remark)
         try:
             new._write_config(config.n_rounds)
         except OSError as error:
@@ -89,6 +95,7 @@ class RunFolder:
             "schema": SCHEMA,
             "fingerprint": fingerprint(config, self.content),
             "settings": self.settings,
+            "remark": self.remark,
             "content": self.content,
             "read": config.fields_read(),
             "config": asdict(config),
@@ -112,6 +119,7 @@ class RunFolder:
             config = RunConfig(**record["config"])
             schema, stored, content = record["schema"], record["fingerprint"], record["content"]
             settings = {str(k): str(v) for k, v in record["settings"].items()}
+            remark = str(record["remark"])
         except (OSError, ValueError, LookupError, TypeError, AttributeError, UserError) as error:
             raise UserError(f"{file}: no readable run configuration ({error})") from error
         if schema != SCHEMA:
@@ -123,7 +131,7 @@ class RunFolder:
                 f"{file}: was altered or moved; it describes {now}/seed{config.seed}, its folder "
                 f"is {path.parent.name}/{path.name}. Restore it, or move the folder away"
             )
-        return cls(path, config, content, settings)
+        return cls(path, config, content, settings, remark)
 
     # -- rows --------------------------------------------------------------------------------
 
@@ -183,8 +191,8 @@ class RunFolder:
 
     # -- the journal: what must not be decided twice -----------------------------------------
 
-    def picks(self) -> list[np.ndarray]:
-        """[n] int64 pool indices bought in each round so far.
+    def picks(self) -> list[np.ndarray | SyntheticQuery]:
+        """What was bought in each round so far: [n] int64 pool indices, or images with labels.
 
         Raises:
             UserError: the state file is damaged.
@@ -194,13 +202,22 @@ class RunFolder:
             return []
         try:
             with np.load(file, allow_pickle=False) as npz:
-                return [npz[f"picks{r}"] for r in range(len(npz.files))]
+                return [
+                    npz[f"picks{r}"] if f"picks{r}" in npz else
+                    SyntheticQuery(npz[f"images{r}"], npz[f"labels{r}"])
+                    for r in range(sum(not name.startswith("labels") for name in npz.files))
+                ]  # fmt: skip
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise UserError(f"{file}: damaged ({error}); move the run's folder away") from error
 
-    def save_picks(self, picks: list[np.ndarray]) -> None:
-        """Journal the picks of all rounds so far."""
-        atomic_write_npz(self.path / "state.npz", **{f"picks{r}": p for r, p in enumerate(picks)})
+    def save_picks(self, picks: list[np.ndarray | SyntheticQuery]) -> None:
+        """Journal what was bought in all rounds so far."""
+        arrays = {}
+        for r, p in enumerate(picks):
+            synthetic = isinstance(p, SyntheticQuery)
+            arrays |= {f"images{r}": p.images, f"labels{r}": p.labels} if synthetic else {
+                f"picks{r}": p}  # fmt: skip
+        atomic_write_npz(self.path / "state.npz", **arrays)
 
     def has_text(self, round: int) -> bool:
         """Whether this round's text embeddings were journaled."""

@@ -8,7 +8,9 @@ was drawn before it, so order, batching, restarts and other strategies change no
 | init_pool                             | the initial labeled set, shared by all strategies      |
 | weights(round)                        | classifier initialisation, shared by all strategies    |
 | batches(round)                        | batch order and augmentation, shared by all strategies |
+| dropout(round)                        | head dropout while training                            |
 | query(round)                          | a strategy's own randomness                            |
+| model(i)                              | networks that a strategy trains once a run             |
 | quota(round)                          | which classes get one generated image more             |
 | keep(round, class)                    | which of an oversampled set of images are kept         |
 | ascent(round, class, step, i)         | the noise of sample i of an ascent step                |
@@ -25,8 +27,8 @@ import random
 import numpy as np
 import torch
 
-STREAMS = ("init_pool", "weights", "batches", "query", "quota", "keep", "ascent", "direction",
-           "probe", "image")  # fmt: skip
+STREAMS = ("init_pool", "weights", "batches", "dropout", "query", "model", "quota", "keep",
+           "ascent", "direction", "probe", "image")  # fmt: skip
 
 
 def derive(seed: int, stream: str, *key: int) -> int:

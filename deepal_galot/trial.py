@@ -18,7 +18,8 @@ from .datasets.base import DatasetSpec
 from .errors import UserError
 from .galot import Galot, SyntheticBatch
 from .learner import Learner
-from .pool import Pool, check_query
+from .oracle import ReferenceOracle
+from .pool import Pool, SyntheticQuery, check_query
 from .results import Row, RunFolder
 
 
@@ -36,16 +37,19 @@ class Trial:
         strategy: type[Strategy],
         architecture: type[Classifier],
         device: torch.device,
+        oracle: ReferenceOracle,
         make_galot: Callable[[], Galot] | None = None,
     ) -> None:
         """
         Args:
             folder: where it is recorded; its config says what it is.
+            oracle: labels what the strategy makes itself.
             make_galot: called once if the run trains on generated images.
         """
         self.folder, self.spec = folder, spec
         self.config: RunConfig = folder.config
-        self.pool = Pool(spec)
+        self.pool = Pool(spec, score_augmented=bool(self.config.score_augmented))
+        self.oracle = oracle
         self.learner = Learner(self.config, architecture, spec.image_shape, spec.n_classes, device)
         task = {"num_class": spec.n_classes, "class_names": spec.class_names,
                 "image_shape": spec.image_shape}  # fmt: skip
@@ -75,8 +79,9 @@ class Trial:
         """One round, recorded everywhere but in the rows."""
         clock = time.perf_counter
         started = clock()
+        self.learner.extra_train_seconds = 0.0
         self._buy_labels(round)
-        query_seconds = clock() - started
+        query_seconds = clock() - started - self.learner.extra_train_seconds
 
         warm_up_seconds, batch, generate_seconds = 0.0, None, 0.0
         if self.galot is not None:
@@ -89,9 +94,12 @@ class Trial:
             generate_seconds = clock() - started
 
         started = clock()
+        extra_before = self.learner.extra_train_seconds
         steps = self.learner.fit(self.pool.training_set(real=self.config.uses_real_images), round)
-        train_seconds = clock() - started + warm_up_seconds
+        extra_in_fit = self.learner.extra_train_seconds - extra_before
+        train_seconds = clock() - started + warm_up_seconds - extra_in_fit
         accuracy = self._accuracy()
+        measured = self.strategy.measure()
         self.folder.save_classifier(self.learner.state(), self._card(round))
         return {
             "round": round,
@@ -103,8 +111,10 @@ class Trial:
             "accuracy": accuracy,
             "steps": steps,
             **self._costs_of(batch, round),
+            **{f"own_{name}": value for name, value in measured.items()},
             "query_seconds": milliseconds(query_seconds),
             "train_seconds": milliseconds(train_seconds),
+            "extra_train_seconds": milliseconds(self.learner.extra_train_seconds),
             "generate_seconds": milliseconds(generate_seconds),
         }
 
@@ -119,17 +129,16 @@ class Trial:
             self.pool.label_everything()
             return
         if round < len(self.picks):
-            self.pool.label(self.picks[round])
+            self._label(self.picks[round])
             return
         if round == 0:
             picks = self.pool.initialize_labels(config.n_init, config.seed)
         else:
-            picks = self._query(round)
-            self.pool.label(picks)
+            picks = self._label(self._query(round))
         self.picks.append(picks)
         self.folder.save_picks(self.picks)
 
-    def _query(self, round: int) -> np.ndarray:
+    def _query(self, round: int) -> np.ndarray | SyntheticQuery:
         self._restore_classifier(round)
         n, labeled = self.config.query_size(round), self.pool.labeled_idxs.copy()
         seeding.seed_globals(self.config.seed, "query", round)
@@ -140,6 +149,14 @@ class Trial:
             return check_query(picks, n, labeled)
         except ValueError as error:
             raise UserError(f"{type(self.strategy).__name__}.query({n}): {error}") from error
+
+    def _label(self, picks: np.ndarray | SyntheticQuery) -> np.ndarray | SyntheticQuery:
+        """Buy the labels, which after a restart are known; returns what is to be journaled."""
+        if not isinstance(picks, SyntheticQuery):
+            self.pool.label(picks)
+            return picks
+        known = picks.labels
+        return self.pool.label_synthetic(picks, self.oracle if known is None else lambda _: known)
 
     # -- coming back after a restart ---------------------------------------------------------
 

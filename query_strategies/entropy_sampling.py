@@ -8,8 +8,11 @@ from .strategy import Strategy
 
 
 class EntropySampling(Strategy):
-    """largest Shannon entropy of the prediction; Shannon 1948; a pool pass + O(N log N)"""
+    """largest Shannon entropy of the prediction; Shannon 1948
+
+    Time: a pool pass + O(N·C + N log N). Memory: O(N·C).
+    """
 
     def query(self, n: int) -> np.ndarray:
         idxs, images = self.dataset.get_unlabeled_data()
-        return self.top(n, idxs, entropy(self.predict_logits(images)))
+        return self.top(n, idxs, entropy(self.net.outputs(images).logits))

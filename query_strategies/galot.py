@@ -9,7 +9,7 @@ import numpy as np
 from deepal_galot.config import RunConfig
 from deepal_galot.galot import Galot, SyntheticBatch
 from deepal_galot.learner import Learner
-from deepal_galot.pool import Pool
+from deepal_galot.pool import Pool, SyntheticQuery
 from deepal_galot.registry import strategies
 
 from .strategy import Strategy
@@ -31,8 +31,11 @@ class GALOT(Strategy):
     def without_images(cls, config: RunConfig) -> str:
         return config.base_sampler
 
-    def query(self, n: int) -> np.ndarray:
+    def query(self, n: int) -> np.ndarray | SyntheticQuery:
         return self.base.query(n)
+
+    def measure(self) -> dict[str, float]:
+        return self.base.measure()
 
     def synthesize(self, galot: Galot, round: int) -> SyntheticBatch:
         batch = galot.make_images(galot.text(self.net.logits, round), round)

@@ -1,4 +1,4 @@
-"""Least-confidence sampling."""
+"""Least confidence."""
 
 import numpy as np
 
@@ -8,8 +8,11 @@ from .strategy import Strategy
 
 
 class LeastConfidence(Strategy):
-    """smallest top probability; Lewis & Catlett 1994; O(N log N) + a pool pass"""
+    """smallest top probability; Lewis & Catlett 1994
+
+    Time: a pool pass + O(N·C + N log N). Memory: O(N·C).
+    """
 
     def query(self, n: int) -> np.ndarray:
         idxs, images = self.dataset.get_unlabeled_data()
-        return self.top(n, idxs, least_confidence(self.predict_logits(images)))
+        return self.top(n, idxs, least_confidence(self.net.outputs(images).logits))

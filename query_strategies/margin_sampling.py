@@ -8,8 +8,11 @@ from .strategy import Strategy
 
 
 class MarginSampling(Strategy):
-    """smallest gap of the two top probabilities; Scheffer et al. 2001; O(N log N) + a pool pass"""
+    """smallest gap of the two top probabilities; Scheffer et al. 2001
+
+    Time: a pool pass + O(N·C + N log N). Memory: O(N·C).
+    """
 
     def query(self, n: int) -> np.ndarray:
         idxs, images = self.dataset.get_unlabeled_data()
-        return self.top(n, idxs, margin(self.predict_logits(images)))
+        return self.top(n, idxs, margin(self.net.outputs(images).logits))

@@ -7,7 +7,7 @@ strategies run unchanged.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,8 +17,10 @@ from torch import Tensor
 from deepal_galot.config import RunConfig
 from deepal_galot.galot import Galot, SyntheticBatch
 from deepal_galot.learner import Learner
-from deepal_galot.pool import ImageSet, Pool
+from deepal_galot.pool import ImageSet, Pool, SyntheticQuery
 from deepal_galot.registry import class_name
+
+MONTE_CARLO = ("mc_passes", "mc_noise", "head_dropout")
 
 
 class Strategy:
@@ -27,7 +29,9 @@ class Strategy:
     Class attributes:
         aliases: further names, e.g. the paper's.
         fixed: RunConfig fields that the strategy is defined by.
+        reads: RunConfig fields that only some strategies read, see --help; e.g. MONTE_CARLO.
         generates: whether `synthesize` makes training images.
+        remark: how its network or training differs from the others', for the tables.
 
     Attributes:
         dataset: the pool; net: the learner; args_input: the RunConfig;
@@ -36,7 +40,9 @@ class Strategy:
 
     aliases: ClassVar[tuple[str, ...]] = ()
     fixed: ClassVar[Mapping[str, Any]] = {}
+    reads: ClassVar[tuple[str, ...]] = ()
     generates: ClassVar[bool] = False
+    remark: ClassVar[str] = ""
 
     def __init__(
         self, dataset: Pool, net: Learner, args_input: RunConfig, args_task: dict[str, Any]
@@ -49,10 +55,11 @@ class Strategy:
         """The name of the strategy that this one is in mode `al`, where no image is generated."""
         return class_name(cls)
 
-    def query(self, n: int) -> np.ndarray:
-        """n distinct pool indices of unlabeled images to be labeled.
+    def query(self, n: int) -> np.ndarray | SyntheticQuery:
+        """n distinct pool indices of unlabeled images to be labeled; all, where fewer are left.
 
-        The global NumPy and torch generators are seeded from stream query(round) before the call.
+        A strategy that makes its own queries returns n images instead. The global NumPy and torch
+        generators are seeded from stream query(round) before the call.
         """
         raise TypeError(f"{type(self).__name__} defines no query(n)")
 
@@ -63,14 +70,34 @@ class Strategy:
         """
         raise TypeError(f"{type(self).__name__} generates no images")
 
+    def measure(self) -> dict[str, float]:
+        """Further numbers in [0, 1] for a round's row, taken after its fit, by column name."""
+        return {}
+
     def top(self, n: int, idxs: np.ndarray, scores: Tensor) -> np.ndarray:
-        """The n indices of highest score; ties go to the lower index, NaN ranks last.
+        """The n indices of highest score; NaN ranks last.
+
+        Ties are broken at random, from stream query(round): many images may share a score, and by
+        index the first classes of a sorted pool would win.
 
         Args:
             idxs: [U] pool indices; scores: [U] of the same images, higher = more informative.
         """
-        scores = torch.nan_to_num(scores.double(), nan=-torch.inf)
-        return idxs[scores.argsort(descending=True, stable=True)[:n].numpy()]
+        scores = torch.nan_to_num(scores.double(), nan=-torch.inf).cpu()
+        shuffle = torch.randperm(len(scores))
+        ranked = shuffle[scores[shuffle].argsort(descending=True, stable=True)]
+        return idxs[ranked[:n].numpy()]
+
+    def top_of_passes(self, n: int, score: Callable[[Tensor], Tensor]) -> np.ndarray:
+        """The n unlabeled images of highest score over the Monte Carlo passes.
+
+        Args:
+            score: [T, B, K] probabilities of T passes -> [B], higher = more informative.
+        """
+        idxs, images = self.dataset.get_unlabeled_data()
+        if len(idxs) == 0:
+            return idxs
+        return self.top(n, idxs, torch.cat([score(p) for p in self.net.mc_probabilities(images)]))
 
     # -- DeepALPlus's helpers ----------------------------------------------------------------
 
@@ -107,3 +134,15 @@ class Strategy:
     def get_embeddings(self, data: ImageSet) -> Tensor:
         """[N, D] float32 embeddings."""
         return self.net.get_embeddings(data)
+
+    def get_grad_embeddings(self, data: ImageSet) -> np.ndarray:
+        """[N, K·D] float32, the last layer's gradients at the predicted labels."""
+        return self.net.get_grad_embeddings(data)
+
+    def predict_prob_dropout(self, data: ImageSet, n_drop: int | None = None) -> Tensor:
+        """[N, K] float32, the mean of n_drop Monte Carlo passes."""
+        return self.net.predict_prob_dropout(data, n_drop)
+
+    def predict_prob_dropout_split(self, data: ImageSet, n_drop: int | None = None) -> Tensor:
+        """[n_drop, N, K] float32, each Monte Carlo pass."""
+        return self.net.predict_prob_dropout_split(data, n_drop)

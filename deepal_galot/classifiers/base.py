@@ -11,17 +11,52 @@ from torch import Tensor, nn
 class Classifier(nn.Module):
     """Base class of classifiers; the first docstring line is shown by --list.
 
-    A subclass is made as `cls(image_shape, n_classes)` with image_shape = (H, W, C), and sets
-    `embedding_dim`, the D of its embeddings. All its randomness comes from torch's global
+    A subclass is made as `cls(image_shape, n_classes)` with image_shape = (H, W, C), from 8×8 to
+    224×224 pixels, and sets the attributes below. All its randomness comes from torch's global
     generator, which the learner seeds.
+
+    Attributes:
+        stages: the body in the order of computation; the output of each is a feature map
+            [B, C_i, H_i, W_i], of ever coarser resolution.
+        neck: the last feature map -> embedding [B, D].
+        head: embedding -> logits [B, K], linear.
+        embedding_dim: D.
     """
 
+    stages: nn.ModuleList
+    neck: nn.Module
+    head: nn.Linear
     embedding_dim: int
+
+    def feature_maps(self, x: Tensor) -> list[Tensor]:
+        """[B, C, H, W] normalised images -> the feature map of each stage."""
+        maps = []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return maps
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[B, C, H, W] normalised images -> (logits [B, K], embedding [B, D])."""
-        raise TypeError(f"{type(self).__name__} defines no forward(x)")
+        embedding = self.neck(self.feature_maps(x)[-1])
+        return self.head(embedding), embedding
 
     def get_embedding_dim(self) -> int:
         """D, by DeepALPlus's name."""
         return self.embedding_dim
+
+
+class GlobalAverage(nn.Module):
+    """[B, C, H, W] -> [B, C], the mean over the pixels; its gradient is deterministic on a GPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3))
+
+
+def init_convolutions(module: nn.Module) -> None:
+    """He et al. 2015, by fan-out: how torchvision draws those of ResNet, VGG and MobileNetV2."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

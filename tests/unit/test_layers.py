@@ -9,18 +9,19 @@ ROOT = Path(__file__).parents[2]
 LAYERS = [  # a file may import from its own layer's earlier files and from lower layers
     ["errors"],
     ["registry"],
-    ["seeding", "acquisition", "images", "disk"],
+    ["seeding", "acquisition", "selection", "images", "disk"],
     ["config"],
     ["datasets", "classifiers"],
-    ["pool"],
+    ["pool", "objective"],
     ["learner"],
+    ["oracle"],
     ["generators"],
     ["galot"],
     ["query_strategies"],
     ["results"],
     ["trial", "plan"],
     ["campaign"],
-    ["report", "predict"],
+    ["report", "predict", "speed"],
     ["cli"],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

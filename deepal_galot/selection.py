@@ -1,0 +1,160 @@
+"""Choosing diverse points: k-center, k-means++ seeding, k-means, and the points nearest to centers.
+
+Everything runs on the device of the points, holds no N×N or N×n matrix, costs O(N·D) a choice, and
+draws from torch's global CPU generator, so that every device makes the same draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+CHUNK = 2**22  # elements of a distance block: 16 MB of float32
+DistanceTo = Callable[[int], Tensor]  # index -> squared distances [N] of all points to that one
+
+
+def k_center(points: Tensor, centers: Tensor, n: int) -> Tensor:
+    """The greedy 2-approximation of k-center: always the point farthest from all centers so far.
+
+    Sener & Savarese 2018, algorithm 1. Equal distances go to the lower index.
+
+    Args:
+        points: [N, D]; centers: [L, D], already covered.
+        n: how many to choose, at most N.
+
+    Returns:
+        [n] int64 distinct indices in the order of choice, on the points' device.
+    """
+    nearest = nearest_distance(points, centers)
+    chosen = torch.empty(n, dtype=torch.int64, device=points.device)
+    for i in range(n):
+        chosen[i] = nearest.argmax()
+        torch.minimum(nearest, distances(points, points[chosen[i]]), out=nearest)
+        nearest[chosen[: i + 1]] = -1.0
+    return chosen
+
+
+def kmeans_plus_plus(distance_to: DistanceTo, first: int, n: int) -> Tensor:
+    """k-means++ seeding: each next point with probability in proportion to D², the squared
+    distance to the nearest chosen one; uniformly among the rest once every D² is 0.
+
+    Arthur & Vassilvitskii 2007.
+
+    Args:
+        distance_to: index -> [N] squared distances.
+        first: the first choice.
+        n: how many to choose, at most N.
+
+    Returns:
+        [n] int64 distinct indices in the order of choice, on the CPU.
+    """
+    chosen = [first]
+    nearest = distance_to(first).clone()
+    nearest[first] = 0.0
+    while len(chosen) < n:
+        cumulative = nearest.cumsum(0, dtype=torch.float64)
+        if cumulative[-1] <= 0:
+            cumulative = _rest(chosen, nearest).cumsum(0)
+        # Below the total, so that the index found has a weight above 0.
+        u = torch.rand((), dtype=torch.float64).to(cumulative) * cumulative[-1]
+        u = torch.minimum(u, torch.nextafter(cumulative[-1], torch.zeros_like(u)))
+        chosen.append(int(torch.searchsorted(cumulative, u, right=True)))
+        torch.minimum(nearest, distance_to(chosen[-1]), out=nearest)
+        nearest[chosen[-1]] = 0.0
+    return torch.tensor(chosen[:n])
+
+
+def _rest(chosen: list[int], like: Tensor) -> Tensor:
+    """1.0 for each point that is not chosen."""
+    weights = torch.ones_like(like, dtype=torch.float64)
+    weights[torch.tensor(chosen, device=like.device)] = 0.0
+    return weights
+
+
+def k_means(points: Tensor, k: int, iterations: int = 100) -> Tensor:
+    """Lloyd's algorithm from k-means++ seeds, until no point changes its cluster.
+
+    A cluster that loses all its points keeps its place. The mean is moved to the origin meanwhile:
+    sums and matrix products lose the fewest digits there.
+
+    Args:
+        points: [N, D]; k: clusters, at most N; iterations: at most so many.
+
+    Returns:
+        [k, D] centroids.
+    """
+    mean = points.mean(0)
+    points = points - mean
+    first = int(torch.randint(len(points), ()))
+    seeds = kmeans_plus_plus(lambda i: distances(points, points[i]), first, k)
+    centroids, of = points[seeds.to(points.device)].clone(), None
+    for _ in range(iterations):
+        before, of = of, nearest_center(points, centroids)
+        if before is not None and torch.equal(before, of):
+            break
+        count = torch.bincount(of, minlength=k).to(points)
+        total = torch.zeros_like(centroids).index_add_(0, of, points)
+        centroids = torch.where(count[:, None] > 0, total / count[:, None].clamp_min(1), centroids)
+    return centroids + mean
+
+
+def nearest_points(points: Tensor, centers: Tensor) -> Tensor:
+    """For each center in turn the nearest point that is not taken yet.
+
+    Args:
+        points: [N, D]; centers: [k, D], k at most N.
+
+    Returns:
+        [k] int64 distinct indices, on the points' device.
+    """
+    chosen = torch.empty(len(centers), dtype=torch.int64, device=points.device)
+    taken = torch.zeros(len(points), device=points.device)
+    for i, center in enumerate(centers):
+        chosen[i] = (distances(points, center) + taken).argmin()
+        taken[chosen[i]] = torch.inf
+    return chosen
+
+
+def distances(points: Tensor, point: Tensor) -> Tensor:
+    """[N] squared Euclidean distances, by subtraction: exactly 0 for duplicates."""
+    exact = "donot_use_mm_for_euclid_dist"
+    return torch.cdist(points, point[None], compute_mode=exact)[:, 0].square()
+
+
+def nearest_distance(points: Tensor, centers: Tensor) -> Tensor:
+    """[N] squared distance to the nearest of the centers [L, D]; inf if there is none.
+
+    By matrix products, after moving the mean to the origin: there they lose the fewest digits.
+    """
+    nearest = torch.full((len(points),), torch.inf, device=points.device, dtype=points.dtype)
+    mean = points.mean(0)
+    centers = centers - mean
+    for part in _blocks(points, centers):
+        block = points[part] - mean
+        gap = centers.square().sum(1) - 2 * (block @ centers.T)
+        nearest[part] = (gap.amin(1) + block.square().sum(1)).clamp_min(0)
+    return nearest
+
+
+def nearest_center(points: Tensor, centers: Tensor) -> Tensor:
+    """[N] int64 index of the nearest center, by matrix products: best near the origin."""
+    half_norms = centers.square().sum(1) / 2
+    blocks = [
+        (points[part] @ centers.T - half_norms).argmax(1) for part in _blocks(points, centers)
+    ]
+    return torch.cat(blocks)
+
+
+def principal_components(x: Tensor, n: int) -> Tensor:
+    """[N, min(n, D)] scores of the leading principal components, from the D×D covariance."""
+    x = x - x.mean(0)
+    _, vectors = torch.linalg.eigh((x.T @ x).double())
+    return x @ vectors[:, -n:].flip(1).to(x)
+
+
+def _blocks(points: Tensor, centers: Tensor) -> list[slice]:
+    """Rows of the points, so few that their distances to all centers fit in a block."""
+    rows = max(1, CHUNK // max(1, len(centers)))
+    return [slice(a, a + rows) for a in range(0, len(points), rows)] if len(centers) else []

@@ -1,0 +1,29 @@
+"""CoreSet by greedy k-center."""
+
+import numpy as np
+from torch import Tensor
+
+from deepal_galot.selection import k_center
+
+from .strategy import Strategy
+
+
+class KCenterGreedy(Strategy):
+    """images farthest from all labeled ones in embedding space (CoreSet); Sener & Savarese 2018
+
+    Greedy k-center from the labeled images on, with one running minimum of distances.
+    Time: a pool pass + O((L + n)·N·D). Memory: O(N·D).
+    """
+
+    aliases = ("CoreSet",)
+
+    def query(self, n: int) -> np.ndarray:
+        _, labeled = self.dataset.get_labeled_data()
+        idxs, unlabeled = self.dataset.get_unlabeled_data()
+        covered = self.net.outputs(labeled).embeddings
+        points, centers = self.reduce(self.net.outputs(unlabeled).embeddings, covered)
+        return idxs[k_center(points, centers, min(n, len(idxs))).cpu().numpy()]
+
+    def reduce(self, points: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
+        """The space in which distances are taken: the embeddings themselves."""
+        return points, centers

@@ -1,0 +1,109 @@
+"""Learning loss: a module that predicts each image's loss, trained beside the classifier."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from deepal_galot.classifiers.base import Classifier, GlobalAverage
+from deepal_galot.config import RunConfig
+from deepal_galot.learner import Learner
+from deepal_galot.objective import Context, Objective
+from deepal_galot.pool import Pool
+
+from .strategy import Strategy
+
+WIDTH = 128  # of the loss module's branches
+MARGIN = 1.0  # ξ
+WEIGHT = 1.0  # λ
+DETACH_AFTER = 120 / 200  # share of the fit, as published: 120 of 200 epochs
+
+
+class LossPredictionLoss(Strategy):
+    """largest predicted loss; the predictor is trained jointly; Yoo & Kweon 2019
+
+    Time: a pool pass + O(N log N), and a loss module in each training step, whose seconds are the
+    results' column of extra training. Memory: O(N).
+    """
+
+    aliases = ("LossPrediction",)
+    remark = "loss module trained jointly"
+
+    def __init__(
+        self, dataset: Pool, net: Learner, args_input: RunConfig, args_task: dict[str, Any]
+    ) -> None:
+        super().__init__(dataset, net, args_input, args_task)
+        self.objective = net.objective = LearningLoss(net)
+
+    def query(self, n: int) -> np.ndarray:
+        idxs, images = self.dataset.get_unlabeled_data()
+        return self.top(n, idxs, self.net.apply(images, self.objective.predict))
+
+
+class LearningLoss(Objective):
+    """Cross-entropy + λ times the ranking loss of the predicted losses.
+
+    The loss module averages each stage's feature map, maps it to WIDTH, and adds up to one number.
+    After DETACH_AFTER of the fit its gradients no longer reach the classifier.
+    """
+
+    def __init__(self, net: Learner) -> None:
+        super().__init__()
+        self.net = net
+
+    def build(self, clf: Classifier, image_shape: tuple[int, int, int]) -> None:
+        height, width, channels = image_shape
+        was_training = clf.training
+        with torch.no_grad():
+            maps = clf.eval().feature_maps(torch.zeros(1, channels, height, width))
+        clf.train(was_training)
+        self.branches = nn.ModuleList(
+            nn.Sequential(GlobalAverage(), nn.Linear(m.shape[1], WIDTH), nn.ReLU()) for m in maps
+        )
+        self.last = nn.Linear(WIDTH * len(maps), 1)
+
+    def predict(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] normalised images -> [B] predicted losses of the current classifier."""
+        return self.score(self.net.clf.feature_maps(x))
+
+    def score(self, maps: list[Tensor]) -> Tensor:
+        """Feature maps of B images -> [B] predicted losses."""
+        branches = [branch(m) for branch, m in zip(self.branches, maps, strict=True)]
+        return self.last(torch.cat(branches, 1))[:, 0]
+
+    def backward(
+        self, clf: Classifier, x: Tensor, y: Tensor, progress: float, autocast: Context
+    ) -> None:
+        with autocast():
+            maps = clf.feature_maps(x)
+            logits = clf.head(self.dropout(clf.neck(maps[-1])))
+            losses = F.cross_entropy(logits.float(), y, reduction="none")
+        with self.net.extra_training():
+            # On copies of the maps, so that this part's time can be told from the classifier's.
+            copies = [m.detach().requires_grad_() for m in maps]
+            with autocast():
+                predicted = self.score(copies).float()
+            (WEIGHT * ranking_loss(predicted, losses.detach())).backward()
+        if progress < DETACH_AFTER:
+            torch.autograd.backward([losses.mean(), *maps], [None, *(m.grad for m in copies)])
+        else:
+            losses.mean().backward()
+
+
+def ranking_loss(predicted: Tensor, losses: Tensor) -> Tensor:
+    """mean over pairs of max(0, ξ - s·(p_i - p_j)) with s = 1 if l_i > l_j, else -1 (also for equal
+    losses, as published). The second half is paired with the first in reverse; with an odd number
+    the middle one has no partner; 0 for a single one.
+
+    Args:
+        predicted, losses: [B] predicted and true losses of one batch.
+    """
+    pairs = len(predicted) // 2
+    if pairs == 0:
+        return predicted.sum() * 0
+    gap, true_gap = (v[:pairs] - v.flip(0)[:pairs] for v in (predicted, losses))
+    return F.relu(MARGIN - torch.where(true_gap > 0, gap, -gap)).mean()
