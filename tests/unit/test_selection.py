@@ -1,5 +1,6 @@
 """What the seeding keeps for any distances; its laws and the rest are in tests/parity."""
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -46,6 +47,17 @@ def test_a_point_at_a_distance_goes_before_one_at_none(case):
         nearest[chosen[:k]] = 0
         assert nearest[i] > 0 or not nearest.any()
         nearest = nearest.clip(max=matrix[i])
+
+
+@pytest.mark.parametrize("u", [0.0, 0.5, 1 - 2**-53])
+@pytest.mark.parametrize("scale", [1.0, 2.0**-149, 2.0**127])
+def test_the_ends_of_the_unit_interval(monkeypatch, u, scale):
+    """The smallest and the largest number that can be drawn: weights of 0 first, between and last,
+    of the smallest and the largest size; what is drawn has a weight above 0."""
+    monkeypatch.setattr(torch, "rand", lambda *_, dtype: torch.tensor(u, dtype=dtype))
+    distances = torch.tensor([0, 0, 1, 0, 1, 0, 0]) * scale
+    chosen = kmeans_plus_plus(lambda i: distances, 0, 7).tolist()
+    assert sorted(chosen[1:3]) == [2, 4] and sorted(chosen) == list(range(7))
 
 
 @given(arrays("float32", st.tuples(sizes, st.integers(1, 3)), elements=st.floats(-9, 9, width=32)))
