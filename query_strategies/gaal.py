@@ -1,0 +1,287 @@
+"""GAAL: queries are images of a GAN, moved to the decision boundary of an SVM on pixels."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from deepal_galot import seeding
+from deepal_galot.config import RunConfig
+from deepal_galot.images import to_uint8, to_unit_float
+from deepal_galot.learner import Learner
+from deepal_galot.pool import ImageSet, Pool, SyntheticQuery
+
+from .strategy import Strategy
+
+# The GAN: Radford et al. 2016 in layout; narrower, with fewer latents and at a higher rate than
+# theirs, so that a minute on one CPU core gives legible MNIST digits (chosen on MNIST and Digits).
+LATENT = 32  # entries of z, standard normal
+WIDTH = 32  # channels at half the image's size, doubled with each halving
+MOST_CHANNELS = 256
+GAN_BATCH = 64
+GAN_RATE, GAN_BETAS = 1e-3, (0.5, 0.999)  # Adam
+
+# The descent to the boundary, chosen on MNIST.
+DESCENT_STEPS = 50
+DESCENT_RATE = 0.1  # Adam
+DESCENT_BATCH = 256  # bounds the memory; an image does not depend on the others of its batch
+
+SVM_C = 1.0  # of the squared hinge loss, for inputs of mean square norm 1
+
+
+class GAAL(Strategy):
+    """GAN images at the decision boundary of an SVM on pixels; Zhu & Bento 2017
+
+    The GAN sees all images of the pool and no label, and is trained once a run. The SVM is linear,
+    one against the rest, and is fitted to every label of the round. A query starts at a random
+    latent z and minimises, over z, the squared distance of the image to the boundary between the
+    two classes that lead there (multi-class as in arXiv 2412.16227; two classes in the original).
+    z keeps its length, because nearly all of a Gaussian in many dimensions lies at one distance
+    from 0; the queries are diverse because they start apart.
+
+    Time: gan_steps batches through both networks once a run; O(|L|·D·C) an iteration of the SVM
+    on D pixel values; n·DESCENT_STEPS passes of the generator. Memory: the pool, O(|L|·D) for the
+    SVM, O(DESCENT_BATCH) images for the descent.
+
+    Class attributes:
+        gan_steps: optimiser steps of each of the GAN's networks, for images of up to 28 × 28
+            pixels; four times as many with each further doubling of the size.
+    """
+
+    remark = "queries are images that its GAN makes; a classifier trained on all labels names them"
+    gan_steps = 2000
+
+    def __init__(
+        self, dataset: Pool, net: Learner, args_input: RunConfig, args_task: dict[str, Any]
+    ) -> None:
+        super().__init__(dataset, net, args_input, args_task)
+        self._svm: LinearSVM | None = None
+        self._svm_size = 0  # images it was fitted to
+
+    def query(self, n: int) -> SyntheticQuery:
+        generator, svm = self.generator, self.svm()
+        batches = [
+            to_uint8(descend(generator, svm, z.to(self.net.device)))
+            for z in torch.randn(n, LATENT).split(DESCENT_BATCH)
+        ]
+        return SyntheticQuery(np.concatenate(batches))
+
+    def measure(self) -> dict[str, float]:
+        """The SVM's accuracy on the test images, which is what publications show for GAAL."""
+        if self.dataset.n_test == 0:
+            return {}
+        return {"svm_accuracy": self.dataset.cal_test_acc(self.svm().predict(self.dataset.X_test))}
+
+    @cached_property
+    def generator(self) -> Generator:
+        """Trained on first use; from streams of its own, so after a restart it is the same."""
+        images, device = self.dataset.X_train, self.net.device
+        with self.net.extra_training():
+            return train_gan(images, self.gan_steps, self.args_input.seed, device)
+
+    def svm(self) -> LinearSVM:
+        """Fitted to all labels so far."""
+        data = self.dataset.training_set()
+        if self._svm is None or self._svm_size != len(data):  # labels are never given back
+            with self.net.extra_training():
+                self._svm, self._svm_size = fit_svm(data, self.net.device), len(data)
+        return self._svm
+
+
+# -- the GAN -----------------------------------------------------------------------------------
+
+
+def doublings(image_shape: tuple[int, int, int]) -> int:
+    """How often the generator doubles the size: from 4 … 7 pixels to the smaller side."""
+    return max(1, int(math.log2(min(image_shape[:2]) / 4)))
+
+
+def channels(level: int) -> int:
+    """Channels of the feature maps after `level` halvings of the image, level ≥ 1."""
+    return min(WIDTH * 2 ** (level - 1), MOST_CHANNELS)
+
+
+class Generator(nn.Module):
+    """[B, LATENT] -> [B, C, H, W] in [0, 1]; sizes that halving leaves odd are cut from the centre
+    of the next larger one."""
+
+    def __init__(self, image_shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.height, self.width, colours = image_shape
+        depth = doublings(image_shape)
+        h, w = (math.ceil(side / 2**depth) for side in image_shape[:2])
+        self.first = nn.Sequential(
+            nn.Linear(LATENT, channels(depth) * h * w, bias=False),
+            nn.Unflatten(1, (channels(depth), h, w)),
+            nn.BatchNorm2d(channels(depth)),
+            nn.ReLU(),
+        )
+        self.doubling = nn.Sequential(*(
+            nn.Sequential(
+                nn.ConvTranspose2d(channels(i + 1), channels(i), 4, 2, 1, bias=False),
+                nn.BatchNorm2d(channels(i)),
+                nn.ReLU(),
+            )
+            for i in range(depth - 1, 0, -1)
+        ))  # fmt: skip
+        self.last = nn.ConvTranspose2d(channels(1), colours, 4, 2, 1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = torch.sigmoid(self.last(self.doubling(self.first(z))))
+        top, left = (x.shape[2] - self.height) // 2, (x.shape[3] - self.width) // 2
+        return x[:, :, top : top + self.height, left : left + self.width]
+
+
+class Discriminator(nn.Module):
+    """[B, C, H, W] in [0, 1] -> [B] logits of being real."""
+
+    def __init__(self, image_shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        height, width, colours = image_shape
+        depth = doublings(image_shape)
+        layers: list[nn.Module] = []
+        for i in range(1, depth + 1):
+            before = colours if i == 1 else channels(i - 1)
+            layers += [nn.Conv2d(before, channels(i), 4, 2, 1, bias=i == 1)]
+            layers += [nn.BatchNorm2d(channels(i))] if i > 1 else []
+            layers += [nn.LeakyReLU(0.2)]
+        size = channels(depth) * (height >> depth) * (width >> depth)
+        self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(size, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x * 2 - 1)[:, 0]
+
+
+def train_gan(images: np.ndarray, gan_steps: int, seed: int, device: torch.device) -> Generator:
+    """A generator of images like these, in eval mode and without gradients of its weights.
+
+    Its random numbers come from the run's stream `model`; the global generators are left alone.
+    Each step draws its images with replacement, so any number of them will do.
+
+    Args:
+        images: [N, H, W, C] uint8.
+        gan_steps: see GAAL.
+    """
+    rng = seeding.torch_rng(seed, "model", 1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seeding.derive(seed, "model", 0))
+        nets = Generator(images.shape[1:]), Discriminator(images.shape[1:])
+    generator, discriminator = (net.to(device).train() for net in nets)
+    adam = [torch.optim.Adam(net.parameters(), GAN_RATE, GAN_BETAS) for net in nets]
+    steps = gan_steps * 4 ** max(0, doublings(images.shape[1:]) - 2)
+    pool = torch.as_tensor(images, device=device)
+    for _ in tqdm(range(steps), "  GAN", unit="step", leave=False, disable=None):
+        real = to_unit_float(pool[torch.randint(len(pool), (GAN_BATCH,), generator=rng).to(device)])
+        fake = generator(torch.randn(GAN_BATCH, LATENT, generator=rng).to(device))
+        loss = F.softplus(-discriminator(real)) + F.softplus(discriminator(fake.detach()))
+        update(adam[1], loss.mean())
+        update(adam[0], F.softplus(-discriminator(fake)).mean())
+    return generator.eval().requires_grad_(False)
+
+
+def update(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """One step down the loss."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+
+
+# -- the SVM -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class LinearSVM:
+    """A linear decision value for each class that has a label.
+
+    Attributes:
+        weights: [K, D] float32; biases: [K]; of pixel values normalised and divided by √D.
+        classes: [K] int64.
+        mean, std: [C, 1, 1], the data set's.
+    """
+
+    weights: Tensor
+    biases: Tensor
+    classes: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def decide(self, images: Tensor) -> Tensor:
+        """[B, C, H, W] float in [0, 1] -> [B, K] decision values."""
+        x = ((images - self.mean) / self.std).flatten(1) / math.sqrt(self.weights.shape[1])
+        return x @ self.weights.T + self.biases
+
+    def distance(self, images: Tensor) -> Tensor:
+        """[B] distance to the boundary of the two leading classes a and b, in the SVM's space:
+        |f_a - f_b| / ‖w_a - w_b‖. Differentiable.
+
+        Args:
+            images: [B, C, H, W] float in [0, 1].
+        """
+        values, leading = self.decide(images).topk(2)
+        a, b = self.weights[leading].unbind(1)
+        return (values[:, 0] - values[:, 1]) / (a - b).norm(dim=1).clamp_min(1e-12)
+
+    def predict(self, images: np.ndarray) -> Tensor:
+        """[N, H, W, C] uint8 -> [N] int64 CPU classes."""
+        batches = torch.as_tensor(images).split(DESCENT_BATCH)
+        values = [self.decide(to_unit_float(x.to(self.weights.device))) for x in batches]
+        return self.classes[torch.cat(values).argmax(1)].cpu()
+
+
+def fit_svm(data: ImageSet, device: torch.device) -> LinearSVM:
+    """One class against the rest, squared hinge loss. Of a single class everything is predicted.
+
+    Args:
+        data: at least one image with its label.
+    """
+    from sklearn.svm import LinearSVC
+
+    mean, std = (torch.tensor(v, dtype=torch.float32)[:, None, None] for v in (data.mean, data.std))
+    x = ((to_unit_float(data.X) - mean) / std).flatten(1)
+    classes = data.Y.unique()
+    weights, biases = torch.zeros(len(classes), x.shape[1]), torch.zeros(len(classes))
+    if len(classes) > 1:
+        model = LinearSVC(C=SVM_C, dual="auto", random_state=0)
+        model.fit(x.numpy() / math.sqrt(x.shape[1]), data.Y.numpy())
+        weights, biases = (torch.as_tensor(v).float() for v in (model.coef_, model.intercept_))
+        if len(classes) == 2:  # scikit-learn gives only the second's decision value
+            weights, biases = torch.cat([-weights, weights]), torch.cat([-biases, biases])
+    return LinearSVM(*(v.to(device) for v in (weights, biases, classes, mean, std)))
+
+
+# -- the query ---------------------------------------------------------------------------------
+
+
+def descend(generator: Generator, svm: LinearSVM, z: Tensor) -> Tensor:
+    """[B, C, H, W] in [0, 1]: of the images on each latent's way down, the nearest to the boundary.
+
+    With a single class there is no boundary, and the images are those of the starting latents.
+
+    Args:
+        z: [B, LATENT] starting latents.
+    """
+    best = generator(z)
+    if len(svm.classes) == 1:
+        return best
+    length = z.norm(dim=1, keepdim=True)
+    nearest = torch.full((len(z),), torch.inf, device=z.device)
+    z = z.clone().requires_grad_()
+    adam = torch.optim.Adam([z], DESCENT_RATE)
+    for _ in range(DESCENT_STEPS):
+        images = generator(z)
+        distance = svm.distance(images)
+        better = distance.detach() < nearest
+        nearest = torch.where(better, distance.detach(), nearest)
+        best = torch.where(better[:, None, None, None], images.detach(), best)
+        update(adam, distance.square().sum())
+        with torch.no_grad():
+            z.mul_(length / z.norm(dim=1, keepdim=True))
+    return best

@@ -1,0 +1,63 @@
+"""GAAL by the command line: what its queries cost, what its rows hold, and resuming it."""
+
+import numpy as np
+import pytest
+
+from deepal_galot import oracle, registry
+from deepal_galot.cli import main
+from deepal_galot.pool import SyntheticQuery
+from deepal_galot.results import RunFolder
+from helpers import QUICK, rows_of
+
+
+@pytest.fixture(autouse=True)
+def short_training(monkeypatch):
+    monkeypatch.setattr(registry.strategies.get("GAAL"), "gan_steps", 5)
+    monkeypatch.setattr(oracle, "LEAST_IMAGES", 3000)
+
+
+def play(output, n_rounds):
+    """(the run's folder, its rows without the seconds)."""
+    arguments = [*QUICK, "--strategy", "GAAL", "--n-rounds", n_rounds, "--output", output]
+    assert main(list(map(str, arguments))) == 0
+    ((path, rows),) = rows_of(output).items()
+    return RunFolder.open(output / path), rows
+
+
+def test_synthetic_queries_are_bought_like_labels(tmp_path, capsys):
+    folder, rows = play(tmp_path, 2)
+    assert [r["labels"] for r in rows] == [r["budget"] for r in rows] == [10, 15, 20]
+    assert [r["images"] for r in rows] == [0, 0, 0]  # none of them is pseudo-labeled
+    first, *queries = folder.picks()
+    assert first.shape == (10,)
+    for query in queries:
+        assert isinstance(query, SyntheticQuery)
+        assert query.images.shape == (5, 8, 8, 1) and query.labels.shape == (5,)
+        assert set(query.labels) <= set(range(10))
+    assert not np.array_equal(queries[0].images, queries[1].images)
+    assert all(0 <= r["own_svm_accuracy"] <= 1 for r in rows)
+    (timed,) = rows_of(tmp_path, seconds=True).values()
+    assert all(r["extra_train_seconds"] > 0 for r in timed)
+    printed = capsys.readouterr().out
+    assert f"† GAAL: {registry.strategies.get('GAAL').remark}" in printed
+    assert "GAAL: svm accuracy" in printed
+
+
+@pytest.mark.parametrize("lost", ["nothing", "the row", "the query"])
+def test_stopped_and_continued_it_ends_with_the_same_rows(tmp_path, lost):
+    """After a restart the GAN is trained again, and is the same; bought labels stay bought."""
+    whole, expected = play(tmp_path / "whole", 2)
+    folder, _ = play(tmp_path / "parts", 1)
+    if lost != "nothing":
+        file = folder.path / "rounds.jsonl"
+        file.write_text(file.read_text().splitlines(keepends=True)[0])
+    if lost == "the query":  # also what a kill between the two leaves: the classifier of round 0
+        folder.save_picks(folder.picks()[:1])
+        (folder.path / "classifier.safetensors").unlink()
+        _, rows = play(tmp_path / "first", 0)
+        first = next((tmp_path / "first").rglob("classifier.safetensors"))
+        (folder.path / "classifier.safetensors").write_bytes(first.read_bytes())
+    folder, rows = play(tmp_path / "parts", 2)
+    assert rows == expected
+    for a, b in zip(folder.picks()[1:], whole.picks()[1:], strict=True):
+        assert np.array_equal(a.images, b.images) and np.array_equal(a.labels, b.labels)
