@@ -151,11 +151,12 @@ class Learner:
     @contextlib.contextmanager
     def extra_training(self) -> Iterator[None]:
         """Time what a strategy trains beside the classifier; a column of its own in the results."""
-        started = self._clock()
+        started = self.clock()
         yield
-        self.extra_train_seconds += self._clock() - started
+        self.extra_train_seconds += self.clock() - started
 
-    def _clock(self) -> float:
+    def clock(self) -> float:
+        """Seconds, after all that the device was given to do is done."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()

@@ -27,7 +27,7 @@ from .datasets.base import DatasetSpec
 from .errors import UserError
 from .learner import Learner, Outputs
 from .plan import pick_device
-from .pool import ImageSet, Pool, check_query
+from .pool import UNKNOWN, ImageSet, Pool, check_query
 
 LABELED = 1000
 SMALL_POOL, SMALL_PICKS = 5000, 100  # the plain ways' memory and patience end soon after
@@ -47,7 +47,6 @@ class Problem:
 
     pool: Pool
     net: _KnownAnswers
-    config: RunConfig
     picks: int
 
     def query(self, name: str) -> float:
@@ -56,9 +55,9 @@ class Problem:
         self.net.config = resolve(name, "random", reads=cls.reads)
         strategy = cls(self.pool, self.net, self.net.config, {"num_class": self.net.n_classes})
         seeding.seed_globals(0, "query", 1)
-        started = self.net._clock()
+        started = self.net.clock()
         answer = strategy.query(self.picks)
-        seconds = self.net._clock() - started
+        seconds = self.net.clock() - started
         check_query(answer, self.picks, self.pool.labeled_idxs)
         return seconds
 
@@ -84,19 +83,18 @@ class _KnownAnswers(Learner):
         embeddings = embeddings.to(device)
         logits = self.clf.head(embeddings)
         mask = torch.from_numpy(pool.labeled_idxs).to(device)
-        self.answers = {
-            int(part.sum()): Outputs(logits[part], embeddings[part]) for part in (mask, ~mask)
-        }
+        self.labeled = Outputs(logits[mask], embeddings[mask])
+        self.unlabeled = Outputs(logits[~mask], embeddings[~mask])
 
     def outputs(self, data: ImageSet) -> Outputs:
-        return self.answers[len(data)]
+        return self.unlabeled if data.Y[0] == UNKNOWN else self.labeled
 
     def apply(self, data: ImageSet, function: Callable[[Tensor], Tensor]) -> Tensor:
         return self.outputs(data).logits[:, 0]
 
 
 def make_problem(n: int, dim: int, n_classes: int, picks: int, device: torch.device) -> Problem:
-    """n unlabeled images with standard-normal embeddings [n, dim], beside LABELED labeled ones."""
+    """n unlabeled images with embeddings [n, dim] beside LABELED labeled ones."""
     total = n + LABELED
     blank, nothing = np.zeros((total, 8, 8, 1), np.uint8), np.zeros((0, 8, 8, 1), np.uint8)
     labels = np.arange(total) % n_classes
@@ -106,7 +104,7 @@ def make_problem(n: int, dim: int, n_classes: int, picks: int, device: torch.dev
     torch.manual_seed(0)
     embeddings = torch.randn(total, dim).relu()  # as after a ReLU
     net = _KnownAnswers(pool, n_classes, embeddings, device)
-    return Problem(pool, net, net.config, picks)
+    return Problem(pool, net, picks)
 
 
 def measured(run: Callable[[], float]) -> list[float]:
