@@ -111,18 +111,24 @@ def describe_row(row: Row, config: RunConfig) -> str:
 
 def environment(request: Request) -> dict[str, Any]:
     """What a result may depend on beside its configuration."""
-    packages = ("torch", "torchvision", "diffusers", "transformers", "numpy", "scikit-learn")
-    device = request.device
     return {
         "command": " ".join(sys.argv[1:]),
+        **machine(request.device),
+        "deterministic": request.deterministic or request.device.type == "cpu",
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Versions and hardware."""
+    packages = ("torch", "torchvision", "diffusers", "transformers", "numpy", "scikit-learn")
+    return {
         "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else
         platform.processor() or platform.machine(),
         "cpu_cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
-        "deterministic": request.deterministic or device.type == "cpu",
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }  # fmt: skip
 
 

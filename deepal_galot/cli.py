@@ -33,6 +33,10 @@ A strategy may carry its own settings, so that variants stand in one table:
 Exit codes: 0 done; 2 bad input or a missing resource; 130 interrupted, the same command goes on."""
 
 
+# The rows of the paper's Table 1, in its order.
+ALL = ("GAAL", "RandomSampling", "EntropySampling", "MarginSampling", "LeastConfidence",
+       "BALDDropout", "BadgeSampling", "MeanSTD", "VarRatio", "KMeansSampling", "KCenterGreedy",
+       "LossPredictionLoss", "GALOTBasic", "GALOT")  # fmt: skip
 # What a plug-in's code raises, or ours where it is wrong.
 BUGS_OR_PLUGINS = (TypeError, ValueError, LookupError, AttributeError, RuntimeError,
                    ArithmeticError)  # fmt: skip
@@ -68,9 +72,16 @@ def _add_what_to_run(group: argparse._ArgumentGroup) -> None:
         nargs="+",
         metavar="NAME",
         default=["MarginSampling", "GALOT"],
-        help="strategies, or all (default: MarginSampling GALOT)",
+        help="strategies, or all: the fourteen of the paper's Table 1 (default: MarginSampling "
+        "GALOT)",
     )
-    add("--dataset", "-d", metavar="NAME", help="data set (default: Digits)")
+    add(
+        "--dataset",
+        "-d",
+        metavar="NAME",
+        help="data set: a name (see --list), a folder with train/CLASS/*.png and test/CLASS/*.png, "
+        "or an .npz (default: Digits)",
+    )
     add(
         "--class-names",
         metavar="FILE",
@@ -78,7 +89,11 @@ def _add_what_to_run(group: argparse._ArgumentGroup) -> None:
         help="no data set: class names, one a line; needs --mode gal and --image-size",
     )
     add(
-        "--image-size", metavar="N", type=int, help="with --class-names: classifier input in pixels"
+        "--image-size",
+        metavar="N",
+        type=int,
+        help="with --class-names, or a folder as --dataset: side of the classifier's input in "
+        "pixels; images are resized to N×N",
     )
     add(
         "--test-data",
@@ -248,10 +263,13 @@ def _report(args: argparse.Namespace) -> int:
 
     folders = find_runs(args.output)
     if args.dataset:
+        from .datasets.user_data import is_path, results_name
+
+        wanted = results_name(Path(args.dataset)) if is_path(args.dataset) else args.dataset
         known = {f.config.dataset for f in folders}
-        folders = [f for f in folders if f.config.dataset.casefold() == args.dataset.casefold()]
+        folders = [f for f in folders if f.config.dataset.casefold() == wanted.casefold()]
         if not folders:
-            hint = registry.did_you_mean(args.dataset, known)
+            hint = registry.did_you_mean(wanted, known)
             raise UserError(f"--report: no runs of {args.dataset!r} in {args.output}: {hint}")
     print(write_report(folders, args.output, bold=sys.stdout.isatty()))
     return 0
@@ -288,24 +306,42 @@ def _request(args: argparse.Namespace) -> Any:
     }
     if args.protocol is not None:
         flags["protocol"] = args.protocol
-    strategies = args.strategy
-    strategies = [
-        n for s in strategies for n in (registry.strategies.names() if s == "all" else [s])
-    ]
+    strategies = [name for s in args.strategy for name in (ALL if s == "all" else [s])]
     dataset, spec = None, None
     if args.class_names is not None:
         spec = _class_names_only(args)
         if strategies == ["MarginSampling", "GALOT"]:
             strategies = ["GALOT"]
     else:
-        if args.image_size is not None or args.test_data is not None:
-            raise UserError("--image-size and --test-data belong to --class-names FILE")
-        dataset = registry.datasets.get(args.dataset or "Digits")
+        dataset = _dataset(args)
     return Request(
         strategies=tuple(strategies), dataset=dataset, spec=spec, seeds=_seeds(args),
         mode=args.mode, flags=flags, output=args.output, data_dir=args.data_dir,
         device=pick_device(args.device), deterministic=args.deterministic,
     )  # fmt: skip
+
+
+def _dataset(args: argparse.Namespace) -> Any:
+    """The data set class that --dataset names: registered, or made for a path."""
+    from .datasets.user_data import dataset_at, is_path
+
+    source = args.dataset or "Digits"
+    if args.test_data is not None:
+        raise UserError("--test-data belongs to --class-names FILE")
+    if is_path(source):
+        _check_image_size(args.image_size)
+        return dataset_at(source, args.image_size)
+    if args.image_size is not None:
+        raise UserError(
+            f"--image-size {args.image_size}: belongs to --class-names FILE or a folder as "
+            f"--dataset; the images of {source} have a size"
+        )
+    return registry.datasets.get(source)
+
+
+def _check_image_size(side: int | None) -> None:
+    if side is not None and not 8 <= side <= 1024:
+        raise UserError(f"--image-size {side}: must be from 8 to 1024 pixels")
 
 
 def _class_names_only(args: argparse.Namespace) -> Any:
@@ -315,8 +351,9 @@ def _class_names_only(args: argparse.Namespace) -> Any:
         raise UserError("--class-names FILE takes the place of --dataset; give one of them")
     if args.mode != "gal":
         raise UserError("--class-names FILE has no real images: add --mode gal")
-    if args.image_size is None or not 8 <= args.image_size <= 1024:
+    if args.image_size is None:
         raise UserError("--class-names FILE needs --image-size N, from 8 to 1024 pixels")
+    _check_image_size(args.image_size)
     return from_class_names(args.class_names, args.image_size, args.test_data)
 
 

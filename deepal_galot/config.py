@@ -92,7 +92,11 @@ class RunConfig:
         "training too; or the statistics of the batch, as DeepALPlus has it",
         choices=("head_dropout", "batchnorm"))  # fmt: skip
     head_dropout: float | None = _option(
-        0.5, STRATEGY, "share of the embedding that head dropout zeroes", above=0, at_most=0.95
+        0.5,
+        STRATEGY,
+        "share of the embedding that head dropout zeroes",
+        at_least=0.01,
+        at_most=0.95,
     )
 
     base_sampler: str = _option(

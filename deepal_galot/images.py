@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ def fit_to(images: Tensor, shape: tuple[int, int, int]) -> Tensor:
     return images.clamp(0, 1)
 
 
-@functools.cache
+@functools.lru_cache(256)  # a folder of photographs may hold any number of sizes
 def _resize_matrix(n: int, m: int) -> Tensor:
     """[m, n] weights of torch's antialiased bilinear resize of one axis from n to m pixels.
 
@@ -60,30 +61,53 @@ def to_unit_float(images: np.ndarray | Tensor) -> Tensor:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The image files of a folder, sorted by name; empty if there is no such folder."""
+    """The image files of a folder, sorted by name, hidden ones left out; empty if there is none."""
     if not folder.is_dir():
         return []
     files = (p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-    return sorted(p for p in files if p.is_file())
+    # Not is_file(): a link that leads nowhere must be named when it is read, not passed over.
+    return sorted(p for p in files if not p.is_dir() and not p.name.startswith("."))
 
 
-def load_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+def read_image(file: Path | zipfile.Path) -> np.ndarray:
+    """One image as [H, W, C] uint8: C = 1 if its file holds grey levels only, else 3.
+
+    16-bit grey is scaled to 8; transparent pixels are seen on white; of an animation the first
+    frame counts.
+
+    Raises:
+        UserError: the file cannot be read as an image.
+    """
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings(), file.open("rb") as stream, Image.open(stream) as image:
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            if image.mode.startswith("I;16"):  # Pillow's own conversion would clip at 255
+                return (np.asarray(image) // 257).astype(np.uint8)[..., None]
+            if image.mode in ("I", "F"):
+                raise UserError(f"{file}: 32-bit pixels have no known range; save it with 8 or 16")
+            grey = image.mode in ("1", "L", "LA")
+            if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+                image = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            pixels = np.array(image.convert("L" if grey else "RGB"))
+    except UserError:
+        raise
+    except Exception as error:  # a decoder raises nearly anything on a damaged file
+        raise UserError(f"{file}: cannot be read as an image ({error})") from error
+    return pixels.reshape(*pixels.shape[:2], 1 if grey else 3)
+
+
+def resize_image(pixels: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """[H, W, C] uint8 resized and recoloured to a shape by `fit_to`."""
+    return to_uint8(fit_to(to_unit_float(pixels[None]), shape))[0]
+
+
+def load_image(file: Path, shape: tuple[int, int, int]) -> np.ndarray:
     """One image file as [H, W, C] uint8 of the given shape.
 
     Raises:
         UserError: the file cannot be read as an image.
     """
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with warnings.catch_warnings(), Image.open(path) as image:
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            if image.mode.startswith("I;16"):  # Pillow's own conversion would clip at 255
-                image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
-            elif image.mode in ("I", "F"):
-                raise UserError(f"{path}: 32-bit pixels have no known range; save it with 8 or 16")
-            pixels = np.array(image.convert("L" if shape[2] == 1 else "RGB"))
-    except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: cannot be read as an image ({error})") from error
-    pixels = pixels.reshape(1, *pixels.shape[:2], shape[2])
-    return to_uint8(fit_to(to_unit_float(pixels), shape))[0]
+    return resize_image(read_image(file), shape)

@@ -144,9 +144,14 @@ class Pool:
         self._synthetic.append(self.get_new_data(images, labels))
 
     def training_set(self, *, real: bool = True) -> ImageSet:
-        """Labeled images (unless real=False) followed by the pseudo-labeled ones."""
-        labeled = [self.get_labeled_data()[1], *self._answered]
-        parts = (labeled if real else []) + self._synthetic
+        """Human-labeled images (unless real=False) followed by the pseudo-labeled ones."""
+        return self._together(([self.human_labeled()] if real else []) + self._synthetic)
+
+    def human_labeled(self) -> ImageSet:
+        """All images whose labels were bought: of the pool, then of synthetic queries."""
+        return self._together([self.get_labeled_data()[1], *self._answered])
+
+    def _together(self, parts: list[ImageSet]) -> ImageSet:
         return self.get_new_data(
             np.concatenate([p.X for p in parts]), torch.cat([p.Y for p in parts])
         )

@@ -24,7 +24,7 @@ class BadgeSampling(Strategy):
         idxs, images = self.dataset.get_unlabeled_data()
         n = min(n, len(idxs))
         if n == 0:
-            return idxs
+            return idxs[:0]
         logits, h = self.net.outputs(images)
         a = logits.softmax(1) - F.one_hot(logits.argmax(1), logits.shape[1])
         squared_norm = a.square().sum(1) * h.square().sum(1)

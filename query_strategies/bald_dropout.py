@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from .strategy import MONTE_CARLO, Strategy
 
@@ -17,10 +18,11 @@ class BALDDropout(Strategy):
     reads = MONTE_CARLO
 
     def query(self, n: int) -> np.ndarray:
-        idxs, images = self.dataset.get_unlabeled_data()
-        passes, total, entropies = 0, 0.0, 0.0
-        for p in self.net.mc_probabilities(images):
-            passes, total = passes + 1, total + p.double()
-            entropies = entropies + torch.special.entr(p).sum(1).double()
-        information = torch.special.entr(total / passes).sum(1) - entropies / passes
-        return self.top(n, idxs, information)
+        return self.top_of_passes(n, self.score)
+
+    @staticmethod
+    def score(p: Tensor) -> Tensor:
+        """[T, B, K] -> [B]."""
+        p = p.double()  # the information is a difference of two close numbers
+        entropy = torch.special.entr  # -p log p, and 0 at p = 0
+        return entropy(p.mean(0)).sum(1) - entropy(p).sum(2).mean(0)

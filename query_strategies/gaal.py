@@ -90,7 +90,7 @@ class GAAL(Strategy):
 
     def svm(self) -> LinearSVM:
         """Fitted to all labels so far."""
-        data = self.dataset.training_set()
+        data = self.dataset.human_labeled()
         if self._svm is None or self._svm_size != len(data):  # labels are never given back
             with self.net.extra_training():
                 self._svm, self._svm_size = fit_svm(data, self.net.device), len(data)

@@ -20,6 +20,6 @@ class KMeansSampling(Strategy):
         idxs, images = self.dataset.get_unlabeled_data()
         n = min(n, len(idxs))
         if n == 0:
-            return idxs
+            return idxs[:0]
         embeddings = self.net.outputs(images).embeddings
         return idxs[nearest_points(embeddings, k_means(embeddings, n)).cpu().numpy()]

@@ -1,6 +1,7 @@
 """Least confidence of the Monte Carlo mean."""
 
 import numpy as np
+from torch import Tensor
 
 from deepal_galot.acquisition import least_confidence
 
@@ -16,6 +17,9 @@ class LeastConfidenceDropout(Strategy):
     reads = MONTE_CARLO
 
     def query(self, n: int) -> np.ndarray:
-        idxs, images = self.dataset.get_unlabeled_data()
-        mean = sum(self.net.mc_probabilities(images))
-        return self.top(n, idxs, least_confidence(mean.log()))  # the scores normalise
+        return self.top_of_passes(n, self.score)
+
+    @staticmethod
+    def score(p: Tensor) -> Tensor:
+        """[T, B, K] -> [B]."""
+        return least_confidence(p.mean(0).log())  # log-probabilities are logits

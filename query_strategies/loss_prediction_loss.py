@@ -95,8 +95,9 @@ class LearningLoss(Objective):
 
 
 def ranking_loss(predicted: Tensor, losses: Tensor) -> Tensor:
-    """mean over pairs of max(0, ξ - sign(l_i - l_j)·(p_i - p_j)), the second half paired with the
-    first in reverse; with an odd number the middle one has no partner; 0 for a single one.
+    """mean over pairs of max(0, ξ - s·(p_i - p_j)) with s = 1 if l_i > l_j, else -1 (also for equal
+    losses, as published). The second half is paired with the first in reverse; with an odd number
+    the middle one has no partner; 0 for a single one.
 
     Args:
         predicted, losses: [B] predicted and true losses of one batch.
@@ -105,4 +106,4 @@ def ranking_loss(predicted: Tensor, losses: Tensor) -> Tensor:
     if pairs == 0:
         return predicted.sum() * 0
     gap, true_gap = (v[:pairs] - v.flip(0)[:pairs] for v in (predicted, losses))
-    return F.relu(MARGIN - torch.sign(true_gap) * gap).mean()
+    return F.relu(MARGIN - torch.where(true_gap > 0, gap, -gap)).mean()

@@ -1,6 +1,7 @@
 """Margin of the Monte Carlo mean."""
 
 import numpy as np
+from torch import Tensor
 
 from deepal_galot.acquisition import margin
 
@@ -16,6 +17,9 @@ class MarginSamplingDropout(Strategy):
     reads = MONTE_CARLO
 
     def query(self, n: int) -> np.ndarray:
-        idxs, images = self.dataset.get_unlabeled_data()
-        mean = sum(self.net.mc_probabilities(images))
-        return self.top(n, idxs, margin(mean.log()))  # the scores normalise
+        return self.top_of_passes(n, self.score)
+
+    @staticmethod
+    def score(p: Tensor) -> Tensor:
+        """[T, B, K] -> [B]."""
+        return margin(p.mean(0).log())  # log-probabilities are logits

@@ -7,7 +7,7 @@ strategies run unchanged.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -87,6 +87,17 @@ class Strategy:
         shuffle = torch.randperm(len(scores))
         ranked = shuffle[scores[shuffle].argsort(descending=True, stable=True)]
         return idxs[ranked[:n].numpy()]
+
+    def top_of_passes(self, n: int, score: Callable[[Tensor], Tensor]) -> np.ndarray:
+        """The n unlabeled images of highest score over the Monte Carlo passes.
+
+        Args:
+            score: [T, B, K] probabilities of T passes -> [B], higher = more informative.
+        """
+        idxs, images = self.dataset.get_unlabeled_data()
+        if len(idxs) == 0:
+            return idxs
+        return self.top(n, idxs, torch.cat([score(p) for p in self.net.mc_probabilities(images)]))
 
     # -- DeepALPlus's helpers ----------------------------------------------------------------
 

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from deepal_galot import registry
+from deepal_galot.classifiers.small_cnn import SmallCNN
 from deepal_galot.config import RunConfig, resolve
+from deepal_galot.datasets.base import DatasetSpec
 from deepal_galot.datasets.digits import Digits
+from deepal_galot.learner import Learner, Outputs
+from deepal_galot.pool import ImageSet, Pool
 from generators.base import Generator
 from generators.tiny import Tiny
 
@@ -97,3 +102,73 @@ class FakeGenerator(Generator):
         ]).to(c)  # fmt: skip
         c = c.detach() if graph == "none" else c
         return torch.sigmoid(c.flatten(1) @ self.map.T.to(c) / 5 + noise).reshape(-1, 3, 16, 16)
+
+
+def indexed_pool(n: int, labeled: Sequence[int] = ()) -> Pool:
+    """A pool of n ≤ 65,536 images whose pixels spell their index, so that FixedLearner knows them.
+
+    Three classes; the images in `labeled` are labeled.
+    """
+    x = np.zeros((n, 8, 8, 1), np.uint8)
+    x[:, 0, 0, 0], x[:, 0, 1, 0] = np.divmod(np.arange(n), 256)
+    y = np.arange(n) % 3
+    spec = DatasetSpec("indexed", x, y, x[:0], y[:0], ("a", "b", "c"), (0.3,), (0.3,))
+    pool = Pool(spec)
+    pool.label(np.asarray(labeled, np.int64))
+    return pool
+
+
+class FixedLearner(Learner):
+    """Answers with given numbers for each image of an indexed_pool.
+
+    Attributes:
+        fixed_logits: [N, K]; fixed_embeddings: [N, D]; passes: [T, N, K] Monte Carlo
+            probabilities, or None to draw them from the head as the real learner does.
+    """
+
+    def __init__(
+        self,
+        logits: np.ndarray | None = None,
+        embeddings: np.ndarray | None = None,
+        passes: np.ndarray | None = None,
+        config: RunConfig | None = None,
+    ) -> None:
+        super().__init__(config or small_config(), SmallCNN, (8, 8, 1), 3, torch.device("cpu"))
+        n = len(embeddings if logits is None else logits) if passes is None else passes.shape[1]
+        none = np.zeros((n, 3))
+        logits, embeddings = (none if v is None else v for v in (logits, embeddings))
+        self.fixed_logits = torch.tensor(logits, dtype=torch.float32)
+        self.fixed_embeddings = torch.tensor(embeddings, dtype=torch.float32)
+        self.passes = None if passes is None else torch.tensor(passes, dtype=torch.float32)
+
+    def outputs(self, data: ImageSet) -> Outputs:
+        rows = self._rows(data)
+        return Outputs(self.fixed_logits[rows], self.fixed_embeddings[rows])
+
+    def mc_probabilities(self, data: ImageSet, passes: int | None = None) -> Iterator[Tensor]:
+        if self.passes is None:
+            yield from super().mc_probabilities(data, passes)
+        else:
+            yield from self.passes[:, self._rows(data)].split(16, dim=1)
+
+    @staticmethod
+    def _rows(data: ImageSet) -> Tensor:
+        return torch.from_numpy(data.X[:, 0, 0, 0].astype(np.int64) * 256 + data.X[:, 0, 1, 0])
+
+
+def make_strategy(name: str, pool: Pool, learner: Learner):
+    """The registered strategy of that name on this pool and learner."""
+    task = {"num_class": 3, "class_names": ("a", "b", "c"), "image_shape": (8, 8, 1)}
+    return registry.strategies.get(name)(pool, learner, learner.config, task)
+
+
+def recorded_scores(strategy) -> list[Tensor]:
+    """From now on, what the strategy hands to `top`, in a list that grows with each query."""
+    seen, top = [], strategy.top
+
+    def record(n: int, idxs: np.ndarray, scores: Tensor) -> np.ndarray:
+        seen.append(scores)
+        return top(n, idxs, scores)
+
+    strategy.top = record
+    return seen

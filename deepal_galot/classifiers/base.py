@@ -51,3 +51,12 @@ class GlobalAverage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.mean((2, 3))
+
+
+def init_convolutions(module: nn.Module) -> None:
+    """He et al. 2015, by fan-out: how torchvision draws those of ResNet, VGG and MobileNetV2."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

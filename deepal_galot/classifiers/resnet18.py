@@ -5,7 +5,7 @@ from __future__ import annotations
 import torchvision
 from torch import nn
 
-from .base import Classifier, GlobalAverage
+from .base import Classifier, GlobalAverage, init_convolutions
 
 
 class ResNet18(Classifier):
@@ -19,7 +19,7 @@ class ResNet18(Classifier):
         super().__init__()
         net = torchvision.models.resnet18(weights=None, num_classes=n_classes)
         net.conv1 = nn.Conv2d(image_shape[2], 64, 3, padding=1, bias=False)
-        nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
+        init_convolutions(net.conv1)
         stem = [net.conv1, net.bn1, net.relu] + [net.maxpool] * self.max_pool
         self.stages = nn.ModuleList([
             nn.Sequential(*stem, net.layer1), net.layer2, net.layer3, net.layer4
@@ -28,7 +28,7 @@ class ResNet18(Classifier):
 
 
 class ResNet18MaxPool(ResNet18):
-    """DeepALPlus's ResNet18: 3×3 stem, then max-pooling to half the size, 4× cheaper"""
+    """DeepALPlus's ResNet18: 3×3 stem, max-pooling to half size, 4× cheaper; Zhan et al. 2022"""
 
     name = "resnet18_maxpool"
     max_pool = True

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,8 @@ import numpy as np
 
 from ..errors import UserError
 
+MIN_SIDE = 8  # pixels; below it the networks' strides leave nothing
+
 
 @dataclass(frozen=True)
 class DatasetSpec:
@@ -24,8 +27,9 @@ class DatasetSpec:
 
     Attributes:
         name: the data set's name, a folder name in the results.
-        x_train: [N, H, W, C] uint8 pool images, C = 1 or 3.
-        y_train: [N] int64 labels in 0 … K-1; hidden from the strategies until bought.
+        x_train: [N, H, W, C] uint8 pool images, C = 1 or 3; H, W ≥ 8. N = 0 if there is no pool.
+        y_train: [N] int64 labels in 0 … K-1, each at least once; hidden from the strategies until
+            bought.
         x_test, y_test: the same for the test set; M = 0 images if there is none.
         class_names: K names, as they go into the prompts.
         mean, std: per channel, of pixels in [0, 1], for normalisation.
@@ -41,17 +45,13 @@ class DatasetSpec:
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if len(self.class_names) < 2:
-            raise UserError(f"{self.name}: {len(self.class_names)} class; a classifier needs 2")
-        if len(set(self.class_names)) != len(self.class_names):
-            raise UserError(f"{self.name}: two classes have the same name: {self.class_names}")
-        for part, x, y in (
-            ("train", self.x_train, self.y_train),
-            ("test", self.x_test, self.y_test),
-        ):
-            _check_part(f"{self.name}, {part} part", x, y, len(self.class_names))
-        for name in ("y_train", "y_test"):
-            object.__setattr__(self, name, getattr(self, name).astype(np.int64))
+        check_class_names(self.name, self.class_names)
+        for part in ("train", "test"):
+            what = f"{self.name}, {part} part"
+            x, y = getattr(self, f"x_{part}"), getattr(self, f"y_{part}")
+            check_images(what, x)
+            check_labels(what, y, len(x), len(self.class_names))
+            object.__setattr__(self, f"y_{part}", y.astype(np.int64))
         if not len(self.mean) == len(self.std) == self.x_train.shape[3]:
             raise UserError(
                 f"{self.name}: images have {self.x_train.shape[3]} channels, its mean and standard "
@@ -61,6 +61,16 @@ class DatasetSpec:
             raise UserError(
                 f"{self.name}: train images are {self.x_train.shape[1:]}, test images "
                 f"{self.x_test.shape[1:]} (height, width, channels)"
+            )
+        self._check_every_class_has_images()
+
+    def _check_every_class_has_images(self) -> None:
+        counts = np.bincount(self.y_train, minlength=self.n_classes)
+        absent = [n for n, count in zip(self.class_names, counts, strict=True) if not count]
+        if absent and len(self.x_train):
+            raise UserError(
+                f"{self.name}: {len(absent)} of {self.n_classes} classes have no train images "
+                f"({_shortened(absent)}); add some, or leave the class out"
             )
 
     @property
@@ -83,23 +93,83 @@ class DatasetSpec:
         return digest.hexdigest()[:16]
 
 
-def _check_part(what: str, x: np.ndarray, y: np.ndarray, n_classes: int) -> None:
-    if x.dtype != np.uint8 or x.ndim != 4 or x.shape[3] not in (1, 3):
+def check_class_names(what: str, names: Sequence[str]) -> None:
+    """
+    Raises:
+        UserError: fewer than two, one twice, one empty or with control characters.
+    """
+    if len(names) < 2:
+        raise UserError(f"{what}: {len(names)} class; a classifier needs 2")
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise UserError(f"{what}: two classes have the same name: {_shortened(twice)}")
+    bad = [repr(name) for name in names if not name.strip() or not name.isprintable()]
+    if bad:
+        raise UserError(f"{what}: class names must be text on one line, not {_shortened(bad)}")
+
+
+def check_images(what: str, x: np.ndarray) -> None:
+    """
+    Raises:
+        UserError: not uint8 [N, H, W, 1 or 3], or a side below 8.
+    """
+    fault = None
+    if x.dtype != np.uint8:
+        fault = "of floats in [0, 1], save (x * 255).round().astype('uint8')"
+    elif x.ndim == 4 and x.shape[1] in (1, 3) and x.shape[3] not in (1, 3):
+        fault = "channels come first; save x.transpose(0, 2, 3, 1)"
+    elif x.ndim != 4:
+        fault = "grey images may leave out the last axis, no other one"
+    elif x.shape[3] not in (1, 3):
+        fault = "other channels, e.g. transparency, must be removed"
+    elif min(x.shape[1:3]) < MIN_SIDE:
+        fault = f"no side may be below {MIN_SIDE} pixels"
+    if fault:
         raise UserError(
-            f"{what}: images must be uint8 [N, height, width, 1 or 3], not {x.dtype} {x.shape}"
+            f"{what}: images must be uint8 [N, height, width, 1 or 3], not {x.dtype} "
+            f"{list(x.shape)}: {fault}"
         )
-    if y.shape != (len(x),) or not np.issubdtype(y.dtype, np.integer):
-        raise UserError(f"{what}: {len(x)} images need {len(x)} whole-number labels, not {y.shape}")
-    if len(y) and not (y.min() >= 0 and y.max() < n_classes):
+
+
+def check_labels(what: str, y: np.ndarray, n_images: int, n_classes: int | None = None) -> None:
+    """
+    Raises:
+        UserError: not one whole number for each image, or outside 0 … n_classes-1.
+    """
+    if y.shape != (n_images,) or not np.issubdtype(y.dtype, np.integer):
+        hint = ""
+        if y.shape == (n_images, 1):
+            hint = ": save y.ravel()"
+        elif y.ndim == 2 and len(y) == n_images:
+            hint = ": of one-hot rows, save y.argmax(1)"
         raise UserError(
-            f"{what}: labels run from {y.min()} to {y.max()}, but there are {n_classes} classes"
+            f"{what}: {n_images} images need [{n_images}] whole-number labels, not {y.dtype} "
+            f"{list(y.shape)}{hint}"
         )
+    if len(y) and (y.min() < 0 or (n_classes is not None and y.max() >= n_classes)):
+        classes = "they count from 0" if n_classes is None else f"there are {n_classes} classes"
+        raise UserError(f"{what}: labels run from {y.min()} to {y.max()}, but {classes}")
+
+
+def _shortened(names: Sequence[str], most: int = 5) -> str:
+    """The first few of a list, for an error line."""
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
 
 
 def pixel_statistics(x: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(mean, std) per channel of [N, H, W, C] uint8 images, in units of [0, 1]."""
-    flat = x.reshape(-1, x.shape[-1]) / 255.0
-    return tuple(flat.mean(0).tolist()), tuple(flat.std(0).tolist())
+    """(mean, std) per channel of [N, H, W, C] uint8 images, in units of [0, 1].
+
+    Exact, and from counts of the 256 levels, so that no float copy of a whole data set is made. A
+    channel that never varies gets 1 as its deviation: normalised it is 0 then, not NaN.
+    """
+    counts = np.zeros((x.shape[3], 256), np.int64)
+    for start in range(0, len(x), 4096):
+        part = x[start : start + 4096]
+        counts += [np.bincount(part[..., c].ravel(), minlength=256) for c in range(x.shape[3])]
+    levels, total = np.arange(256) / 255, x[..., 0].size
+    mean = [float(c @ levels / total) for c in counts]
+    std = [float(np.sqrt(c @ (levels - m) ** 2 / total)) for c, m in zip(counts, mean, strict=True)]
+    return tuple(mean), tuple(s or 1.0 for s in std)
 
 
 class Dataset(ABC):

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..errors import UserError
 from .base import DatasetSpec
+from .user_data import results_name
 
 
 def from_class_names(file: Path, image_size: int, test_folder: Path | None = None) -> DatasetSpec:
@@ -31,9 +32,10 @@ def from_class_names(file: Path, image_size: int, test_folder: Path | None = Non
     x_test, y_test = _empty(image_size)
     if test_folder is not None:
         x_test, y_test = _test_images(test_folder, names, image_size)
+    name = results_name(Path(file.stem))
     # Without data there are no pixel statistics: [0, 1] is mapped to [-1, 1].
     half = (0.5, 0.5, 0.5)
-    return DatasetSpec(file.stem, *_empty(image_size), x_test, y_test, names, half, half)
+    return DatasetSpec(name, *_empty(image_size), x_test, y_test, names, half, half)
 
 
 def _empty(image_size: int) -> tuple[np.ndarray, np.ndarray]:

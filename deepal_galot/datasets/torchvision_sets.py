@@ -1,37 +1,38 @@
-"""Data sets that torchvision downloads, or that lie in the data folder as one .npz."""
+"""Data sets that torchvision downloads: handwriting, clothes, house numbers, small photographs."""
 
 from __future__ import annotations
 
-import zipfile
-import zlib
-from collections.abc import Callable
+import random
+import string
 from pathlib import Path
-from typing import Any, ClassVar
 
 import numpy as np
 
-from ..errors import UserError
-from .base import Dataset, DatasetSpec
+from ..registry import class_name
+from .arrays import Arrays
 from .digits import DIGIT_NAMES
-
-NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
-Arrays = dict[str, np.ndarray]
+from .published import PublishedSet
 
 
-class _TorchvisionSet(Dataset):
-    """A data set that torchvision knows; `<data-dir>/<name>.npz` is read instead if it exists."""
+class _TorchvisionSet(PublishedSet):
+    """Base of the data sets that torchvision knows by this name; it checks its archives' md5."""
 
-    mean: ClassVar[tuple[float, ...]]
-    std: ClassVar[tuple[float, ...]]
+    def published(self, data_dir: Path) -> Arrays:
+        try:
+            (x_train, y_train), (x_test, y_test) = (
+                self.part(data_dir, train) for train in (True, False)
+            )
+        except Exception as error:  # urllib, ssl, OSError, RuntimeError: all mean "not to be had"
+            raise self.missing(data_dir, error) from error
+        return {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
 
-    def load(self, data_dir: Path) -> DatasetSpec:
-        name = type(self).__name__
-        offline_copy = data_dir / f"{name}.npz"
-        arrays = read_npz(offline_copy) if offline_copy.is_file() else _download(name, data_dir)
-        arrays = {k: v if k.startswith("y") else with_channels(v) for k, v in arrays.items()}
-        return DatasetSpec(
-            name, **arrays, class_names=self.class_names, mean=self.mean, std=self.std
-        )
+    def part(self, data_dir: Path, train: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Images [N, H, W] or [N, H, W, C] and labels [N] of one part."""
+        import torchvision
+
+        cls = getattr(torchvision.datasets, class_name(type(self)))
+        data = cls(data_dir, train=train, download=True)
+        return np.asarray(data.data), np.asarray(data.targets)
 
 
 class MNIST(_TorchvisionSet):
@@ -39,7 +40,60 @@ class MNIST(_TorchvisionSet):
 
     class_names = DIGIT_NAMES
     mean, std = (0.1307,), (0.3081,)
-    defaults = {"generator": "tiny", "template": "a small handwritten digit {label}"}
+    defaults = {"generator": "tiny", "template": "a small handwritten digit {label}", "flip": 0}
+
+
+class FashionMNIST(_TorchvisionSet):
+    """70,000 clothes from a shop, 28×28 grey; pool 60,000, test 10,000. Xiao et al. 2017"""
+
+    class_names = ("T-shirt", "pair of trousers", "pullover", "dress", "coat", "sandal",
+                   "button-up shirt", "sneaker", "handbag", "ankle boot")  # fmt: skip
+    mean, std = (0.2860,), (0.3530,)
+    defaults = {"template": "a black and white product photo of a {label} on a black background"}
+
+
+class EMNIST(_TorchvisionSet):
+    """814,255 handwritten digits and letters, 62 classes, 28×28 grey; pool 697,932, test 116,323
+
+    Cohen et al. 2017, the split "byclass", as in DeepALPlus. Its files hold the images with rows
+    and columns swapped; here they stand upright, and so they do in an offline EMNIST.npz.
+    """
+
+    class_names = tuple(
+        f"{kind} {character}"
+        for kind, characters in (
+            ("digit", string.digits),
+            ("uppercase letter", string.ascii_uppercase),
+            ("lowercase letter", string.ascii_lowercase),
+        )
+        for character in characters
+    )
+    defaults = {"template": "a small handwritten {label}", "flip": 0}
+
+    def part(self, data_dir: Path, train: bool) -> tuple[np.ndarray, np.ndarray]:
+        import torchvision
+
+        data = torchvision.datasets.EMNIST(data_dir, split="byclass", train=train, download=True)
+        return np.asarray(data.data).swapaxes(1, 2), np.asarray(data.targets)
+
+
+class SVHN(_TorchvisionSet):
+    """99,289 house numbers from street photographs, 32×32 RGB; pool 73,257, test 26,032
+
+    Netzer et al. 2011; without the "extra" part, as in DeepALPlus.
+    """
+
+    class_names = DIGIT_NAMES
+    mean, std = (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)
+    defaults = {"template": "a close-up photo of the digit {label} on a house number", "flip": 0}
+
+    def part(self, data_dir: Path, train: bool) -> tuple[np.ndarray, np.ndarray]:
+        import torchvision
+
+        # A folder of its own, as the names of its files do not say what they are.
+        data = torchvision.datasets.SVHN(data_dir / "SVHN", "train" if train else "test",
+                                         download=True)  # fmt: skip
+        return data.data.transpose(0, 2, 3, 1), data.labels
 
 
 class CIFAR10(_TorchvisionSet):
@@ -60,41 +114,46 @@ class CIFAR10(_TorchvisionSet):
     mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
-def read_npz(path: Path) -> Arrays:
-    """The four arrays of a data set's .npz (x_train, y_train, x_test, y_test).
+class CIFAR10_imb(CIFAR10):
+    """CIFAR10 with an unbalanced pool of 27,499: 10 % of the airplanes … all of the trucks
 
-    Raises:
-        UserError: not an .npz, damaged, or an array is missing.
+    DeepALPlus's rule and its very images: in the published order one number in [0, 1) is drawn for
+    each pool image from Python's generator with seed 4666, and an image of class k stays if its
+    number is below (k + 1) / 10. The test part stays balanced. CIFAR10.npz serves it as well; a
+    CIFAR10_imb.npz is taken as thinned already.
     """
-    try:
-        with np.load(path, allow_pickle=False) as npz:  # an .npy under another name gives an array
-            missing = [k for k in NPZ_KEYS if k not in npz.files]
-            if missing:
-                raise UserError(f"{path}: holds {npz.files}, lacks {missing}")
-            return {k: npz[k] for k in NPZ_KEYS}
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path}: damaged or not an .npz file ({error})") from error
+
+    def published(self, data_dir: Path) -> Arrays:
+        arrays = CIFAR10().arrays(data_dir)
+        rng = random.Random(4666)
+        keep = [rng.random() < (label + 1) / 10 for label in arrays["y_train"].tolist()]
+        return arrays | {k: arrays[k][keep] for k in ("x_train", "y_train")}
 
 
-def with_channels(x: np.ndarray) -> np.ndarray:
-    """[N, H, W] -> [N, H, W, 1]; [N, H, W, C] as it is."""
-    return x[..., None] if x.ndim == 3 else x
+class CIFAR100(_TorchvisionSet):
+    """60,000 photographs in 100 classes, 32×32 RGB; pool 50,000, test 10,000; Krizhevsky 2009
 
+    The fine labels in their published (alphabetical) order. Words that name more than one thing,
+    or read badly after "a photo of a", carry what the images show: ray -> stingray, cattle -> cow.
+    """
 
-def _download(name: str, data_dir: Path) -> Arrays:
-    """By torchvision, into data_dir; its archives are md5-checked."""
-    import torchvision
-
-    cls: Callable[..., Any] = getattr(torchvision.datasets, name)
-    try:
-        parts = [cls(data_dir, train=train, download=True) for train in (True, False)]
-    except Exception as error:  # urllib, ssl, OSError, RuntimeError: all mean "not to be had"
-        raise UserError(
-            f"{name} is not in {data_dir} and could not be downloaded ({type(error).__name__}): "
-            f"connect once, or put it there as {data_dir / name}.npz with arrays "
-            f"{', '.join(NPZ_KEYS)} (images uint8), or name the folder with --data-dir"
-        ) from error
-    (x_train, y_train), (x_test, y_test) = (
-        (np.asarray(p.data), np.asarray(p.targets, dtype=np.int64)) for p in parts
+    # fmt: off
+    class_names = (
+        "apple", "aquarium fish", "baby", "bear", "beaver", "bed", "bee", "beetle insect",
+        "bicycle", "bottle", "bowl", "boy", "bridge", "bus", "butterfly", "camel", "tin can",
+        "castle", "caterpillar", "cow", "chair", "chimpanzee", "clock", "cloud", "cockroach",
+        "couch", "crab", "crocodile", "cup", "dinosaur", "dolphin", "elephant", "flatfish",
+        "forest", "fox", "girl", "hamster", "house", "kangaroo", "computer keyboard", "lamp",
+        "lawn mower", "leopard", "lion", "lizard", "lobster", "man", "maple tree", "motorcycle",
+        "mountain", "mouse animal", "mushroom", "oak tree", "orange fruit", "orchid flower",
+        "otter", "palm tree", "pear", "pickup truck", "pine tree", "grassy plain", "dinner plate",
+        "poppy flower", "porcupine", "possum", "rabbit", "raccoon", "stingray", "road",
+        "space rocket", "rose flower", "sea", "seal animal", "shark", "shrew animal", "skunk",
+        "skyscraper", "snail", "snake", "spider", "squirrel", "streetcar", "sunflower",
+        "sweet pepper", "table", "army tank", "telephone", "television", "tiger", "tractor",
+        "railway train", "trout fish", "tulip", "turtle", "wardrobe cabinet", "whale",
+        "willow tree", "wolf", "woman", "worm",
     )
-    return {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
+    # fmt: on
+    mean, std = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
+    defaults = {"batch_size": 128}

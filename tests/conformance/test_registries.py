@@ -1,37 +1,9 @@
-"""What every registered classifier, data set and generator must keep."""
+"""What every registered data set and generator must keep; classifiers: test_classifiers.py."""
 
 import numpy as np
 import pytest
-import torch
 
 from deepal_galot import registry
-
-CLASSIFIERS = registry.classifiers.names()
-
-
-@pytest.mark.parametrize("name", CLASSIFIERS)
-@pytest.mark.parametrize("shape", [(8, 8, 1), (28, 28, 1), (32, 32, 3)])
-def test_classifier_shapes(name, shape):
-    net = registry.classifiers.get(name)(shape, 7)
-    logits, embedding = net(torch.rand(2, shape[2], *shape[:2]))
-    assert logits.shape == (2, 7) and embedding.shape == (2, net.get_embedding_dim())
-
-
-@pytest.mark.parametrize("name", CLASSIFIERS)
-def test_classifier_draws_only_from_the_global_generator(name):
-    def weights():
-        torch.manual_seed(5)
-        net = registry.classifiers.get(name)((8, 8, 1), 3)
-        return torch.cat([p.flatten() for p in net.parameters()])
-
-    assert torch.equal(weights(), weights())
-
-
-@pytest.mark.parametrize(("name", "parameters"), [("resnet18", 11_173_962)])
-def test_known_parameter_counts(name, parameters):
-    """ResNet18 with a 3×3 stem at 10 classes, as widely published for CIFAR-10."""
-    net = registry.classifiers.get(name)((32, 32, 3), 10)
-    assert sum(p.numel() for p in net.parameters()) == parameters
 
 
 @pytest.mark.parametrize("name", registry.datasets.names())

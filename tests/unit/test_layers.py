@@ -21,7 +21,7 @@ LAYERS = [  # a file may import from its own layer's earlier files and from lowe
     ["results"],
     ["trial", "plan"],
     ["campaign"],
-    ["report", "predict"],
+    ["report", "predict", "speed"],
     ["cli"],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -88,7 +88,8 @@ def test_one_step_equals_plain_pytorch(toy):
     fields = {"optimizer": "sgd", "epochs": 1, "shift": 0, "rotate": 0.0, "zoom": 0.0,
               "lr": 0.1, "momentum": 0.0, "weight_decay": 0.01}  # fmt: skip
     learner, data = learner_for(toy, **fields), labeled(toy, 8)
-    reference = learner._new_classifier(0)
+    learner._new_classifier(0)
+    reference = learner.clf
     learner.fit(data, 0)
     x = torch.stack([data[i][0] for i in range(8)])
     reference.train()

@@ -33,7 +33,7 @@ def test_labeling_is_exact(idxs):
     from deepal_galot.datasets.base import DatasetSpec
 
     y = np.arange(60) % 3
-    x = np.zeros((60, 2, 2, 1), np.uint8)
+    x = np.zeros((60, 8, 8, 1), np.uint8)
     pool = Pool(DatasetSpec("t", x, y, x, y, ("a", "b", "c"), (0.5,), (0.5,)))
     pool.label(idxs)
     assert np.flatnonzero(pool.labeled_idxs).tolist() == sorted(idxs)

@@ -21,7 +21,8 @@ def finished(output, accuracies, settings=None, content=None, **fields):
         folder.append({
             "round": r, "budget": config.budget(r), "labels": config.budget(r), "images": 0,
             "accuracy": accuracy, "images_made": 0, "ascent_images": 0, "steps": 1,
-            "query_seconds": 1.0, "train_seconds": 2.0, "generate_seconds": 0.0,
+            "query_seconds": 1.0, "train_seconds": 2.0,
+            "extra_train_seconds": 0.0, "generate_seconds": 0.0,
         })  # fmt: skip
     return folder
 
@@ -68,7 +69,7 @@ def test_table_holds_the_numbers(two_methods):
     sem = accuracy[0, :, 0].std(ddof=1) / np.sqrt(5)
     assert row[0] == "MarginSampling"
     assert row[1] == f"{100 * accuracy[0, :, 0].mean():.1f} ±{100 * sem:.1f}"
-    assert row[-7:] == ["5", "20", "0", "0", "3.0", "6.0", "0.0"]
+    assert row[-8:] == ["5", "20", "0", "0", "3.0", "6.0", "0.0", "0.0"]
     text = report.text_table(comparison)
     assert text.count("*") == 4  # the best of three budgets and the average
     assert len({len(line.split()) for line in text.splitlines()[2:]}) == 1
@@ -134,7 +135,7 @@ def test_the_fully_supervised_run_joins_every_table_of_its_recipe(tmp_path):
         "MarginSampling", "RandomSampling", "FullySupervised",
     ]  # fmt: skip
     assert [c.label for c in second.curves] == ["MarginSampling", "FullySupervised"]
-    averages = [row[-8] for row in report.table_rows(first)]
+    averages = [row[-9] for row in report.table_rows(first)]
     assert averages == ["55.0", "45.0", ""]  # over the two rounds that both have
     (alone,) = report.compare([full])
     assert report.table_rows(alone)[0][1:3] == ["90.0", "90.0"]

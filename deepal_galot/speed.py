@@ -1,0 +1,264 @@
+"""What this machine does a second: `python -m deepal_galot.speed query`.
+
+query: seconds of each strategy's query beyond the pass over the pool, on random logits and
+embeddings, and beside it the plain way on a smaller pool, in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from . import registry, seeding
+from .campaign import machine
+from .classifiers.base import Classifier
+from .config import RunConfig, resolve
+from .datasets.base import DatasetSpec
+from .errors import UserError
+from .learner import Learner, Outputs
+from .plan import pick_device
+from .pool import UNKNOWN, ImageSet, Pool, check_query
+
+LABELED = 1000
+SMALL_POOL, SMALL_PICKS = 5000, 100  # the plain ways' memory and patience end soon after
+NO_POOL_SCORES = ("GAAL",)  # makes its own images
+ENOUGH_SECONDS = 20.0  # a measurement is repeated until it took so long, at most MOST times
+MOST = 5
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A pool whose classifier answers are known.
+
+    Attributes:
+        pool: its first LABELED images are labeled; the images themselves are blank.
+        net: answers without a pass.
+    """
+
+    pool: Pool
+    net: _KnownAnswers
+    picks: int
+
+    def query(self, name: str) -> float:
+        """Seconds of one query of this strategy."""
+        cls = registry.strategies.get(name)
+        self.net.config = resolve(name, "random", reads=cls.reads)
+        strategy = cls(self.pool, self.net, self.net.config, {"num_class": self.net.n_classes})
+        seeding.seed_globals(0, "query", 1)
+        started = self.net.clock()
+        answer = strategy.query(self.picks)
+        seconds = self.net.clock() - started
+        check_query(answer, self.picks, self.pool.labeled_idxs)
+        return seconds
+
+
+class _Head(Classifier):
+    """No body; the embeddings are given."""
+
+    def __init__(self, image_shape: tuple[int, int, int], n_classes: int, dim: int) -> None:
+        super().__init__()
+        self.embedding_dim, self.head = dim, nn.Linear(dim, n_classes)
+
+
+class _KnownAnswers(Learner):
+    """Gives stored embeddings and the logits of a random head, instead of a pass."""
+
+    def __init__(
+        self, pool: Pool, n_classes: int, embeddings: Tensor, device: torch.device
+    ) -> None:
+        dim = embeddings.shape[1]
+        super().__init__(resolve("", "random"), _Head, (8, 8, 1), n_classes, device)
+        self.clf = _Head((8, 8, 1), n_classes, dim).to(device).requires_grad_(False)
+        self.clf.head.weight.normal_(std=3 / dim**0.5)  # logits of spread 3: from sure to unsure
+        embeddings = embeddings.to(device)
+        logits = self.clf.head(embeddings)
+        mask = torch.from_numpy(pool.labeled_idxs).to(device)
+        self.labeled = Outputs(logits[mask], embeddings[mask])
+        self.unlabeled = Outputs(logits[~mask], embeddings[~mask])
+
+    def outputs(self, data: ImageSet) -> Outputs:
+        return self.unlabeled if data.Y[0] == UNKNOWN else self.labeled
+
+    def apply(self, data: ImageSet, function: Callable[[Tensor], Tensor]) -> Tensor:
+        return self.outputs(data).logits[:, 0]
+
+
+def make_problem(n: int, dim: int, n_classes: int, picks: int, device: torch.device) -> Problem:
+    """n unlabeled images with embeddings [n, dim] beside LABELED labeled ones."""
+    total = n + LABELED
+    blank, nothing = np.zeros((total, 8, 8, 1), np.uint8), np.zeros((0, 8, 8, 1), np.uint8)
+    labels = np.arange(total) % n_classes
+    names = tuple(str(k) for k in range(n_classes))
+    pool = Pool(DatasetSpec("random", blank, labels, nothing, labels[:0], names, (0.5,), (0.5,)))
+    pool.label(np.arange(LABELED))
+    torch.manual_seed(0)
+    embeddings = torch.randn(total, dim).relu()  # as after a ReLU
+    net = _KnownAnswers(pool, n_classes, embeddings, device)
+    return Problem(pool, net, picks)
+
+
+def measured(run: Callable[[], float]) -> list[float]:
+    """Seconds of a few runs, fewer where one takes long; a first one warms up and is not counted
+    if it is short."""
+    seconds = [run()]
+    if seconds[0] < 1:
+        seconds.clear()
+    while len(seconds) < MOST and sum(seconds) < ENOUGH_SECONDS:
+        seconds.append(run())
+    return seconds
+
+
+def with_spread(seconds: Sequence[float]) -> str:
+    """Median, range and n."""
+    low, middle, high = min(seconds), statistics.median(seconds), max(seconds)
+    return f"{middle:.2f} ({low:.2f}–{high:.2f}, n={len(seconds)})"
+
+
+# -- the plain ways ----------------------------------------------------------------------------
+
+
+def plain_k_center(problem: Problem) -> list[int]:
+    """The full matrix of distances, and its minimum over all centers anew for each pick."""
+    points, centers = _known_embeddings(problem)
+    everything = np.concatenate([centers, points])
+    squared = (everything**2).sum(1)
+    gaps = np.sqrt((squared[:, None] + squared - 2 * everything @ everything.T).clip(0))
+    covered, rest = list(range(len(centers))), list(range(len(centers), len(everything)))
+    for _ in range(problem.picks):
+        farthest = gaps[np.ix_(rest, covered)].min(1).argmax()
+        covered.append(rest.pop(int(farthest)))
+    return [i - len(centers) for i in covered[len(centers) :]]
+
+
+def plain_badge(problem: Problem) -> list[int]:
+    """Gradients written out as float64 [N, K·D], then k-means++ over them."""
+    _, images = problem.pool.get_unlabeled_data()
+    g = problem.net.get_grad_embeddings(images).astype(np.float64)
+    chosen = [int(np.linalg.norm(g, axis=1).argmax())]
+    nearest = np.full(len(g), np.inf)
+    while len(chosen) < problem.picks:
+        nearest = np.minimum(nearest, ((g - g[chosen[-1]]) ** 2).sum(1))
+        chosen.append(int(np.random.choice(len(g), p=nearest / nearest.sum())))
+    return chosen
+
+
+def plain_k_means(problem: Problem) -> list[int]:
+    """scikit-learn's KMeans with its default settings, then the nearest image of each cluster."""
+    from sklearn.cluster import KMeans
+
+    points, _ = _known_embeddings(problem)
+    fitted = KMeans(n_clusters=problem.picks).fit(points)
+    gaps = fitted.transform(points)
+    return [int(gaps[:, k].argmin()) for k in range(problem.picks)]
+
+
+def plain_monte_carlo(problem: Problem) -> list[int]:
+    """A mask for each image and pass, and all passes kept: [T, N, K]."""
+    _, images = problem.pool.get_unlabeled_data()
+    h, head = problem.net.outputs(images).embeddings, problem.net.clf.head
+    passes = torch.stack([head(F.dropout(h)).softmax(1) for _ in range(RunConfig.mc_passes)])
+    mean = passes.mean(0)
+    score = -(mean * mean.log()).sum(1) + (passes * passes.log()).sum(2).mean(0)
+    return score.sort(descending=True).indices[: problem.picks].tolist()
+
+
+def _known_embeddings(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
+    parts = problem.pool.get_unlabeled_data()[1], problem.pool.get_labeled_data()[1]
+    points, centers = (problem.net.get_embeddings(p).numpy() for p in parts)
+    return points, centers
+
+
+PLAIN: dict[str, Callable[[Problem], list[int]]] = {
+    "KCenterGreedy": plain_k_center,
+    "BadgeSampling": plain_badge,
+    "KMeansSampling": plain_k_means,
+    "BALDDropout": plain_monte_carlo,
+}
+
+
+def compare_with_plain(name: str, small: Problem) -> str:
+    """Ours and the plain way on the same small pool, and how many times as fast ours is."""
+
+    def plain() -> float:
+        seeding.seed_globals(0, "query", 1)
+        started = time.perf_counter()
+        PLAIN[name](small)
+        return time.perf_counter() - started
+
+    ours, theirs = measured(lambda: small.query(name)), measured(plain)
+    ratio = statistics.median(theirs) / statistics.median(ours)
+    return f"{with_spread(ours)}  {with_spread(theirs)}  {ratio:,.0f}×"
+
+
+# -- the command -------------------------------------------------------------------------------
+
+
+def query_lines(args: argparse.Namespace) -> Iterator[str]:
+    """The report of `query`, line by line as it is measured."""
+    device = pick_device(args.device)
+    names = [n for n in registry.strategies.names() if not registry.strategies.get(n).generates]
+    names = [registry.class_name(registry.strategies.get(n)) for n in args.strategies or names]
+    yield f"{', '.join(f'{k} {v}' for k, v in machine(device).items())}"
+    yield (
+        f"seconds of a query beyond the pass over the pool: {args.pool:,} images, embeddings of "
+        f"{args.dim}, {args.picks:,} picks; median (range, n)"
+    )
+    for n_classes in args.classes:
+        problem = make_problem(args.pool, args.dim, n_classes, args.picks, device)
+        for name in names:
+            if name not in NO_POOL_SCORES:
+                seconds = measured(functools.partial(problem.query, name))
+                yield f"{n_classes:4} classes  {name:24} {with_spread(seconds)}"
+    yield (
+        f"against the plain way, {SMALL_POOL:,} images, {SMALL_PICKS} picks, 10 classes: ours, "
+        "plain, ratio"
+    )
+    small = make_problem(SMALL_POOL, args.dim, 10, SMALL_PICKS, device)
+    for name in names:
+        if name in PLAIN:
+            yield f"{name:24} {compare_with_plain(name, small)}"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """`query` and its sizes."""
+    parser = argparse.ArgumentParser(prog="python -m deepal_galot.speed", description=__doc__)
+    query = parser.add_subparsers(dest="what", required=True).add_parser("query")
+    query.add_argument("--pool", type=_positive, default=50_000, help="unlabeled images")
+    query.add_argument("--dim", type=_positive, default=512, help="length of an embedding")
+    query.add_argument("--classes", type=_positive, nargs="+", default=[10, 100, 200])
+    query.add_argument("--picks", type=_positive, default=1000, help="images a query")
+    query.add_argument("--strategies", nargs="+", metavar="NAME", help="default: all that query")
+    query.add_argument("--device", default="auto", help="auto, cpu, cuda, … (default: auto)")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text}: at least 1")
+    return value
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    try:
+        for line in query_lines(build_parser().parse_args(argv)):
+            print(line, flush=True)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""Whole runs on the user's own data, named by a path."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deepal_galot.cli import main
+from deepal_galot.results import RunFolder
+from helpers import QUICK, rows_of, run_benchmark
+
+DEMO = [*QUICK, "--protocol", "demo"]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory, digits):
+    """Some of Digits as files: class folders in alphabetical order, two sizes."""
+    root = tmp_path_factory.mktemp("own") / "my photos"
+    for part, n in (("train", 60), ("test", 30)):
+        x, y = getattr(digits, f"x_{part}")[:n], getattr(digits, f"y_{part}")[:n]
+        for i, (pixels, label) in enumerate(zip(x, y, strict=True)):
+            file = root / part / digits.class_names[label] / f"{i}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            image = Image.fromarray(pixels[..., 0])
+            (image.resize((16, 16)) if i % 7 == 0 else image).save(file)
+    return root
+
+
+def test_an_image_folder_with_galot(tmp_path, photos):
+    """From the command line to labels for new images, in fresh processes."""
+    out = ["--output", tmp_path]
+    own = ["--dataset", "my photos", "--image-size", "8", "--generator", "tiny"]
+    done = run_benchmark(*DEMO, *own, "--strategy", "GALOT:epsilon=0", *out, cwd=photos.parent)
+    assert "my_photos" in done.stderr and "GALOT" in done.stdout
+    (rows,) = rows_of(tmp_path, "GALOT").values()
+    assert [(r["labels"], r["images"]) for r in rows] == [(10, 20), (15, 30)]
+    (folder,) = tmp_path.glob("my_photos/GALOT/*/seed0")
+    _, card = RunFolder.open(folder).classifier()
+    assert card["class_names"] == sorted(card["class_names"]) and card["image_shape"] == [8, 8, 1]
+    labels = run_benchmark("--predict", photos / "test" / "four", "--from", folder).stdout
+    assert labels.startswith("file,class,probability") and labels.count(".png") >= 1
+
+
+def test_an_npz_of_digits_is_digits(tmp_path, digits, capsys):
+    """The same arrays by another way in give the same accuracies."""
+    arrays = {k: getattr(digits, k) for k in ("x_train", "y_train", "x_test", "y_test")}
+    file = tmp_path / "own.npz"
+    np.savez(file, class_names=np.array(digits.class_names), **arrays)
+    out = ["--output", str(tmp_path / "out"), "--strategy", "MarginSampling"]
+    for dataset in ("Digits", str(file)):
+        assert main([*DEMO, "--dataset", dataset, *out]) == 0
+    (own,), (embedded,) = (
+        [r for path, r in rows_of(tmp_path / "out").items() if path.startswith(f"{name}/")]
+        for name in ("own", "Digits")
+    )
+    assert own == embedded and len(own) == 2
+    capsys.readouterr()
+    for name in (str(file), "own", "OWN"):  # the report's filter takes the path and the name
+        assert main(["--report", "--dataset", name, *out[:2]]) == 0
+        table = capsys.readouterr().out
+        assert "own" in table and "Digits" not in table
+
+
+def test_the_same_name_with_other_images_is_another_run(tmp_path, photos):
+    args = [*DEMO, "--n-rounds", "0", "--dataset", str(photos), "--strategy", "RandomSampling"]
+    for size in ("8", "10", "8"):
+        assert main([*args, "--image-size", size, "--output", str(tmp_path)]) == 0
+    assert len(list(tmp_path.glob("my_photos/RandomSampling/*"))) == 2
+
+
+def test_sizes_that_differ_end_with_one_line(tmp_path, photos, capsys):
+    args = [*DEMO, "--dataset", str(photos), "--strategy", "RandomSampling"]
+    assert main([*args, "--output", str(tmp_path)]) == 2
+    err = capsys.readouterr().err.strip().splitlines()
+    assert err[-1].startswith("error: ") and "give --image-size N" in err[-1]
+    assert not list(tmp_path.iterdir())
