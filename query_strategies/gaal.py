@@ -77,7 +77,7 @@ class GAAL(Strategy):
 
     def measure(self) -> dict[str, float]:
         """The SVM's accuracy on the test images, which is what publications show for GAAL."""
-        if self.dataset.n_test == 0:
+        if 0 in (self.dataset.n_test, self.dataset.n_labeled):
             return {}
         return {"svm_accuracy": self.dataset.cal_test_acc(self.svm().predict(self.dataset.X_test))}
 
@@ -89,7 +89,7 @@ class GAAL(Strategy):
             return train_gan(images, self.gan_steps, self.args_input.seed, device)
 
     def svm(self) -> LinearSVM:
-        """Fitted to all labels so far."""
+        """Fitted to all human labels so far."""
         data = self.dataset.human_labeled()
         if self._svm is None or self._svm_size != len(data):  # labels are never given back
             with self.net.extra_training():

@@ -245,16 +245,18 @@ def test_training_is_timed_and_the_descent_is_not(toy, monkeypatch):
     assert strategy.net.extra_train_seconds == trained
 
 
-def test_without_a_test_set_nothing_is_measured(toy):
+def test_without_a_test_set_or_labels_nothing_is_measured(toy):
+    """Mode gal buys no label."""
+    assert gaal_on(toy, []).measure() == {}
     empty = dataclasses.replace(toy, x_test=toy.x_test[:0], y_test=toy.y_test[:0])
     assert gaal_on(empty, of_classes(toy, 0, 1)).measure() == {}
 
 
-def test_pseudo_labeled_images_are_trained_on_too(toy):
-    """GALOT with GAAL as its base sampler: the SVM sees what the classifier sees."""
+def test_learns_nothing_from_pseudo_labels(toy):
+    """GALOT with GAAL as its base sampler: the SVM sees human labels only."""
     strategy = gaal_on(toy, of_classes(toy, 0, 1))
     strategy.dataset.set_synthetic(toy.x_test[:7], np.full(7, 2), accumulate=False)
-    assert strategy.svm().classes.tolist() == [0, 1, 2]
+    assert strategy.svm().classes.tolist() == [0, 1]
 
 
 def test_statistics_may_be_of_double_precision(toy):
