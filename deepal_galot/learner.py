@@ -22,6 +22,7 @@ from tqdm import tqdm
 from . import seeding
 from .classifiers.base import Classifier
 from .config import RunConfig
+from .errors import UserError
 from .objective import HeadDropout, Objective, dropout_mask
 from .pool import ImageSet
 
@@ -136,6 +137,11 @@ class Learner:
     def _use_dropout(self, round: int) -> None:
         """Head dropout in training, if this run's strategy reads it."""
         if self.config.head_dropout is not None:
+            if not hasattr(self.clf, "head"):
+                raise UserError(
+                    f"the classifier {type(self.clf).__name__} has no `head` for head dropout: "
+                    f"give it one, or use --mc-noise batchnorm"
+                )
             rng = seeding.torch_rng(self.config.seed, "dropout", round)
             self.objective.dropout = HeadDropout(self.config.head_dropout, rng)
 

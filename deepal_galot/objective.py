@@ -22,12 +22,12 @@ class Objective(nn.Module):
     stored with it and restored with it.
 
     Attributes:
-        dropout: applied to the embedding before the head, in training.
+        dropout: applied to the embedding before the head, in training; None for none.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.dropout: nn.Module = nn.Identity()
+        self.dropout: HeadDropout | None = None
 
     def build(self, clf: Classifier, image_shape: tuple[int, int, int]) -> None:
         """Make fresh sub-modules for a fresh classifier; draws from torch's global generator,
@@ -45,8 +45,9 @@ class Objective(nn.Module):
             autocast: opens the forward pass's precision.
         """
         with autocast():
-            embedding = clf.neck(clf.feature_maps(x)[-1])
-            logits = clf.head(self.dropout(embedding))
+            logits, embedding = clf(x)
+            if self.dropout is not None:
+                logits = clf.head(self.dropout(embedding))
             loss = F.cross_entropy(logits.float(), y)
         loss.backward()
 

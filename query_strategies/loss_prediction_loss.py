@@ -80,7 +80,7 @@ class LearningLoss(Objective):
     ) -> None:
         with autocast():
             maps = clf.feature_maps(x)
-            logits = clf.head(self.dropout(clf.neck(maps[-1])))
+            logits = clf.head(clf.neck(maps[-1]))
             losses = F.cross_entropy(logits.float(), y, reduction="none")
         with self.net.extra_training():
             # On copies of the maps, so that this part's time can be told from the classifier's.

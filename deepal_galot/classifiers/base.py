@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from ..errors import UserError
+
 
 class Classifier(nn.Module):
     """Base class of classifiers; the first docstring line is shown by --list.
@@ -29,7 +31,16 @@ class Classifier(nn.Module):
     embedding_dim: int
 
     def feature_maps(self, x: Tensor) -> list[Tensor]:
-        """[B, C, H, W] normalised images -> the feature map of each stage."""
+        """[B, C, H, W] normalised images -> the feature map of each stage.
+
+        Raises:
+            UserError: a subclass with a forward of its own has no stages.
+        """
+        if not hasattr(self, "stages"):
+            raise UserError(
+                f"the classifier {type(self).__name__} has no `stages`, whose feature maps are "
+                f"wanted: give it stages, neck and head (see {__name__}), or use another strategy"
+            )
         maps = []
         for stage in self.stages:
             x = stage(x)

@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from deepal_galot.classifiers.base import Classifier
 from deepal_galot.classifiers.resnet18 import ResNet18
 from deepal_galot.classifiers.small_cnn import SmallCNN
+from deepal_galot.errors import UserError
 from deepal_galot.learner import Learner, augment, split_batches
 from deepal_galot.pool import Pool
 from helpers import small_config
@@ -207,3 +209,28 @@ def test_augmentation_does_not_depend_on_the_global_generator():
     first = augmented(x, shift=1, rotate=9.0, zoom=0.1, flip=1)
     np.random.rand(3), torch.rand(3)
     assert torch.equal(first, augmented(x, shift=1, rotate=9.0, zoom=0.1, flip=1))
+
+
+class ForwardOnly(Classifier):
+    """As a plug-in may be written: a forward and nothing else."""
+
+    embedding_dim = 64
+
+    def __init__(self, image_shape, n_classes):
+        super().__init__()
+        self.last = torch.nn.Linear(64, n_classes)
+
+    def forward(self, x):
+        return self.last(x.flatten(1)), x.flatten(1)
+
+
+def test_a_classifier_with_a_forward_alone_trains_and_says_what_it_lacks(toy):
+    learner = learner_for(toy, ForwardOnly)
+    learner.fit(labeled(toy, 20), 0)
+    assert learner.predict_prob(Pool(toy).get_test_data()).shape[1] == 3
+    with pytest.raises(UserError, match="has no `stages`"):
+        learner.clf.feature_maps(torch.rand(1, 1, 8, 8))
+    with pytest.raises(UserError, match="has no `head`"):
+        learner_for(toy, ForwardOnly, strategy="BALDDropout", reads=("head_dropout",)).fit(
+            labeled(toy, 20), 0
+        )
