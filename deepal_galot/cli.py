@@ -141,7 +141,13 @@ def _other_defaults(f: Any) -> list[str]:
     prefers |= {n: registry.datasets.get(n).defaults for n in registry.datasets.names()}
     prefers |= {n: registry.generators.get(n).all_defaults() for n in registry.generators.names()}
     values = {who: sets[f.name] for who, sets in prefers.items() if f.name in sets}
-    return [f"{who}: {value}" for who, value in values.items() if value != f.default]
+    texts = [f"{who}: {value}" for who, value in values.items() if value != f.default]
+    for name, protocol in PROTOCOLS.items():
+        usual = protocol.sets.get(f.name, f.default)
+        for dataset, sets in protocol.datasets.items():
+            if sets.get(f.name, usual) != usual:
+                texts.append(f"{name} on {dataset}: {sets[f.name]}")
+    return texts
 
 
 def _add_where(group: argparse._ArgumentGroup) -> None:

@@ -77,7 +77,7 @@ class Learner:
         """Train a newly initialised classifier, and what its objective brings, from this round's
         streams of weights, batches and dropout.
 
-        Every image is used in every epoch, in batches of even size, at most batch_size.
+        Every image is used in every epoch, in even batches (see split_batches).
 
         Args:
             data: the training set, at least one image.
@@ -223,10 +223,10 @@ class Learner:
 
         By head dropout, every image and pass has a mask of its own, from torch's global generator,
         and all passes share one pool pass through the body. By batchnorm, a copy of the network
-        runs in training mode, so each batch is normalised by its own statistics and the
-        classifier's running ones stay as they are; as in DeepALPlus, batches are not shuffled, so
-        without augmented scoring all passes are alike. A strategy that does not declare that it
-        reads `mc_noise` gets the latter, which is DeepALPlus's.
+        runs in training mode, so each batch is normalised by its own statistics, and the
+        classifier's running ones stay as they are; who shares a batch is drawn anew for each pass.
+        (DeepALPlus does not shuffle: where nothing is augmented all its passes are alike.) A
+        strategy that does not declare that it reads `mc_noise` gets batchnorm.
 
         Args:
             passes: T; default mc_passes, or DeepALPlus's 10 if the strategy does not read it.
@@ -236,14 +236,22 @@ class Learner:
             yield from self._dropped_heads(self.outputs(data).embeddings, passes)
             return
         noisy = copy.deepcopy(self.clf).train()
-        for part in split_batches(len(data), NOISY_BATCH):
-            batches = (self._batch(data, part) for _ in range(passes))
-            yield torch.stack([self._noisy_logits(noisy, x) for x in batches]).softmax(2)
+        size = min(NOISY_BATCH, -(-len(data) // 2))  # two batches at least, or nothing is shuffled
+        for block in split_batches(len(data), 8 * NOISY_BATCH):
+            draws = [self._noisy_logits(noisy, data, block, size) for _ in range(passes)]
+            yield torch.stack(draws).softmax(2)
 
     @torch.no_grad()
-    def _noisy_logits(self, noisy: Classifier, x: Tensor) -> Tensor:
-        with self._autocast():
-            return noisy(for_batchnorm(x))[0][: len(x)].float()
+    def _noisy_logits(self, noisy: Classifier, data: ImageSet, block: slice, size: int) -> Tensor:
+        """[B, K] of a block of images, in training mode and in random batches."""
+        n = block.stop - block.start
+        logits = torch.empty(n, self.n_classes, device=self.device)
+        order = torch.randperm(n)
+        for part in split_batches(n, size):
+            x = self._batch(data, (block.start + order[part]).numpy())
+            with self._autocast():
+                logits[order[part]] = noisy(for_batchnorm(x))[0][: len(x)].float()
+        return logits
 
     @torch.no_grad()
     def _dropped_heads(self, embeddings: Tensor, passes: int) -> Iterator[Tensor]:
@@ -288,7 +296,7 @@ class Learner:
         for part in split_batches(len(data), size):
             yield part, self._batch(data, part)
 
-    def _batch(self, data: ImageSet, part: slice) -> Tensor:
+    def _batch(self, data: ImageSet, part: slice | np.ndarray) -> Tensor:
         """Normalised images as strategies see them."""
         x = self._on_device(data.X[part]).float().div(255)
         if data.augmented:

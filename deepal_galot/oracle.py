@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
 import torch
 
 from .classifiers.base import Classifier
-from .config import RunConfig
+from .config import TRAINING, RunConfig, option_fields
 from .datasets.base import DatasetSpec
 from .learner import Learner
 from .pool import Pool
 
 LEAST_IMAGES = 100_000  # that it is trained on, repeats included
+SHARE_OF_EPOCHS = 0.1  # of the recipe's, as passes over the whole pool
 
 
 class ReferenceOracle:
     """Labels synthetic queries by a classifier trained on every label of the pool.
 
     It is the one reader of hidden labels besides the pool's own oracle. It is fixed: the same for
-    all rounds, seeds and strategies of one recipe, trained on first use for as many images as the
-    run's longest fit, at least LEAST_IMAGES.
+    all rounds, budgets, seeds and strategies of one recipe, trained on first use for
+    SHARE_OF_EPOCHS of the recipe's epochs over the whole pool, at least LEAST_IMAGES.
+
+    Attributes:
+        config: what it is; two runs with equal ones may share an oracle.
     """
 
     def __init__(
@@ -35,16 +38,18 @@ class ReferenceOracle:
     ) -> None:
         """
         Args:
-            config: a run that asks it; only its recipe is used.
+            config: a run that asks it; only its training recipe is used.
         """
         self.spec, self.architecture, self.device = spec, architecture, device
-        longest = max(config.epochs * config.budget(config.n_rounds),
-                      config.min_steps * config.batch_size)  # fmt: skip
+        recipe = {
+            f.name: getattr(config, f.name)
+            for f in option_fields() if f.metadata["group"] == TRAINING
+        }  # fmt: skip
         batch = max(config.batch_size, 128)
-        self.config = replace(
-            config, strategy="ReferenceOracle", seed=0, mode="full", head_dropout=None,
-            batch_size=batch, epochs=2, min_steps=math.ceil(max(longest, LEAST_IMAGES) / batch),
-        )  # fmt: skip
+        recipe |= {"batch_size": batch, "min_steps": math.ceil(LEAST_IMAGES / batch),
+                   "epochs": max(2, round(SHARE_OF_EPOCHS * config.epochs)),
+                   "head_dropout": None}  # fmt: skip
+        self.config = RunConfig("ReferenceOracle", config.dataset, mode="full", **recipe)
 
     @cached_property
     def _learner(self) -> Learner:
@@ -64,8 +69,6 @@ class ReferenceOracle:
 
     @cached_property
     def accuracy(self) -> float:
-        """Share of the test images that it labels right, in [0, 1]; NaN without test images."""
+        """Share of the test images that it labels right, in [0, 1]."""
         pool = Pool(self.spec)
-        if pool.n_test == 0:
-            return math.nan
         return pool.cal_test_acc(self._learner.predict(pool.get_test_data()))

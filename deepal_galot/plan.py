@@ -18,7 +18,16 @@ from query_strategies.strategy import Strategy
 
 from . import registry
 from .classifiers.base import Classifier
-from .config import GALOT, GENERATOR, STRATEGY, RunConfig, field_type, option_fields, resolve
+from .config import (
+    GALOT,
+    GENERATOR,
+    STRATEGY,
+    RunConfig,
+    field_type,
+    option_fields,
+    protocol,
+    resolve,
+)
 from .datasets.base import Dataset, DatasetSpec
 from .errors import UserError
 from .pool import check_budget
@@ -97,8 +106,9 @@ def make_plan(request: Request) -> Plan:
     for (cls, own), mode in zip(entries, modes, strict=True):
         config = _configure(request, cls, mode, {**request.flags, **own})
         _classes(config, request)  # cheap, so before any loading or hashing
-        protocol = {"protocol": config.protocol}
-        configs.append((config, _configure(request, cls, _default_mode(cls), protocol)))
+        _check_settings_are_read(cls, config, own)
+        same = {"protocol": config.protocol}
+        configs.append((config, _configure(request, cls, _default_mode(cls), same)))
     spec = request.spec or request.dataset().load(request.data_dir)
     if not isinstance(spec, DatasetSpec):
         raise UserError(f"{request.dataset.__name__}.load gave {spec!r}, not a DatasetSpec")
@@ -155,6 +165,23 @@ def parse_value(key: str, value: str, where: str) -> Any:
     except ValueError:
         word = "a whole number" if kind is int else "a number"
         raise UserError(f"{where}: {key} needs {word}, not {value!r}") from None
+
+
+def _check_settings_are_read(
+    cls: type[Strategy], config: RunConfig, own: Mapping[str, Any]
+) -> None:
+    """
+    Raises:
+        UserError: a setting written behind a strategy's name has no effect on it.
+    """
+    group = {f.name: f.metadata["group"] for f in option_fields()}
+    for key in own:
+        unread = group[key] == STRATEGY and getattr(config, key) is None
+        if unread or (group[key] in (GALOT, GENERATOR) and not cls.generates):
+            raise UserError(
+                f"--strategy {registry.class_name(cls)}:{key}={own[key]}: this strategy does not "
+                f"read {key} here; leave it out"
+            )
 
 
 def _default_mode(cls: type[Strategy]) -> str:
@@ -260,10 +287,9 @@ def _run(config: RunConfig, default: RunConfig, request: Request, spec: DatasetS
     used = [(registry.strategies, config.strategy), (registry.classifiers, config.classifier)]
     if generator is not None:
         content["generator"] = generator.content_hash()
-        used += [
-            (registry.generators, config.generator),
-            (registry.strategies, config.base_sampler),
-        ]
+        used.append((registry.generators, config.generator))
+        if config.uses_real_images:
+            used.append((registry.strategies, config.base_sampler))
     for kind, name in used:
         plugin = kind.plugin_file(name)
         if plugin is not None:
@@ -290,10 +316,13 @@ def _settings(config: RunConfig, default: RunConfig) -> dict[str, str]:
     groups = (STRATEGY, GALOT, GENERATOR) if config.uses_generated_images else (STRATEGY,)
     own = [f.name for f in option_fields() if f.metadata["group"] in groups]
     read = config.fields_read() | {"generator": config.generator}
-    differs = {"mode": config.mode} if config.mode != default.mode else {}
+    moded = config.uses_generated_images and config.mode != default.mode
+    differs = {"mode": config.mode} if moded else {}
+    # A default run with another base sampler reads none of what this one's base reads.
+    unset = {f.name: f.default for f in option_fields()} | protocol(config.protocol).sets
     for key in own:
-        value = read.get(key)
-        if key in read and value != getattr(default, key):
+        value, usual = read.get(key), getattr(default, key)
+        if key in read and value != (unset[key] if usual is None else usual):
             differs[key] = f"{value:.12g}" if isinstance(value, float) else str(value)
     return differs
 

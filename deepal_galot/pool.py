@@ -233,7 +233,7 @@ def check_query(
     if isinstance(idxs, SyntheticQuery):
         if len(idxs.images) != n:
             raise ValueError(f"asked for {n} images, got {len(idxs.images)}")
-        return idxs
+        return SyntheticQuery(idxs.images)  # labels are bought, not brought
     array = np.atleast_1d(np.asarray(idxs))  # indexing with a tensor of one gives a scalar
     if array.ndim != 1 or len(array) != n:
         raise ValueError(f"asked for {n} indices, got an array of shape {array.shape}")
@@ -257,5 +257,6 @@ def check_budget(spec: DatasetSpec, wanted: int) -> None:
     if wanted > len(spec.x_train):
         raise UserError(
             f"the budget of {wanted:,} labels (n-init + all queries) is larger than the pool of "
-            f"{spec.name} ({len(spec.x_train):,} images): lower --n-init, --n-query or --n-rounds"
+            f"{spec.name} ({len(spec.x_train):,} images): lower --n-init, --n-query, --n-rounds "
+            f"or --quota"
         )

@@ -508,10 +508,7 @@ def write_report(folders: Sequence[RunFolder], output: Path, *, bold: bool = Fal
         for curve in comparison.curves:
             grid = plot_images(curve)
             if grid is not None:
-                label = "".join(ch if ch.isalnum() or ch in "-_.=" else "_" for ch in curve.label)[
-                    :100
-                ]
-                files[f"{comparison.name}_{label}_images.png"] = grid
+                files[f"{comparison.name}_{_file_name(curve.label)}_images.png"] = grid
         for name, data in files.items():
             atomic_write(output / "report" / name, data)
         written = [f"  {output / 'report' / name}" for name in files]

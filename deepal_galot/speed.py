@@ -53,7 +53,9 @@ class Problem:
         """Seconds of one query of this strategy."""
         cls = registry.strategies.get(name)
         self.net.config = resolve(name, "random", reads=cls.reads)
-        strategy = cls(self.pool, self.net, self.net.config, {"num_class": self.net.n_classes})
+        names = tuple(map(str, range(self.net.n_classes)))
+        task = {"num_class": len(names), "class_names": names, "image_shape": (8, 8, 1)}
+        strategy = cls(self.pool, self.net, self.net.config, task)
         seeding.seed_globals(0, "query", 1)
         started = self.net.clock()
         answer = strategy.query(self.picks)
@@ -121,7 +123,7 @@ def measured(run: Callable[[], float]) -> list[float]:
 def with_spread(seconds: Sequence[float]) -> str:
     """Median, range and n."""
     low, middle, high = min(seconds), statistics.median(seconds), max(seconds)
-    return f"{middle:.2f} ({low:.2f}–{high:.2f}, n={len(seconds)})"
+    return f"{middle:.3g} ({low:.3g}–{high:.3g}, n={len(seconds)})"
 
 
 # -- the plain ways ----------------------------------------------------------------------------
@@ -208,10 +210,13 @@ def query_lines(args: argparse.Namespace) -> Iterator[str]:
     device = pick_device(args.device)
     names = [n for n in registry.strategies.names() if not registry.strategies.get(n).generates]
     names = [registry.class_name(registry.strategies.get(n)) for n in args.strategies or names]
-    yield f"{', '.join(f'{k} {v}' for k, v in machine(device).items())}"
+    if args.picks > args.pool:
+        raise UserError(f"--picks {args.picks}: more than the {args.pool} images of --pool")
+    yield ", ".join(f"{k} {v}" for k, v in machine(device).items())
     yield (
-        f"seconds of a query beyond the pass over the pool: {args.pool:,} images, embeddings of "
-        f"{args.dim}, {args.picks:,} picks; median (range, n)"
+        f"seconds of a query beyond the pass over the pool (of LossPrediction: the ranking): "
+        f"{args.pool:,} blank 8×8 images, embeddings of {args.dim}, {args.picks:,} picks; median "
+        f"(range, n); not measured: {', '.join(NO_POOL_SCORES)}, which makes its own images"
     )
     for n_classes in args.classes:
         problem = make_problem(args.pool, args.dim, n_classes, args.picks, device)
@@ -220,10 +225,10 @@ def query_lines(args: argparse.Namespace) -> Iterator[str]:
                 seconds = measured(functools.partial(problem.query, name))
                 yield f"{n_classes:4} classes  {name:24} {with_spread(seconds)}"
     yield (
-        f"against the plain way, {SMALL_POOL:,} images, {SMALL_PICKS} picks, 10 classes: ours, "
-        "plain, ratio"
+        f"against the plain way (NumPy and scikit-learn on the CPU), {SMALL_POOL:,} images, "
+        f"{SMALL_PICKS} picks, 10 classes: ours on the CPU, plain, ratio"
     )
-    small = make_problem(SMALL_POOL, args.dim, 10, SMALL_PICKS, device)
+    small = make_problem(SMALL_POOL, args.dim, 10, SMALL_PICKS, torch.device("cpu"))
     for name in names:
         if name in PLAIN:
             yield f"{name:24} {compare_with_plain(name, small)}"

@@ -81,6 +81,7 @@ class Trial:
         clock = time.perf_counter
         self.query_seconds = self.learner.extra_train_seconds = 0.0
         self._buy_labels(round)
+        extra_before = self.learner.extra_train_seconds
 
         warm_up_seconds, batch, generate_seconds = 0.0, None, 0.0
         if self.galot is not None:
@@ -93,12 +94,11 @@ class Trial:
             generate_seconds = clock() - started
 
         started = clock()
-        extra_before = self.learner.extra_train_seconds
         steps = self.learner.fit(self.pool.training_set(real=self.config.uses_real_images), round)
-        extra_in_fit = self.learner.extra_train_seconds - extra_before
-        train_seconds = clock() - started + warm_up_seconds - extra_in_fit
+        extra_in_fits = self.learner.extra_train_seconds - extra_before
+        train_seconds = clock() - started + warm_up_seconds - extra_in_fits
         accuracy = self._accuracy()
-        measured = self.strategy.measure()
+        measured = self.strategy.measure() | self._oracle_accuracy(round)
         self.folder.save_classifier(self.learner.state(), self._card(round))
         return {
             "round": round,
@@ -192,6 +192,11 @@ class Trial:
         if self.pool.n_test == 0:
             return None
         return self.pool.cal_test_acc(self.learner.predict(self.pool.get_test_data()))
+
+    def _oracle_accuracy(self, round: int) -> Row:
+        """How often the stand-in for the human is right, where it was asked."""
+        asked = round < len(self.picks) and isinstance(self.picks[round], SyntheticQuery)
+        return {"oracle_accuracy": self.oracle.accuracy} if asked and self.pool.n_test else {}
 
     def _costs_of(self, batch: SyntheticBatch | None, round: int) -> Row:
         if batch is None:

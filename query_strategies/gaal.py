@@ -83,7 +83,8 @@ class GAAL(Strategy):
 
     @cached_property
     def generator(self) -> Generator:
-        """Trained on first use; from streams of its own, so after a restart it is the same."""
+        """Trained on first use; from streams of its own, so after a restart it is the same (as all
+        training: on a CPU always, on a GPU under --deterministic)."""
         images, device = self.dataset.X_train, self.net.device
         with self.net.extra_training():
             return train_gan(images, self.gan_steps, self.args_input.seed, device)

@@ -16,7 +16,11 @@ from .strategy import Strategy
 
 
 class GALOT(Strategy):
-    """any base sampler + pseudo-labeled images from optimised text embeddings; arXiv 2412.16227"""
+    """any base sampler + pseudo-labeled images from optimised text embeddings; arXiv 2412.16227
+
+    Time: the base sampler's + K·m·C images a round for the ascent, each with the gradient of its
+    last denoising step, + N_GAL images. Memory: the base sampler's + the images, N_GAL·H·W·C bytes.
+    """
 
     generates = True
 
@@ -24,8 +28,10 @@ class GALOT(Strategy):
         self, dataset: Pool, net: Learner, args_input: RunConfig, args_task: dict[str, Any]
     ) -> None:
         super().__init__(dataset, net, args_input, args_task)
-        base = strategies.get(args_input.base_sampler)
-        self.base = base(dataset, net, args_input, args_task)
+        self.base: Strategy | None = None  # in mode gal nothing is picked
+        if args_input.uses_real_images:
+            base = strategies.get(args_input.base_sampler)
+            self.base = base(dataset, net, args_input, args_task)
 
     @classmethod
     def without_images(cls, config: RunConfig) -> str:
@@ -35,7 +41,7 @@ class GALOT(Strategy):
         return self.base.query(n)
 
     def measure(self) -> dict[str, float]:
-        return self.base.measure()
+        return self.base.measure() if self.base else {}
 
     def synthesize(self, galot: Galot, round: int) -> SyntheticBatch:
         batch = galot.make_images(galot.text(self.net.logits, round), round)

@@ -6,9 +6,9 @@ from .strategy import Strategy
 
 
 class RandomSampling(Strategy):
-    """uniformly random images
+    """uniformly random images; the reference that every other strategy must beat
 
-    Time and memory: O(N), without a pool pass.
+    Time and Memory: O(N), without a pool pass.
     """
 
     aliases = ("Random", "RandomSamping")  # the second is how the paper's Table 1 spells it

@@ -83,7 +83,7 @@ class Strategy:
         Args:
             idxs: [U] pool indices; scores: [U] of the same images, higher = more informative.
         """
-        scores = torch.nan_to_num(scores.double(), nan=-torch.inf).cpu()
+        scores = torch.nan_to_num(scores.cpu().double(), nan=-torch.inf)
         shuffle = torch.randperm(len(scores))
         ranked = shuffle[scores[shuffle].argsort(descending=True, stable=True)]
         return idxs[ranked[:n].numpy()]

@@ -38,9 +38,45 @@ class TheirEmbedding(Strategy):
 """
 
 
+MONTE_CARLO = """
+import numpy as np
+import torch
+from .strategy import Strategy
+
+class TheirDisagreement(Strategy):
+    def __init__(self, dataset, net, args_input, args_task, n_drop=10):
+        super(TheirDisagreement, self).__init__(dataset, net, args_input, args_task)
+        self.n_drop = n_drop
+
+    def query(self, n):
+        idxs, data = self.dataset.get_unlabeled_data()
+        probs = self.predict_prob_dropout_split(data, n_drop=self.n_drop)
+        assert probs.shape[0] == 10
+        spread = probs.std(0).mean(1)
+        assert spread.max() > 0
+        return idxs[spread.sort(descending=True)[1][:n]]
+"""
+GRADIENT_BASED = """
+import numpy as np
+from .strategy import Strategy
+
+class TheirGradients(Strategy):
+    def query(self, n):
+        idxs, data = self.dataset.get_unlabeled_data()
+        gradients = self.get_grad_embeddings(data)
+        return idxs[np.argsort(-np.array([np.linalg.norm(g, 2) for g in gradients]))[:n]]
+"""
+
+
 @pytest.mark.parametrize("n_query", ["1", "4"])
 @pytest.mark.parametrize(
-    ("name", "text"), [("TheirScore", SCORE_BASED), ("TheirEmbedding", EMBEDDING_BASED)]
+    ("name", "text"),
+    [
+        ("TheirScore", SCORE_BASED),
+        ("TheirEmbedding", EMBEDDING_BASED),
+        ("TheirDisagreement", MONTE_CARLO),
+        ("TheirGradients", GRADIENT_BASED),
+    ],
 )
 def test_runs_as_a_plugin(tmp_path, name, text, n_query):
     file = tmp_path / f"{name.lower()}.py"

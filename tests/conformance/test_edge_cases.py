@@ -16,7 +16,7 @@ from deepal_galot import learner as learner_module
 from deepal_galot import registry, seeding, selection
 from deepal_galot.classifiers.small_cnn import SmallCNN
 from deepal_galot.learner import Learner
-from deepal_galot.pool import Pool, SyntheticQuery
+from deepal_galot.pool import Pool, SyntheticQuery, check_query
 from helpers import FixedLearner, indexed_pool, make_strategy, recorded_scores, small_config
 from query_strategies.strategy import MONTE_CARLO
 
@@ -193,3 +193,13 @@ def test_memory_is_that_of_logits_and_embeddings(name, monkeypatch):
     unit = 4000 * (32 + 40)
     assert held.largest <= 2 * unit
     assert held.most <= 8 * unit * 4
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_diverged_network_is_survived(toy, name, value):
+    strategy = ready(toy, name)
+    with torch.no_grad():
+        strategy.net.clf.neck[-2].bias.fill_(value)
+    seeding.seed_globals(0, "query", 1)
+    assert len(check_query(strategy.query(20), 20, strategy.dataset.labeled_idxs)) == 20

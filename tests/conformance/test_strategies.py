@@ -111,7 +111,9 @@ def test_certain_predictions_are_survived(toy, name):
 def test_first_docstring_line_explains_it(name):
     line = dict(registry.strategies.describe())
     assert all(text for text in line.values())
-    assert len(registry.strategies.get(name).__doc__.split("\n")[0]) > 20
+    text = registry.strategies.get(name).__doc__
+    assert len(text.split("\n")[0]) > 20
+    assert "Time" in text and "emory" in text
 
 
 @pytest.mark.parametrize("name", GENERATING)

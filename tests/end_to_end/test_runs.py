@@ -121,7 +121,7 @@ def test_epsilon_zero_is_the_unoptimised_image_bit_for_bit(tmp_path):
 
 
 @pytest.mark.parametrize("a_gal", ["random", "entropy", "margin", "least-confidence"])
-@pytest.mark.parametrize("base", ["RandomSampling", "LeastConfidence"])
+@pytest.mark.parametrize("base", ["LossPrediction", "BALD"])
 def test_any_a_gal_with_any_base_sampler(tmp_path, a_gal, base):
     quick(tmp_path, "--strategy", "GALOT", "--gal-strategy", a_gal, "--base-sampler", base)
     row = only(tmp_path, "GALOT")[1]

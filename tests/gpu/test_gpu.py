@@ -3,11 +3,13 @@
 import pytest
 import torch
 
+from deepal_galot import registry
 from deepal_galot.classifiers.resnet18 import ResNet18
 from deepal_galot.classifiers.small_cnn import SmallCNN
-from deepal_galot.cli import main
+from deepal_galot.cli import ALL, main
 from deepal_galot.learner import Learner
 from deepal_galot.pool import Pool
+from deepal_galot.speed import NO_POOL_SCORES, make_problem, measured, with_spread
 from generators.text_optimization import score_gradient
 from generators.tiny import Tiny
 from helpers import QUICK, rows_of, small_config
@@ -57,8 +59,19 @@ def test_ascent_gradient_is_the_cpus():
     assert (cosine > 0.999).all()
 
 
-def test_deterministic_runs_are_identical(tmp_path):
-    args = [*QUICK, "--strategy", "GALOT", "--device", "cuda", "--deterministic", "--output"]
+@pytest.mark.parametrize("strategy", ["GALOT", *(n for n in ALL if not n.startswith("GALOT"))])
+def test_deterministic_runs_are_identical(tmp_path, strategy):
+    args = [*QUICK, "--strategy", strategy, "--device", "cuda", "--deterministic", "--output"]
     for name in ("a", "b"):
         assert main([*args, str(tmp_path / name)]) == 0
     assert rows_of(tmp_path / "a") == rows_of(tmp_path / "b")
+
+
+def test_a_query_takes_at_most_two_seconds():
+    """50,000 × 512 embeddings, 200 classes, 1,000 picks."""
+    problem = make_problem(50_000, 512, 200, 1000, torch.device("cuda"))
+    for name in registry.strategies.names():
+        if not registry.strategies.get(name).generates and name not in NO_POOL_SCORES:
+            seconds = measured(lambda name=name: problem.query(name))
+            print(f"{name}: {with_spread(seconds)} s")
+            assert min(seconds) <= 2

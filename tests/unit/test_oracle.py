@@ -22,7 +22,12 @@ def test_it_reads_digits_and_is_the_same_for_all_seeds(digits, monkeypatch):
     assert labels.dtype == np.int64 and first.accuracy == (labels == digits.y_test).mean() > 0.95
 
 
-def test_it_is_trained_as_long_as_the_longest_fit(digits):
-    config = small_config(n_init=1000, n_query=1000, n_rounds=9, epochs=300, batch_size=32)
-    steps = ReferenceOracle(digits, config, SmallCNN, CPU).config.min_steps
-    assert steps == -(-10_000 * 300 // 128)
+def test_it_depends_on_the_recipe_alone(digits):
+    """A run that is extended later, or has another budget or strategy, asks the same one."""
+    first, *others = (
+        ReferenceOracle(digits, small_config(epochs=300, **fields), SmallCNN, CPU).config
+        for fields in ({}, {"n_rounds": 9}, {"n_init": 7}, {"strategy": "GALOT", "epsilon": 0.0})
+    )
+    assert all(other == first for other in others)
+    assert first.epochs == 30 and first.min_steps * first.batch_size >= 100_000
+    assert ReferenceOracle(digits, small_config(lr=0.5), SmallCNN, CPU).config != first

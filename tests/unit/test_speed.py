@@ -51,4 +51,4 @@ def test_short_runs_are_warmed_up_and_repeated(monkeypatch):
     assert speed.measured(lambda: next(seconds)) == [0.1, 0.2, 0.3, 0.4, 0.5]
     long = iter([15.0, 15.0, 15.0])
     assert speed.measured(lambda: next(long)) == [15.0, 15.0]
-    assert speed.with_spread([1.0, 3.0, 2.0]) == "2.00 (1.00–3.00, n=3)"
+    assert speed.with_spread([1.0, 3.0, 2.0]) == "2 (1–3, n=3)"
