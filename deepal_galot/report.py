@@ -409,9 +409,12 @@ def _figure(width: float, height: float, panels: int = 1):
 
 def plot_curves(comparison: Comparison) -> bytes:
     """Learning curves as PNG: mean accuracy over |L|, bands of one SEM."""
-    plt, figure, (axes,) = _figure(7.5, 5)
-    markers = "osD^vP*X"
-    for i, curve in enumerate(comparison.curves):
+    many = len(comparison.curves) > 6
+    plt, figure, (axes,) = _figure(10 if many else 7.5, 5)
+    markers, colors = "osD^vP*X", plt.get_cmap("tab20" if many else "tab10").colors
+    # From the best downwards, so that the legend stands as the curves end.
+    ranked = sorted(comparison.curves, key=lambda c: -c.accuracy[:, -1].mean())
+    for i, curve in enumerate(ranked):
         mean, sem = np.array([mean_sem(a) for a in curve.accuracy.T]).T
         n = f"{curve.label} (n={len(curve.seeds)})"
         if len(curve.budgets) == 1:
@@ -419,13 +422,16 @@ def plot_curves(comparison: Comparison) -> bytes:
                 mean[0], color="0.4", linestyle="--", label=f"{n}, {curve.labels:,} labels"
             )
             continue
-        (line,) = axes.plot(curve.budgets, mean, marker=markers[i % len(markers)], label=n)
-        axes.fill_between(curve.budgets, mean - sem, mean + sem, alpha=0.2, color=line.get_color())
+        style = {"color": colors[i % len(colors)], "marker": markers[i % len(markers)]}
+        axes.plot(curve.budgets, mean, **style, label=n)
+        band = 0.08 if many else 0.2
+        axes.fill_between(curve.budgets, mean - sem, mean + sem, alpha=band, color=style["color"])
     axes.set_xlabel("|L|: human labels (in mode gal, what stands for them)")
     axes.set_ylabel("test accuracy")
     axes.set_title(f"{comparison.dataset}: mean ± SEM over seeds")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
+    outside = {"loc": "center left", "bbox_to_anchor": (1, 0.5)} if many else {}
+    axes.legend(fontsize="small", **outside)
     return _png(plt, figure)
 
 
