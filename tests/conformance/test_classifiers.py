@@ -238,12 +238,7 @@ def test_convolutions_are_drawn_as_torchvision_draws_them(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_learns_digits(name, digits):
-    """Above 90 % of the 450 test images after a few epochs on all 1,347 training images.
-
-    Batches of 50, because an epoch then ends in 47 images, not in 3 as with 32 or 64: at 8 px the
-    last maps are single pixels, and three numbers spoil a BatchNorm's running statistics. (Batches
-    of 64, resnet18_maxpool, 6 epochs, 3 seeds: 91.3 %, and 97.5 % on the first 1,344 images.)
-    """
+    """Above 90 % of the 450 test images after a few epochs on all 1,347 training images."""
     epochs = {"mobilenetv2": 15}.get(name, 5)
     config = small_config(epochs=epochs, batch_size=50, lr=3e-3)  # Adam, shift, rotation, zoom
     pool = Pool(digits)
