@@ -23,7 +23,7 @@ from . import seeding
 from .classifiers.base import Classifier
 from .config import RunConfig
 from .errors import UserError
-from .objective import HeadDropout, Objective, dropout_mask
+from .objective import HeadDropout, Objective, kept_entries, scale_of
 from .pool import ImageSet
 
 GPU_EVAL_BATCH = 1024
@@ -259,8 +259,8 @@ class Learner:
         p = self.config.head_dropout
         size = max(1, MC_BLOCK // (passes * max(embeddings.shape[1], self.n_classes)))
         for block in embeddings.split(size):
-            mask = dropout_mask((passes, *block.shape), p).to(block)
-            yield self.clf.head(mask.mul_(block)).softmax(2)
+            kept = kept_entries((passes, *block.shape), p).to(block.device)
+            yield self.clf.head(kept * (block * scale_of(p))).softmax(2)
 
     def predict_prob_dropout(self, data: ImageSet, n_drop: int | None = None) -> Tensor:
         """[N, K] float32 CPU, the mean of the Monte Carlo passes."""

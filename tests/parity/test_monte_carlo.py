@@ -21,7 +21,7 @@ from deepal_galot import seeding
 from deepal_galot.classifiers.resnet18 import ResNet18
 from deepal_galot.classifiers.small_cnn import SmallCNN
 from deepal_galot.learner import Learner
-from deepal_galot.objective import dropout_mask
+from deepal_galot.objective import kept_entries
 from deepal_galot.pool import Pool
 from helpers import FixedLearner, indexed_pool, make_strategy, recorded_scores, small_config
 from query_strategies.strategy import MONTE_CARLO
@@ -128,7 +128,7 @@ def revealing(embeddings, **fields):
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
 def test_a_pass_is_inverted_dropout_with_a_mask_for_each_image(p):
     """The share of zeros over 20 × 12 × 500 draws has a two-sided binomial p > 0.001, where p is
-    rounded to a multiple of 1/256 as dropout_mask says."""
+    rounded to a multiple of 1/256 as kept_entries says."""
     h = np.random.default_rng(0).uniform(0.1, 0.5, (12, 500))
     p = round(256 * p) / 256
     learner = revealing(h, head_dropout=p, mc_passes=20)
@@ -181,7 +181,7 @@ def test_head_dropout_equals_the_network_written_out(toy):
     torch.manual_seed(3)
     passes = learner.predict_prob_dropout_split(data).numpy()
     torch.manual_seed(3)
-    kept = (dropout_mask((7, 40, 128), 0.25) > 0).double().numpy()
+    kept = kept_entries((7, 40, 128), 0.25).double().numpy()
     x = torch.stack([data[i][0] for i in range(len(data))])
     with torch.no_grad():
         embeddings = copy.deepcopy(learner.clf).eval()(x)[1].double().numpy()
