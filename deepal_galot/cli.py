@@ -124,7 +124,8 @@ def _add_field(group: argparse._ArgumentGroup, f: Any) -> None:
     names = [flag, SHORT[f.name]] if f.name in SHORT else [flag]
     unit = f" [{f.metadata['unit']}]" if f.metadata["unit"] else ""
     without = "the model's own" if f.metadata["group"] == GENERATOR else "none"
-    default = without if f.default is None else f"{f.default}"
+    usual = f.metadata["usual"]
+    default = without if usual is None else f"{usual}"
     choices = f", one of {', '.join(f.metadata['choices'])}" if f.metadata["choices"] else ""
     defaults = ", ".join([default, *_other_defaults(f)])
     text = f"{f.metadata['help']}{choices}{unit} (default: {defaults})"
@@ -141,9 +142,10 @@ def _other_defaults(f: Any) -> list[str]:
     prefers |= {n: registry.datasets.get(n).defaults for n in registry.datasets.names()}
     prefers |= {n: registry.generators.get(n).all_defaults() for n in registry.generators.names()}
     values = {who: sets[f.name] for who, sets in prefers.items() if f.name in sets}
-    texts = [f"{who}: {value}" for who, value in values.items() if value != f.default]
+    default = f.metadata["usual"]
+    texts = [f"{who}: {value}" for who, value in values.items() if value != default]
     for name, protocol in PROTOCOLS.items():
-        usual = protocol.sets.get(f.name, f.default)
+        usual = protocol.sets.get(f.name, default)
         for dataset, sets in protocol.datasets.items():
             if sets.get(f.name, usual) != usual:
                 texts.append(f"{name} on {dataset}: {sets[f.name]}")

@@ -40,8 +40,9 @@ def _option(
     choices: tuple[str, ...] | None = None,
 ) -> Any:
     metadata = {"group": group, "help": help, "unit": unit, "at_least": at_least, "above": above,
-                "at_most": at_most, "choices": choices}  # fmt: skip
-    return dataclasses.field(default=default, metadata=metadata)
+                "at_most": at_most, "choices": choices, "usual": default}  # fmt: skip
+    # What only some strategies read is None until `resolve` knows that this one does.
+    return dataclasses.field(default=None if group == STRATEGY else default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,6 @@ class RunConfig:
     score_augmented: int = _option(0, TRAINING, "strategies see the pool under the random crop, "
                                    "flip, …, 0 or 1", at_least=0, at_most=1)  # fmt: skip
 
-    # None where the run's strategy does not read it.
     mc_passes: int | None = _option(
         20, STRATEGY, "stochastic passes of the Monte Carlo strategies", unit="passes", at_least=2
     )
@@ -220,6 +220,11 @@ def option_fields() -> list[dataclasses.Field]:
     return [f for f in dataclasses.fields(RunConfig) if f.metadata]
 
 
+def usual_values() -> dict[str, Any]:
+    """The paper preset's value of every option, where the strategy reads it."""
+    return {f.name: f.metadata["usual"] for f in option_fields()}
+
+
 def field_type(name: str) -> type:
     """int, float or str: what the flag of this name parses to."""
     hint = get_type_hints(RunConfig)[name]
@@ -229,7 +234,7 @@ def field_type(name: str) -> type:
 def _check_range(f: dataclasses.Field, value: Any) -> None:
     """One clear line for a value outside its field's range."""
     flag, m = f"--{f.name.replace('_', '-')}", f.metadata
-    if value is None and (f.default is None or m["group"] == STRATEGY):
+    if value is None and f.default is None:
         return
     if m["choices"] and value not in m["choices"]:
         raise UserError(f"{flag} {value!r}: {did_you_mean(str(value), m['choices'])}")
@@ -328,20 +333,18 @@ def resolve(
     flags, dataset_defaults = dict(flags or {}), dict(dataset_defaults or {})
     chosen = flags.pop("protocol", dataset_defaults.pop("protocol", "paper"))
     recipe = protocol(chosen)
-    values = {**(generator_defaults or {}), **recipe.sets, **dataset_defaults,
+    values = {**usual_values(), **(generator_defaults or {}), **recipe.sets, **dataset_defaults,
               **recipe.datasets.get(dataset, {}), **flags, **(fixed or {})}  # fmt: skip
     values |= {f.name: None for f in option_fields()
                if f.metadata["group"] == STRATEGY and f.name not in reads}  # fmt: skip
-    if values.get("mc_noise") == "batchnorm":
+    if values["mc_noise"] == "batchnorm":
         values["head_dropout"] = None
-    values["gal_strategy"] = acquisition.canonical_gal_strategy(
-        values.get("gal_strategy", "margin")
-    )
+    values["gal_strategy"] = acquisition.canonical_gal_strategy(values["gal_strategy"])
     if "n_rounds" in flags:
         if flags.get("quota") is not None:
             raise UserError("--quota sets the number of rounds; leave out --n-rounds")
         values["quota"] = None  # the protocol's
-    quota, n_query = values.get("quota"), values.get("n_query", RunConfig.n_query)
+    quota, n_query = values["quota"], values["n_query"]
     if quota is not None and min(quota, n_query) >= 1:
         values["n_rounds"] = math.ceil(quota / n_query)
         if quota % n_query == 0:  # then n_rounds says it all, and a run can be extended

@@ -3,3 +3,13 @@
 
 class UserError(Exception):
     """Bad input or a missing resource: what is wrong, with which value, what to do. Exit code 2."""
+
+
+def said(error: BaseException, most: int = 200) -> str:
+    """What a library's exception says, as part of an error line: some quote the file they read.
+
+    >>> said(ValueError("bad\n  header"))
+    'bad header'
+    """
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= most else text[: most - 1] + "…"

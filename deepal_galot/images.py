@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .errors import UserError
+from .errors import UserError, said
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
 
@@ -95,7 +95,7 @@ def read_image(file: Path | zipfile.Path) -> np.ndarray:
     except UserError:
         raise
     except Exception as error:  # a decoder raises nearly anything on a damaged file
-        raise UserError(f"{file}: cannot be read as an image ({error})") from error
+        raise UserError(f"{file}: cannot be read as an image ({said(error)})") from error
     return pixels.reshape(*pixels.shape[:2], 1 if grey else 3)
 
 

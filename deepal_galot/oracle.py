@@ -47,8 +47,7 @@ class ReferenceOracle:
         }  # fmt: skip
         batch = max(config.batch_size, 128)
         recipe |= {"batch_size": batch, "min_steps": math.ceil(LEAST_IMAGES / batch),
-                   "epochs": max(2, round(SHARE_OF_EPOCHS * config.epochs)),
-                   "head_dropout": None}  # fmt: skip
+                   "epochs": max(2, round(SHARE_OF_EPOCHS * config.epochs))}  # fmt: skip
         self.config = RunConfig("ReferenceOracle", config.dataset, mode="full", **recipe)
 
     @cached_property

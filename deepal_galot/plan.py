@@ -27,6 +27,7 @@ from .config import (
     option_fields,
     protocol,
     resolve,
+    usual_values,
 )
 from .datasets.base import Dataset, DatasetSpec
 from .errors import UserError
@@ -319,7 +320,7 @@ def _settings(config: RunConfig, default: RunConfig) -> dict[str, str]:
     moded = config.uses_generated_images and config.mode != default.mode
     differs = {"mode": config.mode} if moded else {}
     # A default run with another base sampler reads none of what this one's base reads.
-    unset = {f.name: f.default for f in option_fields()} | protocol(config.protocol).sets
+    unset = usual_values() | protocol(config.protocol).sets
     for key in own:
         value, usual = read.get(key), getattr(default, key)
         if key in read and value != (unset[key] if usual is None else usual):

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from .config import SCHEMA, RunConfig, fingerprint
 from .disk import append_line, atomic_write, atomic_write_npz
-from .errors import UserError
+from .errors import UserError, said
 from .pool import SyntheticQuery
 
 Row = dict[str, Any]
@@ -86,7 +86,7 @@ class RunFolder:
         try:
             new._write_config(config.n_rounds)
         except OSError as error:
-            raise UserError(f"--output {output}: cannot be written ({error})") from error
+            raise UserError(f"--output {output}: cannot be written ({said(error)})") from error
         return new
 
     def _write_config(self, n_rounds: int) -> None:
@@ -121,7 +121,7 @@ class RunFolder:
             settings = {str(k): str(v) for k, v in record["settings"].items()}
             remark = str(record["remark"])
         except (OSError, ValueError, LookupError, TypeError, AttributeError, UserError) as error:
-            raise UserError(f"{file}: no readable run configuration ({error})") from error
+            raise UserError(f"{file}: no readable run configuration ({said(error)})") from error
         if schema != SCHEMA:
             raise UserError(f"{file}: written by schema {schema}, this version reads {SCHEMA}")
         now = fingerprint(config, content)
@@ -208,7 +208,9 @@ class RunFolder:
                     for r in range(sum(not name.startswith("labels") for name in npz.files))
                 ]  # fmt: skip
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise UserError(f"{file}: damaged ({error}); move the run's folder away") from error
+            raise UserError(
+                f"{file}: damaged ({said(error)}); move the run's folder away"
+            ) from error
 
     def save_picks(self, picks: list[np.ndarray | SyntheticQuery]) -> None:
         """Journal what was bought in all rounds so far."""
@@ -302,7 +304,7 @@ def load_tensors(file: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load_file(file)
     except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(f"{file}: cannot be read ({error})") from error
+        raise UserError(f"{file}: cannot be read ({said(error)})") from error
 
 
 def _json(value: Mapping[str, Any]) -> bytes:

@@ -58,9 +58,8 @@ def kmeans_plus_plus(distance_to: DistanceTo, first: int, n: int) -> Tensor:
         cumulative = nearest.cumsum(0, dtype=torch.float64)
         if cumulative[-1] <= 0:
             cumulative = _rest(chosen, nearest).cumsum(0)
-        # Below the total, so that the index found has a weight above 0.
+        # rand ≤ 1 - 2⁻⁵³, so the product rounds below the total: what is found has a weight > 0.
         u = torch.rand((), dtype=torch.float64).to(cumulative) * cumulative[-1]
-        u = torch.minimum(u, torch.nextafter(cumulative[-1], torch.zeros_like(u)))
         chosen.append(int(torch.searchsorted(cumulative, u, right=True)))
         torch.minimum(nearest, distance_to(chosen[-1]), out=nearest)
         nearest[chosen[-1]] = 0.0

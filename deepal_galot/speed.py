@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from . import registry, seeding
 from .campaign import machine
 from .classifiers.base import Classifier
-from .config import RunConfig, resolve
+from .config import resolve, usual_values
 from .datasets.base import DatasetSpec
 from .errors import UserError
 from .learner import Learner, Outputs
@@ -168,7 +168,9 @@ def plain_monte_carlo(problem: Problem) -> list[int]:
     """A mask for each image and pass, and all passes kept: [T, N, K]."""
     _, images = problem.pool.get_unlabeled_data()
     h, head = problem.net.outputs(images).embeddings, problem.net.clf.head
-    passes = torch.stack([head(F.dropout(h)).softmax(1) for _ in range(RunConfig.mc_passes)])
+    passes = torch.stack(
+        [head(F.dropout(h)).softmax(1) for _ in range(usual_values()["mc_passes"])]
+    )
     mean = passes.mean(0)
     score = -(mean * mean.log()).sum(1) + (passes * passes.log()).sum(2).mean(0)
     return score.sort(descending=True).indices[: problem.picks].tolist()

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from deepal_galot.config import RunConfig
-from deepal_galot.errors import UserError
+from deepal_galot.errors import UserError, said
 from deepal_galot.registry import did_you_mean
 
 from .base import Generator, Graph
@@ -185,7 +185,7 @@ def _load(folder: Path) -> Any:
             folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, **unused
         )
     except (OSError, ValueError, ImportError, AttributeError, TypeError, RuntimeError) as error:
-        raise UserError(f"--generator {folder}: cannot be loaded ({error})") from error
+        raise UserError(f"--generator {folder}: cannot be loaded ({said(error)})") from error
     missing = [part for part in COMPONENTS if getattr(pipe, part, None) is None]
     if missing:
         raise UserError(

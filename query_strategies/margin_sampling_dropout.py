@@ -1,25 +1,18 @@
 """Margin of the Monte Carlo mean."""
 
-import numpy as np
 from torch import Tensor
 
 from deepal_galot.acquisition import margin
 
-from .strategy import MONTE_CARLO, Strategy
+from .monte_carlo import MonteCarloStrategy
 
 
-class MarginSamplingDropout(Strategy):
+class MarginSamplingDropout(MonteCarloStrategy):
     """smallest margin of the mean Monte Carlo prediction; Gal & Ghahramani 2016
 
-    Time: a pool pass + O(T·N·C·D) for T passes through the head. Memory: O(N·(C + D)).
+    Time and memory: see MonteCarloStrategy.
     """
-
-    reads = MONTE_CARLO
-
-    def query(self, n: int) -> np.ndarray:
-        return self.top_of_passes(n, self.score)
 
     @staticmethod
     def score(p: Tensor) -> Tensor:
-        """[T, B, K] -> [B]."""
         return margin(p.mean(0).log())  # log-probabilities are logits

@@ -7,7 +7,7 @@ strategies run unchanged.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,8 +20,6 @@ from deepal_galot.learner import Learner
 from deepal_galot.pool import ImageSet, Pool, SyntheticQuery
 from deepal_galot.registry import class_name
 
-MONTE_CARLO = ("mc_passes", "mc_noise", "head_dropout")
-
 
 class Strategy:
     """Base class of strategies; the first docstring line is shown by --list.
@@ -29,7 +27,7 @@ class Strategy:
     Class attributes:
         aliases: further names, e.g. the paper's.
         fixed: RunConfig fields that the strategy is defined by.
-        reads: RunConfig fields that only some strategies read, see --help; e.g. MONTE_CARLO.
+        reads: RunConfig fields that only some strategies read, see --help.
         generates: whether `synthesize` makes training images.
         remark: how its network or training differs from the others', for the tables.
 
@@ -87,17 +85,6 @@ class Strategy:
         shuffle = torch.randperm(len(scores))
         ranked = shuffle[scores[shuffle].argsort(descending=True, stable=True)]
         return idxs[ranked[:n].numpy()]
-
-    def top_of_passes(self, n: int, score: Callable[[Tensor], Tensor]) -> np.ndarray:
-        """The n unlabeled images of highest score over the Monte Carlo passes.
-
-        Args:
-            score: [T, B, K] probabilities of T passes -> [B], higher = more informative.
-        """
-        idxs, images = self.dataset.get_unlabeled_data()
-        if len(idxs) == 0:
-            return idxs
-        return self.top(n, idxs, torch.cat([score(p) for p in self.net.mc_probabilities(images)]))
 
     # -- DeepALPlus's helpers ----------------------------------------------------------------
 

@@ -1,26 +1,19 @@
 """Variation ratio: how often Monte Carlo passes disagree about the class."""
 
-import numpy as np
 from torch import Tensor
-from torch.nn import functional as F
 
-from .strategy import MONTE_CARLO, Strategy
+from .monte_carlo import MonteCarloStrategy
 
 
-class VarRatio(Strategy):
+class VarRatio(MonteCarloStrategy):
     """largest share of Monte Carlo passes off the most frequent class; Freeman 1965, Gal 2017
 
     1 - (count of the modal class) / T over T Monte Carlo passes.
-    Time: a pool pass + O(T·N·C·D) for T passes through the head. Memory: O(N·(C + D)).
+    Time and memory: see MonteCarloStrategy.
     """
-
-    reads = MONTE_CARLO
-
-    def query(self, n: int) -> np.ndarray:
-        return self.top_of_passes(n, self.score)
 
     @staticmethod
     def score(p: Tensor) -> Tensor:
-        """[T, B, K] -> [B]."""
-        votes = F.one_hot(p.argmax(2), p.shape[2]).sum(0)
-        return 1 - votes.amax(1) / len(p)
+        votes = p.argmax(2)  # [T, B]
+        agreeing = (votes == votes[:, None]).sum(1)  # passes that say the same as this one
+        return 1 - agreeing.amax(0) / len(p)

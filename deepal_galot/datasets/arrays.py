@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, said
 from .base import DatasetSpec, check_images, pixel_statistics
 
 NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -34,7 +34,7 @@ def read_npz(path: Path, keys: Sequence[str] = NPZ_KEYS, optional: Sequence[str]
                 f"{path}: an array holds Python objects, which are not read: save images as one "
                 f"uint8 array, labels as whole numbers, names as text"
             ) from error
-        raise UserError(f"{path}: damaged or not an .npz file ({error})") from error
+        raise UserError(f"{path}: damaged or not an .npz file ({said(error)})") from error
 
 
 def spec_of(

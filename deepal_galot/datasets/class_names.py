@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, said
 from .base import DatasetSpec
 from .user_data import results_name
 
@@ -25,7 +25,7 @@ def from_class_names(file: Path, image_size: int, test_folder: Path | None = Non
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--class-names {file}: cannot be read as text ({error})") from error
+        raise UserError(f"--class-names {file}: cannot be read as text ({said(error)})") from error
     names = tuple(s for line in lines if (s := line.strip()) and not s.startswith("#"))
     if len(names) < 2:
         raise UserError(f"--class-names {file}: {len(names)} names; a classifier needs at least 2")

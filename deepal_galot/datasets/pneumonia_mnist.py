@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, said
 from .arrays import NPZ_KEYS, Arrays, read_npz
 from .published import PublishedSet
 
@@ -50,7 +50,9 @@ def _read(file: Path) -> Arrays:
     try:
         x_train = np.concatenate([found["train_images"], found["val_images"]])
     except ValueError as error:
-        raise UserError(f"{file}: train and val images do not fit together ({error})") from error
+        raise UserError(
+            f"{file}: train and val images do not fit together ({said(error)})"
+        ) from error
     y = {k: found[f"{k}_labels"].ravel() for k in ("train", "val", "test")}  # from [N, 1]
     return {
         "x_train": x_train,

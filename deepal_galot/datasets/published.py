@@ -7,7 +7,7 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import ClassVar
 
-from ..errors import UserError
+from ..errors import UserError, said
 from ..registry import class_name
 from .arrays import NPZ_KEYS, Arrays, read_npz, spec_of
 from .base import Dataset, DatasetSpec
@@ -43,11 +43,10 @@ class PublishedSet(Dataset):
     def missing(self, data_dir: Path, error: Exception, elsewhere: str = "") -> UserError:
         """The line that says how to get this data set onto a machine without a network."""
         name = class_name(type(self))
-        reason = " ".join(str(error).split())[:200]
         return UserError(
             f"{name} is not in {data_dir} and could not be downloaded ({type(error).__name__}: "
-            f"{reason}): connect once, or put it there as {elsewhere}{data_dir / name}.npz with "
-            f"arrays {', '.join(NPZ_KEYS)} (images uint8), or name its folder with --data-dir"
+            f"{said(error)}): connect once, or put it there as {elsewhere}{data_dir / name}.npz "
+            f"with arrays {', '.join(NPZ_KEYS)} (images uint8), or name its folder with --data-dir"
         )
 
     def download(self, url: str, file: Path, md5: str) -> Path:

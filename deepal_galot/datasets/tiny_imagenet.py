@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, said
 from .arrays import Arrays
 from .published import PublishedSet
 from .tiny_imagenet_words import WORDS
@@ -56,7 +56,7 @@ def _open_zip(file: Path) -> zipfile.Path:
     try:
         return zipfile.Path(file, f"{NAME}/")
     except (OSError, zipfile.BadZipFile) as error:
-        raise UserError(f"{file}: damaged or not a zip ({error}); delete it") from error
+        raise UserError(f"{file}: damaged or not a zip ({said(error)}); delete it") from error
 
 
 def _check_classes(root: Place) -> None:
@@ -82,7 +82,7 @@ def _rows(listing: Place, columns: int = 1) -> list[list[str]]:
     try:
         rows = [line.split("\t") for line in listing.read_text(encoding="utf-8").splitlines()]
     except (OSError, KeyError, UnicodeDecodeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{listing}: missing or damaged ({error})") from error
+        raise UserError(f"{listing}: missing or damaged ({said(error)})") from error
     if not rows or min(map(len, rows)) < columns:
         raise UserError(f"{listing}: empty, or a line with fewer than {columns} columns")
     return rows

@@ -18,13 +18,13 @@ from deepal_galot.classifiers.small_cnn import SmallCNN
 from deepal_galot.learner import Learner
 from deepal_galot.pool import Pool, SyntheticQuery, check_query
 from helpers import FixedLearner, indexed_pool, make_strategy, recorded_scores, small_config
-from query_strategies.strategy import MONTE_CARLO
+from query_strategies.monte_carlo import MonteCarloStrategy
 
 # GALOT picks by its base sampler, which is among the others; GAAL's queries are of its own images.
 NAMES = [n for n in registry.strategies.names()
          if not registry.strategies.get(n).generates and n != "GAAL"]  # fmt: skip
 READS = {n: registry.strategies.get(n).reads for n in NAMES}
-SEVERAL_PASSES = [n for n in NAMES if READS[n] == MONTE_CARLO]
+SEVERAL_PASSES = [n for n in NAMES if issubclass(registry.strategies.get(n), MonteCarloStrategy)]
 NOISES = [(n, "head_dropout") for n in NAMES] + [(n, "batchnorm") for n in SEVERAL_PASSES]
 
 
@@ -182,7 +182,7 @@ def footprint(name, n_pool, dim, classes, n):
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n != "LossPredictionLoss"])
 def test_memory_is_that_of_logits_and_embeddings(name, monkeypatch):
-    """N = 4,000, D = 32, K = 40, 200 picks, blocks of 2^16 elements instead of 2^22 and 2^19: in
+    """N = 4,000, D = 32, K = 40, 200 picks, blocks of 2^16 elements instead of 2^22 and 2^20: in
     units of N (K + D), no tensor of more than 2 and no more than 8 float32 held at a time.
 
     N×N would be 55, the dense gradients 18, the 20 passes at once 11, with their graph 12 to 39.

@@ -11,7 +11,7 @@ from deepal_galot.learner import Learner
 from deepal_galot.pool import Pool
 from deepal_galot.results import RunFolder
 from helpers import rows_of, small_config
-from query_strategies.strategy import MONTE_CARLO
+from query_strategies.monte_carlo import MonteCarloStrategy
 
 SMALL = ["--protocol", "deepalplus", "--n-init", "20", "--n-query", "10", "--quota", "15",
          "--epochs", "1", "--seeds", "0"]  # fmt: skip
@@ -101,7 +101,7 @@ def score(learner, data, seed):
 def test_augmentation_when_scoring(toy):
     """The pool is augmented, labeled part and whole too, from the query's stream; the test set,
     the training set and a pool without it are not."""
-    fields = {"shift": 2, "flip": 1, "strategy": "BALDDropout", "reads": MONTE_CARLO}
+    fields = {"shift": 2, "flip": 1, "strategy": "BALDDropout", "reads": MonteCarloStrategy.reads}
     learner = Learner(small_config(**fields), SmallCNN, (8, 8, 1), 3, torch.device("cpu"))
     plain, augmented = Pool(toy), Pool(toy, score_augmented=True)
     for pool in (plain, augmented):

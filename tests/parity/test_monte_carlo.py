@@ -21,10 +21,10 @@ from deepal_galot import seeding
 from deepal_galot.classifiers.resnet18 import ResNet18
 from deepal_galot.classifiers.small_cnn import SmallCNN
 from deepal_galot.learner import Learner
-from deepal_galot.objective import kept_entries
+from deepal_galot.objective import dropout_masks
 from deepal_galot.pool import Pool
 from helpers import FixedLearner, indexed_pool, make_strategy, recorded_scores, small_config
-from query_strategies.strategy import MONTE_CARLO
+from query_strategies.monte_carlo import MonteCarloStrategy
 
 TOLERANCE = 1e-6
 LABELED = range(0, 60, 3)
@@ -114,7 +114,7 @@ def test_passes_that_agree_carry_no_information(name):
 
 def revealing(embeddings, **fields):
     """A learner whose passes show the dropped embeddings: logits (h · mask / (1 - p), 0)."""
-    config = small_config(strategy="BALDDropout", reads=MONTE_CARLO, **fields)
+    config = small_config(strategy="BALDDropout", reads=MonteCarloStrategy.reads, **fields)
     learner = FixedLearner(embeddings=embeddings, config=config)
     dim = embeddings.shape[1]
     learner.clf = nn.Module()
@@ -126,11 +126,9 @@ def revealing(embeddings, **fields):
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
-def test_a_pass_is_inverted_dropout_with_a_mask_for_each_image(p):
-    """The share of zeros over 20 × 12 × 500 draws has a two-sided binomial p > 0.001, where p is
-    rounded to a multiple of 1/256 as kept_entries says."""
+def test_a_pass_is_inverted_dropout_with_one_mask_for_all_images(p):
+    """The share of zeros over 20 × 500 draws has a two-sided binomial p > 0.001."""
     h = np.random.default_rng(0).uniform(0.1, 0.5, (12, 500))
-    p = round(256 * p) / 256
     learner = revealing(h, head_dropout=p, mc_passes=20)
     torch.manual_seed(0)
     passes = learner.predict_prob_dropout_split(indexed_pool(12).get_unlabeled_data()[1])
@@ -139,15 +137,17 @@ def test_a_pass_is_inverted_dropout_with_a_mask_for_each_image(p):
     dropped = shown.abs() < 1e-4
     expected = torch.where(dropped, 0.0, torch.tensor(h) / (1 - p))
     torch.testing.assert_close(shown.double(), expected, rtol=0, atol=1e-4)
-    assert stats.binomtest(int(dropped.sum()), dropped.numel(), p).pvalue > 1e-3
-    assert len({tuple(m.tolist()) for m in dropped.flatten(0, 1)}) == 20 * 12
+    assert (dropped == dropped[:, :1]).all()
+    masks = dropped[:, 0]
+    assert stats.binomtest(int(masks.sum()), masks.numel(), p).pvalue > 1e-3
+    assert len({tuple(m.tolist()) for m in masks}) == 20
 
 
 def test_mean_over_passes_is_the_expectation_over_all_masks():
     """All 2^6 masks enumerated, against 4,000 passes: within five standard errors."""
     rng = np.random.default_rng(0)
     h, w, b = rng.uniform(0, 2, (9, 6)), rng.normal(size=(3, 6)), rng.normal(size=3)
-    config = small_config(strategy="BALDDropout", reads=MONTE_CARLO, head_dropout=0.25)
+    config = small_config(strategy="BALDDropout", reads=MonteCarloStrategy.reads, head_dropout=0.25)
     learner = FixedLearner(embeddings=h, config=config)
     learner.clf = nn.Module()
     learner.clf.head = nn.Linear(6, 3)
@@ -167,7 +167,7 @@ def test_mean_over_passes_is_the_expectation_over_all_masks():
 
 def fitted(spec, architecture=SmallCNN, n_labeled=20, pool=None, **fields):
     """(a fitted learner, its pool's unlabeled images)."""
-    config = small_config(strategy="BALDDropout", reads=MONTE_CARLO, **fields)
+    config = small_config(strategy="BALDDropout", reads=MonteCarloStrategy.reads, **fields)
     learner = Learner(config, architecture, spec.image_shape, spec.n_classes, torch.device("cpu"))
     pool = pool or Pool(spec)
     pool.initialize_labels(n_labeled, 0)
@@ -181,14 +181,14 @@ def test_head_dropout_equals_the_network_written_out(toy):
     torch.manual_seed(3)
     passes = learner.predict_prob_dropout_split(data).numpy()
     torch.manual_seed(3)
-    kept = kept_entries((7, 40, 128), 0.25).double().numpy()
+    kept = dropout_masks((7, 128), 0.25).double().numpy()
     x = torch.stack([data[i][0] for i in range(len(data))])
     with torch.no_grad():
         embeddings = copy.deepcopy(learner.clf).eval()(x)[1].double().numpy()
     w, b = (v.detach().double().numpy() for v in learner.clf.head.parameters())
     assert passes.shape == (7, 40, 3)
     for p, mask in zip(passes, kept, strict=True):
-        powers = np.exp((mask * embeddings / 0.75) @ w.T + b)
+        powers = np.exp((embeddings * mask / 0.75) @ w.T + b)
         np.testing.assert_allclose(p, powers / powers.sum(1, keepdims=True), rtol=0, atol=1e-5)
 
 

@@ -369,6 +369,15 @@ def test_any_damage_gives_a_data_set_or_one_clear_line(scratch, compress, patche
     spec_or_user_error(file)
 
 
+def test_what_a_library_says_of_a_damaged_file_is_cut_short(tmp_path):
+    """zipfile quotes the file's name as the header has it, here of 65,535 bytes."""
+    content = bytearray(as_bytes(False))
+    content[26:28] = b"\xff\xff"  # the first file's length of name
+    file = tmp_path / "set.npz"
+    file.write_bytes(content)
+    spec_or_user_error(file)
+
+
 def test_a_flipped_bit_is_found(tmp_path):
     """The zip's checksum covers the pixels."""
     file = npz(tmp_path, **arrays())

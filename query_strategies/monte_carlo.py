@@ -1,0 +1,30 @@
+"""Strategies that score several stochastic passes: a subclass needs a `score` alone."""
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .strategy import Strategy
+
+
+class MonteCarloStrategy(Strategy, ABC):
+    """The images of highest `score` over T Monte Carlo passes.
+
+    Time: a pool pass + O(T·N·C·D) for T passes through the head. Memory: O(N·(C + D)).
+    """
+
+    reads = ("mc_passes", "mc_noise", "head_dropout")
+
+    def query(self, n: int) -> np.ndarray:
+        idxs, images = self.dataset.get_unlabeled_data()
+        if len(idxs) == 0:
+            return idxs
+        scores = [self.score(p) for p in self.net.mc_probabilities(images)]
+        return self.top(n, idxs, torch.cat(scores))
+
+    @staticmethod
+    @abstractmethod
+    def score(p: Tensor) -> Tensor:
+        """[T, B, K] class probabilities of T passes -> [B], higher = more informative."""
