@@ -2,6 +2,7 @@
 
 Written once: the pool samplers rank with them and the text optimisation climbs them. Everything is
 computed from log-softmax, so probabilities of exactly 0 and 1 give finite scores and gradients.
+A generated image has a pseudo-label, so the text optimisation can climb its loss as well.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .errors import UserError
 from .registry import did_you_mean
@@ -43,30 +45,48 @@ def entropy(logits: Tensor) -> Tensor:
     return -(log_p.exp() * log_p.clamp_min(torch.finfo(log_p.dtype).min)).sum(dim=1)
 
 
+def max_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """-log p_y, the cross-entropy of the pseudo-label in nats, ≥ 0: hard images."""
+    return F.cross_entropy(logits, labels, reduction="none")
+
+
+def min_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """log p_y ≤ 0: images that the classifier takes for their pseudo-label."""
+    return -max_loss(logits, labels)
+
+
 SCORES: dict[str, Score] = {
     "margin": margin,
     "entropy": entropy,
     "least_confidence": least_confidence,
+}
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "max_loss": max_loss,
+    "min_loss": min_loss,
 }
 # The strategies' names are accepted too, because the paper calls A_GAL by them.
 ALIASES = {
     "MarginSampling": "margin",
     "EntropySampling": "entropy",
     "LeastConfidence": "least_confidence",
-    "RandomSampling": "random",
 }
 
 
-def canonical_gal_strategy(name: str) -> str:
-    """One of SCORES, or "random" (a random direction instead of a score's gradient).
+def text_score(name: str, logits: Tensor, labels: Tensor) -> Tensor:
+    """[B, C], [B] int64 pseudo-labels -> [B], the score or loss of that name."""
+    return SCORES[name](logits) if name in SCORES else LOSSES[name](logits, labels)
+
+
+def canonical_text_target(name: str) -> str:
+    """One of SCORES or LOSSES.
 
     Raises:
         UserError: an unknown name.
     """
-    table = {k.casefold(): k for k in (*SCORES, "random")}
+    table = {k.casefold(): k for k in (*SCORES, *LOSSES)}
     table |= {k.casefold(): v for k, v in ALIASES.items()}
     found = table.get(name.casefold().replace("-", "_"))
     if found is None:
-        known = [*SCORES, "random", *ALIASES]
-        raise UserError(f"unknown --gal-strategy {name!r}: {did_you_mean(name, known)}")
+        known = [*SCORES, *LOSSES, *ALIASES]
+        raise UserError(f"unknown --text-target {name!r}: {did_you_mean(name, known)}")
     return found

@@ -147,7 +147,7 @@ def dry_run(campaign: Campaign) -> Iterator[str]:
             counts = [class_counts(c.n_synthetic_at(r), n_classes, c.seed, r) for r in rounds]
             images = sum(round_half_up(c.oversample * n) for of_round in counts for n in of_round)
             line += f", {images:,} generated images"
-            if c.gal_strategy != "random":
+            if c.direction != "random":
                 steps = sum(c.epsilon_at(r) > 0 for r in rounds) * c.ascent_steps
                 ascent = steps * c.ascent_samples * n_classes
                 line += f" + {ascent:,} for the text optimisation"

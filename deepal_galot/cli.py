@@ -29,7 +29,7 @@ Deep active learning with generated images (GALOT, arXiv 2412.16227) beside the 
 Without arguments: MarginSampling and GALOT on the embedded Digits, offline, in minutes."""
 EPILOG = """\
 A strategy may carry its own settings, so that variants stand in one table:
-  run_benchmark.py --strategy MarginSampling GALOT GALOT:epsilon=0 GALOT:gal_strategy=random
+  run_benchmark.py --strategy MarginSampling GALOT GALOT:epsilon=0 GALOT:direction=random
 Exit codes: 0 done; 2 bad input or a missing resource; 130 interrupted, the same command goes on."""
 
 

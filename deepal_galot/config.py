@@ -19,7 +19,7 @@ from . import acquisition
 from .errors import UserError
 from .registry import did_you_mean
 
-SCHEMA = 2  # raise it when the meaning of a field or of a stored row changes
+SCHEMA = 3  # raise it when the meaning of a field or of a stored row changes
 
 BUDGET = "labeling budget"
 TRAINING = "classifier and training"
@@ -102,30 +102,39 @@ class RunConfig:
     base_sampler: str = _option(
         "MarginSampling", GALOT, "A_AL: any strategy that picks real images"
     )
-    gal_strategy: str = _option(
-        "margin", GALOT, "A_GAL: margin, entropy, least_confidence, or random (direction)"
-    )
+    text_target: str = _option(
+        "margin", GALOT, "A_GAL, what the text optimisation raises: margin, entropy, "
+        "least_confidence; or the pseudo-label's loss, max_loss, or its negative, min_loss"
+    )  # fmt: skip
     template: str = _option(
-        "a realistic photo of a {label}",
-        GALOT,
-        "prompt, or the name of one (see --list); {label} is the class name",
-    )
+        "a realistic photo of a {label}", GALOT,
+        "prompt, or the name of one (see --list); {label} is the class name; several, with | "
+        "between them, are mixed evenly"
+    )  # fmt: skip
+    text_per: str = _option("class", GALOT, "an optimised text embedding for each class (and "
+                            "prompt), or for each image at its own noise",
+                            choices=("class", "image"))  # fmt: skip
     epsilon: float = _option(0.5, GALOT, "radius of ‖c − c0‖; 0 = no text optimisation", at_least=0)
     epsilon_schedule: str = _option("linear", GALOT, "ε over the rounds: ε·(round+1)/rounds, or ε",
                                     choices=("linear", "constant"))  # fmt: skip
     eta: float = _option(0.2, GALOT, "step length η as a share of ε", above=0)
     ascent_steps: int = _option(10, GALOT, "K, ascent steps a round", unit="steps", at_least=1)
-    ascent_samples: int = _option(6, GALOT, "m, fresh images a class and step",
-                                  unit="images", at_least=1)  # fmt: skip
-    direction: str = _option("sign", GALOT, "u = sign(g) or g, then scaled to unit length",
-                             choices=("sign", "gradient"))  # fmt: skip
+    ascent_samples: int = _option(6, GALOT, "m, fresh images a class and step; with text-per "
+                                  "image, each has its own", unit="images", at_least=1)  # fmt: skip
+    ascent_denoising: int | None = _option(None, GALOT, "T of the images of the ascent, if not "
+                                           "that of --steps", unit="steps", at_least=1)  # fmt: skip
+    direction: str = _option("sign", GALOT, "u = sign(g) or g, then scaled to unit length; or a "
+                             "random u, the control",
+                             choices=("sign", "gradient", "random"))  # fmt: skip
     norm: str = _option("l2", GALOT, "norm of ‖c − c0‖ ≤ ε and of u", choices=("l2", "linf"))
     n_synthetic: float = _option(1.0, GALOT, "N_GAL, images trained on, as a multiple of |L|",
                                  above=0)  # fmt: skip
     synthetic: str = _option("replace", GALOT, "train on this round's images or on all rounds'",
                              choices=("replace", "accumulate"))  # fmt: skip
-    oversample: float = _option(1.0, GALOT, "make this many times N_GAL, keep N_GAL at random",
+    oversample: float = _option(1.0, GALOT, "make this many times N_GAL, keep N_GAL",
                                 at_least=1)  # fmt: skip
+    keep: str = _option("random", GALOT, "which of them, in each class: at random, or those of "
+                        "highest text-target", choices=("random", "acquisition"))  # fmt: skip
 
     generator: str = _option("sd-2.1-base", GENERATOR, "name (see --list), folder or hub id")
     steps: int | None = _option(None, GENERATOR, "T, denoising steps", unit="steps", at_least=1)
@@ -137,6 +146,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         for f in option_fields():
             _check_range(f, getattr(self, f.name))
+        if self.keep == "acquisition" and self.oversample == 1:
+            raise UserError("--keep acquisition: nothing to choose from; set --oversample above 1")
         if self.seed < 0:
             raise UserError(f"--seeds {self.seed}: a seed is a whole number ≥ 0")
 
@@ -208,10 +219,16 @@ class RunConfig:
         if self.mode == "gal":
             unread.add("base_sampler")
         if self.epsilon == 0:
-            unread |= {"gal_strategy", "epsilon_schedule", "eta", "ascent_steps", "ascent_samples",
-                       "direction", "norm"}  # fmt: skip
-        if self.gal_strategy == "random":
-            unread |= {"direction", "ascent_samples"}
+            unread |= {"epsilon_schedule", "eta", "text_per", "ascent_steps", "ascent_samples",
+                       "ascent_denoising", "direction", "norm"}  # fmt: skip
+            if self.keep == "random":
+                unread.add("text_target")
+        if self.text_per == "image":
+            unread.add("ascent_samples")
+        if self.direction == "random":
+            unread |= {"ascent_samples", "ascent_denoising"}
+        if self.oversample == 1:
+            unread.add("keep")
         return unread
 
 
@@ -339,7 +356,7 @@ def resolve(
                if f.metadata["group"] == STRATEGY and f.name not in reads}  # fmt: skip
     if values["mc_noise"] == "batchnorm":
         values["head_dropout"] = None
-    values["gal_strategy"] = acquisition.canonical_gal_strategy(values["gal_strategy"])
+    values["text_target"] = acquisition.canonical_text_target(values["text_target"])
     if "n_rounds" in flags:
         if flags.get("quota") is not None:
             raise UserError("--quota sets the number of rounds; leave out --n-rounds")

@@ -5,8 +5,10 @@ Knows no learner and no pool: the score function stands for the classifier, the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -14,26 +16,28 @@ import torch
 from torch import Tensor
 
 from generators.base import Generator
-from generators.image_store import ImageStore, Request
-from generators.prompts import fill
-from generators.text_optimization import optimize
+from generators.image_store import Images, ImageStore, Refinement, Request
+from generators.prompts import fill, templates
+from generators.text_optimization import Ascent, ImageScore, optimize, optimize_each
 
 from . import seeding
-from .acquisition import SCORES
+from .acquisition import text_score
 from .config import RunConfig, round_half_up
-from .images import fit_to, to_uint8
+from .errors import UserError
+from .images import fit_to, to_uint8, to_unit_float
 
 PROBES = 4  # fresh-noise images a class, drawn from c0 and from c, for people and for the scores
+SCORED_AT_ONCE = 256
 
 
 class Journal(Protocol):
-    """Where a run remembers its text states, so that a restart does not optimise again."""
+    """Where a run remembers its tensors by name and round, so that a restart goes on from them."""
 
-    def has_text(self, round: int) -> bool: ...
+    def has(self, name: str, round: int) -> bool: ...
 
-    def text(self, round: int) -> dict[str, Tensor]: ...
+    def load(self, name: str, round: int) -> dict[str, Tensor]: ...
 
-    def save_text(self, round: int, tensors: dict[str, Tensor]) -> None: ...
+    def save(self, name: str, round: int, tensors: dict[str, Tensor]) -> None: ...
 
 
 Logits = Callable[[Tensor], Tensor]  # [B, C, H, W] float in [0, 1] -> [B, K], differentiable
@@ -43,12 +47,16 @@ Logits = Callable[[Tensor], Tensor]  # [B, C, H, W] float in [0, 1] -> [B, K], d
 class TextState:
     """One round's text embeddings and what was seen on the way; journaled before images are made.
 
+    R = C·P rows for C classes and P templates, class by class.
+
     Attributes:
-        c0, c: [C, L, D] float32, of the prompts and after the ascent.
+        c0, c: [R, L, D] float32, of the prompts and after the ascent of the classes' texts.
         epsilon: [] this round's ε.
-        ascent_score, ascent_gradient_norm, ascent_distance: [K, C], K = 0 without an ascent.
-        probe_score: [2, C, PROBES] A of fresh-noise images of c0 and of c; NaN where ε is 0.
-        probe_images: [2, C, PROBES, H, W, channels] uint8, the same noise for c0 and c.
+        ascent_score, ascent_gradient_norm, ascent_distance: [K, R], K = 0 without an ascent; where
+            each image has a text of its own, [K, C] means over the probes.
+        probe_score: [2, C, PROBES] A of fresh-noise images without and with the ascent; NaN where
+            ε is 0.
+        probe_images: [2, C, PROBES, H, W, channels] uint8, at the same noise.
         ascent_images: [] images generated for the ascent.
     """
 
@@ -61,6 +69,17 @@ class TextState:
     probe_score: Tensor
     probe_images: Tensor
     ascent_images: Tensor
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    def digest(self) -> str:
+        """Forty hex digits over all of it: which classifier it was optimised against, too."""
+        whole = hashlib.sha256()
+        for name, tensor in self.tensors.items():
+            whole.update(name.encode() + tensor.contiguous().numpy().tobytes())
+        return whole.hexdigest()[:40]
 
 
 @dataclass(frozen=True)
@@ -91,31 +110,35 @@ class Galot:
     ) -> None:
         self.config, self.generator = config, generator
         self.store, self.journal = store, journal
-        self.image_shape = image_shape
-        self.prompts = tuple(fill(config.template, name) for name in class_names)
-        self._c0: Tensor | None = None
+        self.image_shape, self.n_classes = image_shape, len(class_names)
+        self.prompts = tuple(fill(t, n) for n in class_names for t in templates(config.template))
 
-    @property
+    @cached_property
     def c0(self) -> Tensor:
-        """[C, L, D] float32 embeddings of the prompts."""
-        if self._c0 is None:
-            self._c0 = self.generator.encode(self.prompts)
-        return self._c0
+        """[R, L, D] float32 embeddings of the prompts."""
+        return self.generator.encode(self.prompts)
 
     def needs_classifier(self, round: int) -> bool:
-        """Whether this round's text is still to be optimised."""
-        return self.config.epsilon_at(round) > 0 and not self.journal.has_text(round)
+        """Whether this round asks the classifier for anything that is not journaled."""
+        if self.config.epsilon_at(round) > 0 and not self.journal.has("text", round):
+            return True
+        if self._chooses(round) and not self.journal.has("kept", round):
+            return True
+        if not self._refines(round):
+            return False
+        request = self._request(self.text(None, round), None, round)
+        return not self.store.holds(self.generator, request)
 
-    def text(self, logits: Logits, round: int) -> TextState:
+    def text(self, logits: Logits | None, round: int) -> TextState:
         """This round's embeddings: recalled if they were journaled, else optimised and journaled.
 
         Args:
             logits: the classifier; called only if needs_classifier(round).
         """
-        if self.journal.has_text(round):
-            return TextState(**self.journal.text(round))
+        if self.journal.has("text", round):
+            return TextState(**self.journal.load("text", round))
         state = self.optimize_text(logits, round)
-        self.journal.save_text(round, {f.name: getattr(state, f.name) for f in fields(state)})
+        self.journal.save("text", round, state.tensors)
         return state
 
     def optimize_text(self, logits: Logits, round: int) -> TextState:
@@ -125,74 +148,182 @@ class Galot:
             logits: the classifier; not called where this round's ε is 0.
             round: sets ε and names the random streams.
         """
-        epsilon = self.config.epsilon_at(round)
-        c, none = self.c0, torch.zeros(0, len(self.prompts))
-        trace, ascent_images, score = (none, none, none), 0, None
-        if epsilon > 0:
-            score = self._score(logits)
-            ascent = optimize(self.generator, self.c0, score, self.config, epsilon, round)
-            c = ascent.c
-            trace = (ascent.score, ascent.gradient_norm, ascent.distance)
-            if self.config.gal_strategy != "random":
-                per_step = len(self.prompts) * self.config.ascent_samples
-                ascent_images = per_step * self.config.ascent_steps
-        probe_score, probe_images = self._probe(c, score, round)
+        config, epsilon = self.config, self.config.epsilon_at(round)
+        ascent = Ascent.none(self.c0)
+        if epsilon > 0 and not self._refines(round):
+            score = self._image_score(logits)
+            ascent = optimize(self.generator, self.c0, score, config, epsilon, round)
+        probed, probe_score, probe_images = self._probe(ascent.c, logits, round)
+        if self._refines(round):
+            ascent = replace(probed.mean_over(PROBES), c=self.c0)
         return TextState(
-            self.c0, c, torch.tensor(epsilon), *trace, probe_score, probe_images,
-            torch.tensor(ascent_images),
+            self.c0, ascent.c, torch.tensor(epsilon), ascent.score, ascent.gradient_norm,
+            ascent.distance, probe_score, probe_images, torch.tensor(self._ascent_images(round)),
         )  # fmt: skip
 
-    def make_images(self, text: TextState, round: int) -> SyntheticBatch:
-        """N_GAL images of this round, the classes as even as they go.
+    def make_images(self, text: TextState, logits: Logits | None, round: int) -> SyntheticBatch:
+        """N_GAL images of this round, the classes as even as they go, in each the templates.
 
-        With oversampling, that many times more are made and N_GAL of them kept at random.
+        With oversampling, that many times more are made and N_GAL of them kept.
+
+        Args:
+            logits: the classifier that the text was optimised against; None if it is gone, then
+                what depends on it must be journaled or stored.
+
+        Raises:
+            UserError: it is not.
         """
-        config = self.config
-        kept = class_counts(config.n_synthetic_at(round), len(self.prompts), config.seed, round)
-        made = tuple(round_half_up(config.oversample * n) for n in kept)
-        request = Request(text.c, made, self.prompts, self.image_shape, config.seed, round)
+        request = self._request(text, logits, round)
         images = self.store.get(self.generator, request)
-        first = np.cumsum((0, *made[:-1]))
-        keep = np.concatenate([
-            start + np.sort(
-                seeding.numpy_rng(config.seed, "keep", round, k).permutation(made[k])[: kept[k]]
-            )
-            for k, start in enumerate(first)
-        ])  # fmt: skip
-        return SyntheticBatch(images.x[keep], images.y[keep], sum(made))
+        keep = self._keep(images, logits, round)
+        return SyntheticBatch(images.x[keep], images.y[keep], sum(request.counts))
 
-    def _score(self, logits: Logits) -> Callable[[Tensor], Tensor]:
-        """A(f(.)) of generated images, on the same path as training images."""
-        name = self.config.gal_strategy
-        acquisition = SCORES["margin" if name == "random" else name]
-        return lambda images: acquisition(logits(fit_to(images, self.image_shape)))
+    # -- which images to make and to keep --------------------------------------------------------
+
+    def _counts(self, round: int) -> tuple[int, ...]:
+        """N_GAL by class."""
+        n = self.config.n_synthetic_at(round)
+        return class_counts(n, self.n_classes, self.config.seed, round)
+
+    def _request(self, text: TextState, logits: Logits | None, round: int) -> Request:
+        config, refinement = self.config, None
+        made = tuple(round_half_up(config.oversample * n) for n in self._counts(round))
+        if self._refines(round):
+            refinement = Refinement(text.digest(), self._refine(logits, round))
+        return Request(text.c, made, self.prompts, self.image_shape, config.seed, round, refinement)
+
+    def _chooses(self, round: int) -> bool:
+        """Whether the classifier chooses; in round 0 of mode gal there is none."""
+        return self.config.keep == "acquisition" and (self.config.mode != "gal" or round > 0)
+
+    def _keep(self, images: Images, logits: Logits | None, round: int) -> np.ndarray:
+        """[N] positions among the made images; of each class the first of an order."""
+        counts = self._counts(round)
+        if not self._chooses(round):
+            return _first(images.y, counts, lambda k, of_class: seeding.numpy_rng(
+                self.config.seed, "keep", round, k).permutation(len(of_class)))  # fmt: skip
+        if not self.journal.has("kept", round):
+            scores = self._scores(images, _there(logits, round))
+            kept = _first(images.y, counts, lambda k, of_class: np.argsort(
+                -scores[of_class], kind="stable"))  # fmt: skip
+            self.journal.save("kept", round, {"kept": torch.from_numpy(kept)})
+        return self.journal.load("kept", round)["kept"].numpy()
 
     @torch.no_grad()
-    def _probe(
-        self, c: Tensor, score: Callable[[Tensor], Tensor] | None, round: int
+    def _scores(self, images: Images, logits: Logits) -> np.ndarray:
+        """[N] text-target scores of images as they would be trained on."""
+        parts = []
+        for start in range(0, len(images.y), SCORED_AT_ONCE):
+            part = slice(start, start + SCORED_AT_ONCE)
+            answer = logits(to_unit_float(images.x[part])).cpu()
+            y = torch.from_numpy(images.y[part])
+            parts.append(text_score(self.config.text_target, answer, y))
+        return torch.cat(parts).numpy()
+
+    # -- text optimisation ---------------------------------------------------------------------
+
+    def _refines(self, round: int) -> bool:
+        """Whether each image of this round gets a text embedding of its own."""
+        return self.config.text_per == "image" and self.config.epsilon_at(round) > 0
+
+    def _refine(
+        self, logits: Logits | None, round: int
+    ) -> Callable[[Tensor, Sequence[int], Tensor], Tensor]:
+        """An image's own c, optimised at its own noise."""
+        epsilon = self.config.epsilon_at(round)
+
+        def refine(c: Tensor, seeds: Sequence[int], rows: Tensor) -> Tensor:
+            score = self._image_score(_there(logits, round), rows)
+            return optimize_each(self.generator, c, seeds, score, self.config, epsilon).c
+
+        return refine
+
+    def _image_score(self, logits: Logits, texts: Tensor | None = None) -> ImageScore:
+        """A(f(.)) of generated images, on the same path as training images.
+
+        Args:
+            texts: [B] rows of c0 that the embeddings being scored come from, if not all in order.
+        """
+        per_class = len(self.prompts) // self.n_classes
+        texts = torch.arange(len(self.prompts)) if texts is None else texts
+
+        def score(images: Tensor, rows: Tensor) -> Tensor:
+            answer = logits(fit_to(images, self.image_shape))
+            labels = texts[rows].to(answer.device) // per_class
+            return text_score(self.config.text_target, answer, labels)
+
+        return score
+
+    def _ascent_images(self, round: int) -> int:
+        """Images that this round generates for the ascent alone, those of the probes aside."""
+        config = self.config
+        if config.epsilon_at(round) == 0 or config.direction == "random":
+            return 0
+        chains = len(self.prompts) * config.ascent_samples
+        if self._refines(round):
+            chains = sum(round_half_up(config.oversample * n) for n in self._counts(round))
+        return chains * config.ascent_steps
+
+    @torch.no_grad()
+    def _probe(self, c: Tensor, logits: Logits, round: int) -> tuple[Ascent, Tensor, Tensor]:
+        """Fresh-noise images without and with the ascent, at the same noise.
+
+        Returns:
+            The ascent of each of the C·PROBES images, if images have texts of their own; and
+            TextState's probe_score and probe_images.
+        """
+        config, epsilon = self.config, self.config.epsilon_at(round)
+        per_class = len(self.prompts) // self.n_classes
+        address = [(k, i) for k in range(self.n_classes) for i in range(PROBES)]
+        texts = torch.tensor([k * per_class + i % per_class for k, i in address])
+        seeds = [seeding.derive(config.seed, "probe", round, k, i) for k, i in address]
+        score = self._image_score(logits, texts)
+        ascent = Ascent.none(self.c0[texts])
+        if self._refines(round):
+            ascent = optimize_each(self.generator, self.c0[texts], seeds, score, config, epsilon)
+        after = ascent.c if self._refines(round) else c[texts]
+        drawn = [self._draw(self.c0[texts], seeds, score, epsilon)]
+        drawn.append(self._draw(after, seeds, score, epsilon) if epsilon > 0 else drawn[0])
+        scores, pictures = (torch.stack(both) for both in zip(*drawn, strict=True))
+        shape = (2, self.n_classes, PROBES)
+        return ascent, scores.reshape(shape), pictures.reshape(*shape, *self.image_shape)
+
+    def _draw(
+        self, c: Tensor, seeds: Sequence[int], score: ImageScore, epsilon: float
     ) -> tuple[Tensor, Tensor]:
-        """Scores and pictures of c0 and c at the same fresh noise."""
-        n_classes = len(self.prompts)
-        classes = torch.arange(n_classes).repeat_interleave(PROBES)
-        seeds = [seeding.derive(self.config.seed, "probe", round, k, i)
-                 for k in range(n_classes) for i in range(PROBES)]  # fmt: skip
-        images, scores = [], []
-        for embedding in (self.c0,) if c is self.c0 else (self.c0, c):
-            for start in range(0, len(seeds), self.generator.batch_size):
-                part = slice(start, start + self.generator.batch_size)
-                raw = self.generator.sample(embedding[classes[part]], seeds[part])
-                images.append(to_uint8(fit_to(raw, self.image_shape)))
-                missing = torch.full((len(raw),), torch.nan)
-                scores.append(missing if score is None else score(raw).cpu())
-        pictures = torch.from_numpy(np.concatenate(images))
-        shape = (-1, n_classes, PROBES)
-        both = (2, *shape[1:])
-        return (
-            torch.cat(scores).reshape(shape).expand(both).contiguous(),
-            pictures.reshape(*shape, *self.image_shape)
-            .expand(*both, *self.image_shape)
-            .contiguous(),
+        """([B] scores, NaN where ε is 0; [B, H, W, channels] uint8 images) of B embeddings."""
+        scores, pictures = [], []
+        for rows in torch.arange(len(c)).split(self.generator.batch_size):
+            raw = self.generator.sample(c[rows], [seeds[i] for i in rows])
+            pictures.append(torch.from_numpy(to_uint8(fit_to(raw, self.image_shape))))
+            missing = torch.full((len(rows),), torch.nan)
+            scores.append(score(raw, rows).cpu() if epsilon > 0 else missing)
+        return torch.cat(scores), torch.cat(pictures)
+
+
+def _there(logits: Logits | None, round: int) -> Logits:
+    """
+    Raises:
+        UserError: the classifier is gone.
+    """
+    if logits is None:
+        raise UserError(
+            f"what was made of round {round}'s images is gone from the results, and so is the "
+            f"classifier that they depend on; move the run's folder away to run it again"
         )
+    return logits
+
+
+def _first(
+    y: np.ndarray, counts: tuple[int, ...], order: Callable[[int, np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """Of each class k, counts[k] positions in y: the first by `order` (of k and its positions),
+    sorted."""
+    kept = []
+    for k, n in enumerate(counts):
+        of_class = np.flatnonzero(y == k)
+        kept.append(np.sort(of_class[order(k, of_class)[:n]]))
+    return np.concatenate(kept)
 
 
 def class_counts(total: int, n_classes: int, seed: int, round: int) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ import torch
 
 from generators.base import Generator
 from generators.diffusion import DiffusionGenerator, find_weights
-from generators.prompts import template_text
+from generators.prompts import templates
 from query_strategies.strategy import Strategy
 
 from . import registry
@@ -43,7 +43,7 @@ class Request:
     """What the user asked for.
 
     Attributes:
-        strategies: names, each with optional own settings: "GALOT:epsilon=0,gal_strategy=random".
+        strategies: names, each with optional own settings: "GALOT:epsilon=5,direction=random".
         dataset: a data set class of the registry, or None if spec is given.
         spec: the data in memory, if there is no data set class (class names only).
         seeds: run seeds.
@@ -128,8 +128,8 @@ def make_plan(request: Request) -> Plan:
 def parse_strategy(text: str) -> tuple[type[Strategy], dict[str, Any]]:
     """A strategy's class and own settings.
 
-    >>> parse_strategy("GALOT:epsilon=0,gal-strategy=random")[1]
-    {'epsilon': 0.0, 'gal_strategy': 'random'}
+    >>> parse_strategy("GALOT:epsilon=5,text-per=image")[1]
+    {'epsilon': 5.0, 'text_per': 'image'}
 
     Raises:
         UserError: an unknown strategy or setting, or a value that does not parse.
@@ -223,7 +223,7 @@ def _configure(
     if flags.get("generator", "") in registry.generators:
         flags["generator"] = registry.class_name(registry.generators.get(flags["generator"]))
     if "template" in flags:
-        flags["template"] = template_text(flags["template"])
+        flags["template"] = " | ".join(templates(flags["template"]))
     defaults = dict(request.dataset.defaults) if request.dataset else {}
     chosen = {**defaults, **flags, **cls.fixed}
     base = registry.strategies.get(chosen.get("base_sampler", RunConfig.base_sampler))

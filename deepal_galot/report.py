@@ -370,7 +370,7 @@ def _control_line(curve: Curve, curves: Sequence[Curve]) -> list[str]:
     """GALOT beside itself with ε = 0: what the text optimisation adds."""
     for other in curves:
         if other.uses_generated_images and _is_control(curve, other):
-            random = curve.folders[0].config.gal_strategy == "random"
+            random = curve.folders[0].config.direction == "random"
             what = "a random direction adds: " if random else "text optimisation adds: "
             return [what + line for line in _difference_line(curve, other)]
     first = curve.folders[0]
@@ -379,8 +379,8 @@ def _control_line(curve: Curve, curves: Sequence[Curve]) -> list[str]:
     return [f'what the text optimisation of {curve.label} adds is not known: run "{control}" too']
 
 
-_ASCENT = ("epsilon", "epsilon_schedule", "eta", "gal_strategy", "ascent_steps", "ascent_samples",
-           "direction", "norm")  # fmt: skip
+_ASCENT = ("epsilon", "epsilon_schedule", "eta", "text_target", "text_per", "ascent_steps",
+           "ascent_samples", "ascent_denoising", "direction", "norm")  # fmt: skip
 
 
 def _is_control(curve: Curve, other: Curve) -> bool:

@@ -221,21 +221,21 @@ class RunFolder:
                 f"picks{r}": p}  # fmt: skip
         atomic_write_npz(self.path / "state.npz", **arrays)
 
-    def has_text(self, round: int) -> bool:
-        """Whether this round's text embeddings were journaled."""
-        return self._text_file(round).exists()
+    def has(self, name: str, round: int) -> bool:
+        """Whether this round's tensors of that name were journaled."""
+        return self._tensor_file(name, round).exists()
 
-    def text(self, round: int) -> dict[str, Tensor]:
-        """This round's journaled tensors, see galot.TextState."""
-        return load_tensors(self._text_file(round))
+    def load(self, name: str, round: int) -> dict[str, Tensor]:
+        """A round's journaled tensors; of "text" see galot.TextState."""
+        return load_tensors(self._tensor_file(name, round))
 
-    def save_text(self, round: int, tensors: dict[str, Tensor]) -> None:
-        """Journal a round's text state."""
+    def save(self, name: str, round: int, tensors: dict[str, Tensor]) -> None:
+        """Journal a round's tensors under a name."""
         own = {k: v.detach().cpu().clone() for k, v in tensors.items()}  # c may be c0 itself
-        atomic_write(self._text_file(round), safetensors.torch.save(own))
+        atomic_write(self._tensor_file(name, round), safetensors.torch.save(own))
 
-    def _text_file(self, round: int) -> Path:
-        return self.path / "text" / f"round{round:03d}.safetensors"
+    def _tensor_file(self, name: str, round: int) -> Path:
+        return self.path / name / f"round{round:03d}.safetensors"
 
     # -- the classifier ----------------------------------------------------------------------
 

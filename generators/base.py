@@ -60,7 +60,9 @@ class Generator(ABC):
         """Prompts -> text embeddings [P, L, D], float32 on the CPU; token 0 is BOS."""
 
     @abstractmethod
-    def sample(self, c: Tensor, seeds: Sequence[int], graph: Graph = "none") -> Tensor:
+    def sample(
+        self, c: Tensor, seeds: Sequence[int], graph: Graph = "none", steps: int | None = None
+    ) -> Tensor:
         """Draw one image for each text embedding (equation 4).
 
         Args:
@@ -68,6 +70,7 @@ class Generator(ABC):
             seeds: B seeds; image i depends on c[i] and seeds[i] alone.
             graph: which reverse steps autograd can pass through on its way to c: none, only the
                 last (Proposition 1), or all.
+            steps: T, if not that of the configuration.
 
         Returns:
             [B, 3, S, S] float in [0, 1], on the generator's device.

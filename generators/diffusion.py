@@ -90,9 +90,13 @@ class DiffusionGenerator(Generator):
                 )
         return self._text_encoder(torch.tensor([t.input_ids for t in tokens]))[0].float()
 
-    def sample(self, c: Tensor, seeds: Sequence[int], graph: Graph = "none") -> Tensor:
+    def sample(
+        self, c: Tensor, seeds: Sequence[int], graph: Graph = "none", steps: int | None = None
+    ) -> Tensor:
         scheduler = type(self._scheduler).from_config(self._scheduler.config)
-        scheduler.set_timesteps(self.steps, device=self.device)  # multistep solvers keep state
+        scheduler.set_timesteps(
+            steps or self.steps, device=self.device
+        )  # multistep solvers keep state
         c = c.to(self.device, self.unet.dtype)
         rngs = [torch.Generator().manual_seed(s) for s in seeds]
         x = torch.stack([torch.randn(self._latent_shape, generator=g) for g in rngs])

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,15 +32,29 @@ ATTEMPTS = 4  # the first and three retries for an image that comes out blank
 
 
 @dataclass(frozen=True)
+class Refinement:
+    """What makes an image's own text embedding of its prompt's.
+
+    Attributes:
+        identity: hash of all that `apply` depends on but its arguments.
+        apply: (c [B, L, D], the images' seeds, [B] rows of Request.c) -> c [B, L, D].
+    """
+
+    identity: str
+    apply: Callable[[Tensor, Sequence[int], Tensor], Tensor]
+
+
+@dataclass(frozen=True)
 class Request:
     """One round's images.
 
     Attributes:
-        c: [C, L, D] float32 text embeddings, one a class.
+        c: [C·P, L, D] float32 text embeddings, P a class; image i of a class has its (i mod P)-th.
         counts: C numbers of images.
-        prompts: C prompts, for the people who read the store.
+        prompts: C·P prompts.
         image_shape: (H, W, C) of the data set; images are resized to it.
         seed, round: address of the image stream.
+        refinement: gives each image a text embedding of its own, if there is one.
     """
 
     c: Tensor
@@ -49,11 +63,12 @@ class Request:
     image_shape: tuple[int, int, int]
     seed: int
     round: int
+    refinement: Refinement | None = None
 
     def key(self, generator: Generator) -> str:
         """Forty hex digits over all that the pixels depend on."""
         what = {
-            "version": 1,
+            "version": 2,
             "resize": "bilinear, antialiased",
             "generator": generator.identity,
             "counts": self.counts,
@@ -61,10 +76,16 @@ class Request:
             "shape": self.image_shape,
             "seed": self.seed,
             "round": self.round,
+            "refinement": self.refinement and self.refinement.identity,
         }
         digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode())
         digest.update(self.c.contiguous().numpy().tobytes())
         return digest.hexdigest()[:40]
+
+    def text(self, k: int, i: int) -> int:
+        """Which row of c and prompts image i of class k has."""
+        per_class = len(self.prompts) // len(self.counts)
+        return k * per_class + i % per_class
 
     def rows(self) -> list[tuple[int, int]]:
         """(class, index) of every image, in the canonical order."""
@@ -101,6 +122,12 @@ class ImageStore:
         made = self._make(generator, request, rows, x, missing)
         return Images(x, y, made)
 
+    def holds(self, generator: Generator, request: Request) -> bool:
+        """Whether all of the requested images exist."""
+        shards = self._shards(request.key(generator), request.rows())
+        shape = request.image_shape
+        return all(_read_shard(p, (len(where), *shape)) is not None for p, where in shards.items())
+
     def _shards(self, key: str, rows: Sequence[tuple[int, int]]) -> dict[Path, np.ndarray]:
         """Shard file -> its positions in the canonical order."""
         shards: dict[Path, list[int]] = {}
@@ -130,7 +157,7 @@ class ImageStore:
                 bar.update(int(take.sum()))
                 for path in [p for p, where in missing.items() if not needed[where].any()]:
                     where = missing.pop(path)
-                    prompt = request.prompts[rows[where[0]][0]]
+                    prompt = request.prompts[request.text(*rows[where[0]])]
                     atomic_write_npz(path, images=x[where], prompt=np.array(prompt))
         return made
 
@@ -150,21 +177,25 @@ def draw(generator: Generator, request: Request, rows: Sequence[tuple[int, int]]
     x = np.zeros((len(rows), *request.image_shape), np.uint8)
     pending = np.arange(len(rows))
     for attempt in range(ATTEMPTS):
-        classes, indices = zip(*(rows[p] for p in pending), strict=True)
+        images = [rows[p] for p in pending]
         seeds = [
-            seeding.derive(request.seed, "image", request.round, k, i, attempt)
-            for k, i in zip(classes, indices, strict=True)
+            seeding.derive(request.seed, "image", request.round, k, i, attempt) for k, i in images
         ]
-        raw = generator.sample(request.c[list(classes)], seeds)
+        texts = torch.tensor([request.text(k, i) for k, i in images])
+        c = request.c[texts]
+        if request.refinement is not None:
+            c = request.refinement.apply(c, seeds, texts)
+        raw = generator.sample(c, seeds)
         good = _is_picture(raw)
         x[pending[good]] = to_uint8(fit_to(raw, request.image_shape))[good]
         pending = pending[~good]
         if len(pending) == 0:
             return x
     k, i = rows[pending[0]]
+    prompt = request.prompts[request.text(k, i)]
     raise UserError(
-        f"the generator gave {ATTEMPTS} blank images in a row for {request.prompts[k]!r} (image "
-        f"{i}, round {request.round}): its numbers overflow; try another --scheduler or --guidance"
+        f"the generator gave {ATTEMPTS} blank images in a row for {prompt!r} (image {i}, round "
+        f"{request.round}): its numbers overflow; try another --scheduler or --guidance"
     )
 
 

@@ -20,19 +20,25 @@ TEMPLATES = {
 VOWEL_SOUND = re.compile(r"(?!one\b|once\b|uni(?!n)|eu|use|uk)[aeiou]|hour|heir|honest", re.I)
 
 
-def template_text(name_or_text: str) -> str:
-    """The template of that name, or the text itself.
+def templates(names_or_texts: str) -> tuple[str, ...]:
+    """The templates of these names, or the texts themselves; several have | between them.
+
+    >>> templates("label | a photo of a {label}")
+    ('{label}', 'a photo of a {label}')
 
     Raises:
-        UserError: neither a name nor a text with {label}.
+        UserError: neither a name nor a text with {label}, or one of them twice.
     """
-    text = TEMPLATES.get(name_or_text, name_or_text)
-    if "{label}" not in text:
-        raise UserError(
-            f"--template {name_or_text!r}: must contain {{label}}, the place of the class name, "
-            f"or be one of {', '.join(TEMPLATES)}"
-        )
-    return text
+    texts = tuple(TEMPLATES.get(t.strip(), t.strip()) for t in names_or_texts.split("|"))
+    for text in texts:
+        if "{label}" not in text:
+            raise UserError(
+                f"--template {text!r}: must contain {{label}}, the place of the class name, or be "
+                f"one of {', '.join(TEMPLATES)}; several have | between them"
+            )
+    if len(set(texts)) < len(texts):
+        raise UserError(f"--template {names_or_texts!r}: the same template twice")
+    return texts
 
 
 def fill(template: str, label: str) -> str:

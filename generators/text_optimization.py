@@ -7,7 +7,7 @@ with the gradient through the last reverse step alone (Proposition 1, equation 7
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,25 +19,39 @@ from deepal_galot.config import RunConfig
 
 from .base import Generator, Graph
 
-ImageScore = Callable[[Tensor], Tensor]  # [B, 3, S, S] float in [0, 1] -> [B], higher is better
+# [B, 3, S, S] float images in [0, 1], [B] rows of c that they were drawn from -> [B], higher is
+# better; differentiable.
+ImageScore = Callable[[Tensor, Tensor], Tensor]
+Seeds = Sequence[Sequence[int]]  # of the images of each row of c
 
 
 @dataclass(frozen=True)
 class Ascent:
-    """What an ascent gave, for C classes and K steps.
+    """What an ascent of R embeddings in K steps gave.
 
     Attributes:
-        c: [C, L, D] float32, the optimised embeddings.
-        score: [K, C] mean score over the m images before each step; NaN for a random direction,
-            which looks at no image.
-        gradient_norm: [K, C] ‖g‖₂; NaN for a random direction.
-        distance: [K, C] ‖c - c0‖ in the chosen norm after each step, from the c that is handed on.
+        c: [R, L, D] float32, the optimised embeddings.
+        score: [K, R] mean score of the images before each step; NaN for a random direction, which
+            looks at no image.
+        gradient_norm: [K, R] ‖g‖₂; NaN for a random direction.
+        distance: [K, R] ‖c - c0‖ in the chosen norm after each step, from the c that is handed on.
     """
 
     c: Tensor
     score: Tensor
     gradient_norm: Tensor
     distance: Tensor
+
+    @classmethod
+    def none(cls, c0: Tensor) -> Ascent:
+        """No step was made."""
+        nothing = torch.zeros(0, len(c0))
+        return cls(c0, nothing, nothing, nothing)
+
+    def mean_over(self, n: int) -> Ascent:
+        """The traces of each n rows in a row as their mean."""
+        traces = (self.score, self.gradient_norm, self.distance)
+        return Ascent(self.c, *(t.unflatten(1, (-1, n)).mean(2) for t in traces))
 
 
 def optimize(
@@ -48,75 +62,125 @@ def optimize(
     epsilon: float,
     round: int,
 ) -> Ascent:
-    """K projected ascent steps from c0, all classes side by side.
+    """One embedding for all images of a prompt (the paper's): fresh noise in each step.
 
     Args:
         generator: draws the images.
-        c0: [C, L, D] float32 embeddings of the prompts, one a class.
-        score: acquisition score of generated images, differentiable.
-        config: K, m, η/ε, direction, norm, A_GAL, seed.
+        c0: [R, L, D] float32 embeddings of the prompts, optimised side by side.
+        score: acquisition score of generated images.
+        config: K, m, T, η/ε, direction, norm, seed.
         epsilon: this round's ε > 0.
         round: names the random streams.
     """
-    n_classes, steps = len(c0), config.ascent_steps
+    steps = tqdm(range(config.ascent_steps), "  text", unit="step", leave=False, disable=None)
+    noise = [
+        [
+            [seeding.derive(config.seed, "ascent", round, r, k, i)
+             for i in range(config.ascent_samples)]
+            for r in range(len(c0))
+        ]
+        for k in range(config.ascent_steps)
+    ]  # fmt: skip
+    directions = [(config.seed, "direction", round, r) for r in range(len(c0))]
+    return _ascend(generator, c0, score, config, epsilon, steps, noise, directions)
+
+
+def optimize_each(
+    generator: Generator,
+    c0: Tensor,
+    seeds: Sequence[int],
+    score: ImageScore,
+    config: RunConfig,
+    epsilon: float,
+) -> Ascent:
+    """An embedding for each image, optimised at the image's own noise.
+
+    Args:
+        c0: [B, L, D] float32, of each image's prompt.
+        seeds: of the B images.
+        score, config, epsilon: as for `optimize`; m is not read.
+    """
+    noise = [[[seed] for seed in seeds]] * config.ascent_steps
+    directions = [(seed, "direction") for seed in seeds]
+    steps = range(config.ascent_steps)
+    return _ascend(generator, c0, score, config, epsilon, steps, noise, directions)
+
+
+def _ascend(
+    generator: Generator,
+    c0: Tensor,
+    score: ImageScore,
+    config: RunConfig,
+    epsilon: float,
+    steps: Sequence[int],
+    noise: Sequence[Seeds],
+    directions: Sequence[tuple],
+) -> Ascent:
+    """K projected steps from c0.
+
+    Args:
+        noise: of each step's images.
+        directions: the random stream of each row, without the step.
+    """
     delta = torch.zeros_like(c0)
-    scores, gradient_norms, distances = (
-        torch.full((steps, n_classes), torch.nan) for _ in range(3)
-    )
-    for k in tqdm(range(steps), "  text", unit="step", leave=False, disable=None):
-        if config.gal_strategy == "random":
-            direction = _random_direction(c0, config, round, k)
+    scores, norms, distances = (torch.full((len(noise), len(c0)), torch.nan) for _ in range(3))
+    for k in steps:
+        if config.direction == "random":
+            rngs = [seeding.torch_rng(*stream, k) for stream in directions]
+            direction = torch.stack([torch.randn(c0.shape[1:], generator=rng) for rng in rngs])
         else:
             gradient, scores[k] = score_gradient(
-                generator, c0 + delta, score, _ascent_seeds(config, round, k, n_classes)
+                generator, c0 + delta, score, noise[k], steps=config.ascent_denoising
             )
-            gradient_norms[k] = gradient.flatten(1).norm(dim=1)
+            norms[k] = gradient.flatten(1).norm(dim=1)
             direction = gradient.sign() if config.direction == "sign" else gradient
         u = unit(freeze_bos(direction), config.norm)
         delta = project(delta + config.eta * epsilon * u, epsilon, config.norm)
         distances[k] = length((c0 + delta) - c0, config.norm)
-    return Ascent(c0 + delta, scores, gradient_norms, distances)
+    return Ascent(c0 + delta, scores, norms, distances)
 
 
 def score_gradient(
     generator: Generator,
     c: Tensor,
     score: ImageScore,
-    seeds: list[list[int]],
+    seeds: Seeds,
     graph: Graph = "last",
+    steps: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The gradient of equation 6 and the mean score.
 
     Args:
-        c: [C, L, D] float embeddings.
-        seeds: for each class, the seeds of its m images.
+        c: [R, L, D] float embeddings.
+        seeds: for each row, the seeds of its m images.
         graph: "last" is Proposition 1; "all" goes through every reverse step.
+        steps: T, if not the generator's own.
 
     Returns:
-        g [C, L, D] in c's dtype on the CPU, and the mean score [C].
+        g [R, L, D] in c's dtype on the CPU, and the mean score [R].
     """
     m = len(seeds[0])
-    rows = [(k, seed) for k, of_class in enumerate(seeds) for seed in of_class]
+    images = [(r, seed) for r, of_row in enumerate(seeds) for seed in of_row]
     gradient, total = torch.zeros_like(c), torch.zeros(len(c), dtype=c.dtype)
-    for start in range(0, len(rows), generator.batch_size):
-        classes, noise = zip(*rows[start : start + generator.batch_size], strict=True)
-        index = torch.tensor(classes)
+    for start in range(0, len(images), generator.batch_size):
+        of_rows, noise = zip(*images[start : start + generator.batch_size], strict=True)
+        rows = torch.tensor(of_rows)
         with torch.enable_grad():
-            each = c[index].detach().requires_grad_()
-            a = score(generator.sample(each, noise, graph))
+            each = c[rows].detach().requires_grad_()
+            a = score(generator.sample(each, noise, graph, steps), rows)
             (of_each,) = torch.autograd.grad(a.sum(), each)
-        gradient.index_add_(0, index, of_each.cpu() / m)
-        total.index_add_(0, index, a.detach().cpu().to(total) / m)
+        gradient.index_add_(0, rows, of_each.cpu() / m)
+        total.index_add_(0, rows, a.detach().cpu().to(total) / m)
     return gradient, total
 
 
 def length(delta: Tensor, norm: str) -> Tensor:
-    """[C, L, D] -> [C]: the l2 or linf norm over a whole embedding."""
+    """[R, L, D] -> [R]: the l2 or linf norm over a whole embedding."""
     return delta.flatten(1).norm(p=2 if norm == "l2" else torch.inf, dim=1)
 
 
 def unit(direction: Tensor, norm: str) -> Tensor:
-    """[C, L, D] scaled to length 1 in the norm, so that η is a length; zero stays zero."""
+    """[R, L, D] scaled to length 1 in the norm, so that η is a length; zero stays zero."""
     largest = length(direction, "linf")[:, None, None]
     # By the largest entry first, because the squares of a tiny gradient would underflow.
     scaled = torch.where(largest > 0, direction / largest, 0.0)
@@ -137,23 +201,3 @@ def freeze_bos(direction: Tensor) -> Tensor:
     direction = direction.clone()
     direction[:, 0] = 0
     return direction
-
-
-def _ascent_seeds(config: RunConfig, round: int, step: int, n_classes: int) -> list[list[int]]:
-    return [
-        [
-            seeding.derive(config.seed, "ascent", round, k, step, i)
-            for i in range(config.ascent_samples)
-        ]
-        for k in range(n_classes)
-    ]
-
-
-def _random_direction(c0: Tensor, config: RunConfig, round: int, step: int) -> Tensor:
-    """The control: a fresh Gaussian direction for each class and step."""
-    return torch.stack([
-        torch.randn(
-            c0.shape[1:], generator=seeding.torch_rng(config.seed, "direction", round, k, step)
-        )
-        for k in range(len(c0))
-    ])  # fmt: skip

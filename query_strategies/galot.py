@@ -18,8 +18,9 @@ from .strategy import Strategy
 class GALOT(Strategy):
     """any base sampler + pseudo-labeled images from optimised text embeddings; arXiv 2412.16227
 
-    Time: the base sampler's + K·m·C images a round for the ascent, each with the gradient of its
-    last denoising step, + N_GAL images. Memory: the base sampler's + the images, N_GAL·H·W·C bytes.
+    Time: the base sampler's + the images of the ascent, each with the gradient of its last
+    denoising step: K·m for each class and prompt, or K for each image made, if each has a text of
+    its own; + N_GAL images. Memory: the base sampler's + the images, N_GAL·H·W·C bytes.
     """
 
     generates = True
@@ -44,7 +45,8 @@ class GALOT(Strategy):
         return self.base.measure() if self.base else {}
 
     def synthesize(self, galot: Galot, round: int) -> SyntheticBatch:
-        batch = galot.make_images(galot.text(self.net.logits, round), round)
+        logits = None if self.net.clf is None else self.net.logits
+        batch = galot.make_images(galot.text(self.net.logits, round), logits, round)
         accumulate = self.args_input.synthetic == "accumulate"
         self.dataset.set_synthetic(batch.x, batch.y, accumulate=accumulate)
         return batch

@@ -95,7 +95,9 @@ class FakeGenerator(Generator):
             for p in prompts
         ])  # fmt: skip
 
-    def sample(self, c: Tensor, seeds: Sequence[int], graph: str = "none") -> Tensor:
+    def sample(
+        self, c: Tensor, seeds: Sequence[int], graph: str = "none", steps: int | None = None
+    ) -> Tensor:
         self.calls.append(list(seeds))
         noise = torch.stack([
             torch.randn(3 * 16 * 16, generator=torch.Generator().manual_seed(s)) for s in seeds

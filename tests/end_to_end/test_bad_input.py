@@ -35,7 +35,7 @@ def refused(capsys, *args) -> str:
         (["--generator", "no/such/folder"], "no such folder"),
         (["--protocol", "papr"], "unknown --protocol 'papr': did you mean paper?"),
         (["--mode", "gall"], "unknown mode 'gall': did you mean"),
-        (["--gal-strategy", "margn"], "did you mean"),
+        (["--text-target", "margn"], "did you mean"),
         (["--base-sampler", "Margin"], "unknown strategy 'Margin': did you mean"),
         (["--base-sampler", "GALOT", "--mode", "al"], "must pick real images only"),
         (["--strategy", "GALOTBasic:epsilon=5"], "GALOTBasic is defined by epsilon=0.0"),

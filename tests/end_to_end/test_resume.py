@@ -11,7 +11,13 @@ import pytest
 from helpers import QUICK, ROOT, image_hashes, rows_of, run_benchmark
 
 ARGS = [*QUICK, "--strategy", "GALOT", "--n-rounds", "2", "--ascent-steps", "3"]
-VARIANTS = {"replace": [], "accumulate": ["--synthetic", "accumulate"], "gal": ["--mode", "gal"]}
+VARIANTS = {
+    "replace": [],
+    "accumulate": ["--synthetic", "accumulate"],
+    "gal": ["--mode", "gal"],
+    "image": ["--text-per", "image", "--oversample", "2", "--keep", "acquisition",
+              "--synthetic", "accumulate"],
+}  # fmt: skip
 
 
 def started(output, extra):

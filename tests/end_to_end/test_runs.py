@@ -11,7 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
+from deepal_galot.acquisition import entropy
+from deepal_galot.classifiers.small_cnn import SmallCNN
 from deepal_galot.cli import main
+from deepal_galot.learner import Learner
+from deepal_galot.pool import Pool
 from deepal_galot.results import RunFolder
 from helpers import QUICK, image_hashes, rows_of, run_benchmark
 
@@ -108,10 +112,10 @@ def test_accumulate_and_oversample(tmp_path):
 
 
 def test_epsilon_zero_is_the_unoptimised_image_bit_for_bit(tmp_path):
-    quick(tmp_path, "--strategy", "GALOT:epsilon=0", "GALOT:gal_strategy=random")
+    quick(tmp_path, "--strategy", "GALOT:epsilon=0", "GALOT:direction=random")
     for file in tmp_path.glob("*/GALOT/*/seed0/config.json"):
         folder = RunFolder.open(file.parent)
-        state = folder.text(1)
+        state = folder.load("text", 1)
         plain, optimised = state["probe_images"]
         same = torch.equal(state["c"], state["c0"])
         assert same == (folder.config.epsilon == 0) == torch.equal(plain, optimised)
@@ -120,13 +124,66 @@ def test_epsilon_zero_is_the_unoptimised_image_bit_for_bit(tmp_path):
             assert (distance <= folder.config.epsilon_at(1) * (1 + 1e-5)).all()
 
 
-@pytest.mark.parametrize("a_gal", ["random", "entropy", "margin", "least-confidence"])
+@pytest.mark.parametrize("target", ["entropy", "max-loss", "min-loss", "least-confidence"])
 @pytest.mark.parametrize("base", ["LossPrediction", "BALD"])
-def test_any_a_gal_with_any_base_sampler(tmp_path, a_gal, base):
-    quick(tmp_path, "--strategy", "GALOT", "--gal-strategy", a_gal, "--base-sampler", base)
+def test_any_text_target_with_any_base_sampler(tmp_path, target, base):
+    quick(tmp_path, "--strategy", "GALOT", "--text-target", target, "--base-sampler", base)
     row = only(tmp_path, "GALOT")[1]
     assert row["labels"] == 15 and row["images"] == 30
-    assert row["ascent_images"] == (0 if a_gal == "random" else 2 * 1 * 10)
+    assert row["ascent_images"] == 2 * 1 * 10
+
+
+@pytest.mark.parametrize(("direction", "per_image"), [("sign", 2), ("random", 0)])
+def test_a_text_for_each_image(tmp_path, direction, per_image):
+    """Every one of the 30 made for 20 is optimised; c stays c0, and the distance is the images'."""
+    flags = ["--text-per", "image", "--direction", direction, "--oversample", "1.5"]
+    quick(tmp_path, "--strategy", "GALOT", *flags, "--epsilon-schedule", "constant")
+    row = only(tmp_path, "GALOT")[0]
+    assert (row["images"], row["images_made"]) == (20, 30)
+    assert row["ascent_images"] == 30 * per_image and 0 < row["distance"] <= 5 * (1 + 1e-5)
+    (file,) = tmp_path.glob("*/GALOT/*/seed0/config.json")
+    state = RunFolder.open(file.parent).load("text", 0)
+    assert torch.equal(state["c"], state["c0"])
+    assert not torch.equal(*state["probe_images"])
+    assert state["ascent_distance"].shape == (2, 10)
+
+
+def test_several_templates_are_mixed_evenly(tmp_path):
+    """Three prompts a class: image i has prompt i mod 3, each with a c of its own."""
+    quick(tmp_path, "--strategy", "GALOT", "--template", "label | photo | {label} in print",
+          "--n-synthetic", "3")  # fmt: skip
+    (file,) = tmp_path.glob("*/GALOT/*/seed0/config.json")
+    state = RunFolder.open(file.parent).load("text", 0)
+    moved = (state["c"] - state["c0"]).flatten(1).norm(dim=1)
+    assert len(moved) == 30 and (moved > 0).all()
+    assert len({c.numpy().tobytes() for c in state["c0"]}) == 30
+    assert only(tmp_path, "GALOT")[0]["ascent_images"] == 2 * 1 * 30
+
+
+def test_keep_by_acquisition_keeps_the_highest_of_each_class(tmp_path, digits):
+    """Against the stored images and a classifier fitted anew."""
+    args = ["--strategy", "GALOT:epsilon=0", "--oversample", "3", "--n-rounds", "0"]
+    quick(tmp_path, *args, "--keep", "acquisition", "--text-target", "entropy")
+    (file,) = tmp_path.glob("*/GALOT/*/seed0/config.json")
+    folder = RunFolder.open(file.parent)
+    learner = Learner(folder.config, SmallCNN, digits.image_shape, 10, torch.device("cpu"))
+    pool = Pool(digits)
+    pool.initialize_labels(10, 0)
+    learner.fit(pool.training_set(), 0)
+    shards = [np.load(f)["images"] for f in sorted((tmp_path / "images").rglob("*.npz"))]
+    made, y = np.concatenate(shards), np.repeat(np.arange(10), 6)
+    score = entropy(learner.predict_logits(pool.get_new_data(made, y)).double()).numpy()
+    kept = folder.load("kept", 0)["kept"].numpy()
+    assert (np.bincount(y[kept]) == 2).all()
+    for k in range(10):
+        of_class = np.flatnonzero(y == k)
+        best = of_class[np.argsort(-score[of_class])[:2]]
+        assert set(kept[y[kept] == k]) == set(best)
+
+
+def test_keep_needs_something_to_choose_from(tmp_path, capsys):
+    assert main(["--strategy", "GALOT", "--keep", "acquisition", "--output", str(tmp_path)]) == 2
+    assert "set --oversample above 1" in capsys.readouterr().err
 
 
 def test_deepalplus_flags(tmp_path):
@@ -165,7 +222,8 @@ def images_of(output):
         ["--steps", "2"], ["--template", "a bold printed digit {label}"], ["--norm", "linf"],
         ["--direction", "gradient"], ["--eta", "0.5"], ["--ascent-steps", "1"],
         ["--ascent-samples", "2"], ["--epsilon", "9"], ["--epsilon-schedule", "constant"],
-        ["--gal-strategy", "entropy"],
+        ["--text-target", "entropy"], ["--text-per", "image"], ["--ascent-denoising", "2"],
+        ["--template", "label | photo"],
     ],
     ids=lambda flags: flags[0],
 )  # fmt: skip

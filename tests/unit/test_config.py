@@ -90,7 +90,7 @@ def test_fingerprint_of_a_baseline_ignores_what_it_does_not_read():
 def test_fingerprint_of_galot_follows_its_options():
     base = config(epsilon=1.0)
     for field, value in {"epsilon": 2.0, "n_rounds": 3, "template": "x {label}", "steps": 3,
-                         "gal_strategy": "entropy", "n_synthetic": 2.0}.items():  # fmt: skip
+                         "text_target": "entropy", "n_synthetic": 2.0}.items():  # fmt: skip
         assert changed(base, **{field: value}), field
     assert not changed(base, generator="/some/other/path")
     without = config(epsilon=0.0)

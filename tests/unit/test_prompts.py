@@ -3,18 +3,28 @@
 import pytest
 
 from deepal_galot.errors import UserError
-from generators.prompts import TEMPLATES, fill, template_text
+from generators.prompts import TEMPLATES, fill, templates
 
 
 def test_the_papers_six_templates():
     assert len(TEMPLATES) == 6
-    assert template_text("realistic") == "a realistic photo of a {label}"
-    assert template_text("my own {label}") == "my own {label}"
+    assert templates("realistic") == ("a realistic photo of a {label}",)
+    assert templates("my own {label}") == ("my own {label}",)
+
+
+def test_several_templates():
+    assert templates("label| {label}, blurred |photo") == (
+        "{label}", "{label}, blurred", "a photo of a {label}"
+    )  # fmt: skip
+    with pytest.raises(UserError, match="the same template twice"):
+        templates("photo | a photo of a {label}")
+    with pytest.raises(UserError, match="'': must contain {label}"):
+        templates("photo |")
 
 
 def test_label_is_required():
     with pytest.raises(UserError, match="must contain {label}"):
-        template_text("a photo of a cat")
+        templates("a photo of a cat")
 
 
 @pytest.mark.parametrize(

@@ -124,18 +124,18 @@ def test_unreadable_folders(tmp_path):
 
 def test_journal_round_trip_and_damage(tmp_path):
     folder = create(tmp_path)
-    assert folder.picks() == [] and not folder.has_text(0)
+    assert folder.picks() == [] and not folder.has("text", 0)
     folder.save_picks([np.array([3, 1]), np.array([7])])
     assert [p.tolist() for p in folder.picks()] == [[3, 1], [7]]
-    folder.save_text(0, {"c": torch.arange(6.0).reshape(2, 3)})
-    assert torch.equal(folder.text(0)["c"], torch.arange(6.0).reshape(2, 3))
+    folder.save("text", 0, {"c": torch.arange(6.0).reshape(2, 3)})
+    assert torch.equal(folder.load("text", 0)["c"], torch.arange(6.0).reshape(2, 3))
     for name in ("state.npz", "text/round000.safetensors"):
         file = folder.path / name
         file.write_bytes(file.read_bytes()[:-9])
     with pytest.raises(UserError, match="state.npz: damaged"):
         folder.picks()
     with pytest.raises(UserError, match="cannot be read"):
-        folder.text(0)
+        folder.load("text", 0)
 
 
 def test_classifier_carries_its_card(tmp_path):

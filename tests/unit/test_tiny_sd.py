@@ -104,10 +104,10 @@ def test_label_is_drawn_not_only_style(tiny):
 class NoJournal:
     """Remembers nothing."""
 
-    def has_text(self, round):
+    def has(self, name, round):
         return False
 
-    def save_text(self, round, tensors): ...
+    def save(self, name, round, tensors): ...
 
 
 def accuracy_without_real_images(digits, folder, n, seed):
@@ -120,7 +120,7 @@ def accuracy_without_real_images(digits, folder, n, seed):
     galot = Galot(
         config, Tiny(config, cpu), ImageStore(folder), NoJournal(), digits.class_names, shape
     )
-    batch = galot.make_images(galot.text(None, 0), 0)
+    batch = galot.make_images(galot.text(None, 0), None, 0)
     pool, learner = Pool(digits), Learner(config, SmallCNN, shape, 10, cpu)
     pool.set_synthetic(batch.x, batch.y, accumulate=False)
     learner.fit(pool.training_set(real=False), 0)
