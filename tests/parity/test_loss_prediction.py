@@ -12,8 +12,11 @@ from scipy import stats
 from torch.nn import functional as F
 
 from deepal_galot import registry, seeding
+from deepal_galot.acquisition import entropy
 from deepal_galot.classifiers.resnet18 import ResNet18
 from deepal_galot.classifiers.small_cnn import SmallCNN
+from deepal_galot.config import resolve
+from deepal_galot.datasets.digits import Digits
 from deepal_galot.learner import Learner
 from deepal_galot.pool import Pool
 from helpers import make_strategy, recorded_scores, small_config
@@ -171,3 +174,27 @@ def test_predicted_losses_learn_to_rank(toy):
     predicted = strategy.net.apply(data, strategy.objective.predict)
     losses = F.cross_entropy(strategy.net.predict_logits(data), data.Y, reduction="none")
     assert stats.spearmanr(predicted, losses).statistic > 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [20, 60, 100])
+def test_what_the_loss_module_learns_from_few_labels(digits, n):
+    """Spearman's correlation of what it predicts with the true losses of the unlabeled digits, and
+    that of the plain entropy, which is the higher one; mean ± SEM over 5 seeds, printed."""
+    found = {"predicted loss": [], "entropy": []}
+    for seed in range(5):
+        config = resolve("LossPredictionLoss", "Digits", seed, dataset_defaults=Digits.defaults)
+        pool = Pool(digits)
+        pool.initialize_labels(n, seed)
+        learner = Learner(config, SmallCNN, digits.image_shape, 10, torch.device("cpu"))
+        strategy = make_strategy("LossPredictionLoss", pool, learner)  # before the fit it joins
+        learner.fit(pool.training_set(), 0)
+        idxs, images = pool.get_unlabeled_data()
+        logits = learner.outputs(images).logits
+        true = F.cross_entropy(logits, torch.tensor(digits.y_train[idxs]), reduction="none")
+        predicted = learner.apply(images, strategy.objective.predict)
+        for name, scores in (("predicted loss", predicted), ("entropy", entropy(logits))):
+            found[name].append(stats.spearmanr(scores, true).statistic)
+    for name, rho in found.items():
+        print(f"{n} labels, {name}: {np.mean(rho):.2f} ± {stats.sem(rho):.2f}")
+    assert np.mean(found["entropy"]) > np.mean(found["predicted loss"])
