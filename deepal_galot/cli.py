@@ -289,7 +289,7 @@ def _run(args: argparse.Namespace) -> int:
     from .report import write_report
 
     request = _request(args)
-    campaign = Campaign(request, make_plan(request))
+    campaign = Campaign(request, make_plan(request, download=not args.dry_run))
     if args.dry_run:
         print("\n".join(dry_run(campaign)))
         return 0
@@ -326,6 +326,7 @@ def _request(args: argparse.Namespace) -> Any:
         strategies=tuple(strategies), dataset=dataset, spec=spec, seeds=_seeds(args),
         mode=args.mode, flags=flags, output=args.output, data_dir=args.data_dir,
         device=pick_device(args.device), deterministic=args.deterministic,
+        device_named=args.device != "auto",
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from generators.base import Generator
-from generators.diffusion import DiffusionGenerator, find_weights
+from generators.diffusion import DiffusionGenerator, MissingWeights, find_weights
 from generators.prompts import template_text
 from query_strategies.strategy import Strategy
 
@@ -50,7 +50,7 @@ class Request:
         mode: what strategies that generate train on; None for each strategy's own.
         flags: RunConfig fields set on the command line.
         output, data_dir: folders.
-        device: resolved.
+        device: resolved; device_named: whether the user chose it.
         deterministic: forbid kernels whose result depends on timing.
     """
 
@@ -64,6 +64,7 @@ class Request:
     device: torch.device
     deterministic: bool = False
     spec: DatasetSpec | None = None
+    device_named: bool = True
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,11 @@ class Plan:
     runs: tuple[Run, ...]
 
 
-def make_plan(request: Request) -> Plan:
+def make_plan(request: Request, download: bool = True) -> Plan:
     """Check everything that can be checked before the first fit, and load the data.
+
+    Args:
+        download: fetch the weights that are not here; else runs are planned without them.
 
     Raises:
         UserError: an unknown name, a value out of range, a generator that does not know the
@@ -106,7 +110,9 @@ def make_plan(request: Request) -> Plan:
     configs = []
     for (cls, own), mode in zip(entries, modes, strict=True):
         config = _configure(request, cls, mode, {**request.flags, **own})
-        _classes(config, request)  # cheap, so before any loading or hashing
+        _, _, generator = _classes(config, request)  # cheap, so before any loading or hashing
+        if generator is not None:
+            weights_at_hand(generator, download)
         _check_settings_are_read(cls, config, own)
         same = {"protocol": config.protocol}
         configs.append((config, _configure(request, cls, _default_mode(cls), same)))
@@ -260,6 +266,26 @@ def generator_class(source: str) -> type[Generator]:
     return registry.generators.get(source)
 
 
+def weights_at_hand(generator: type[Generator], download: bool = False) -> bool:
+    """Whether a generator's weights are on this machine.
+
+    Args:
+        download: fetch them if they are not.
+
+    Raises:
+        UserError: they cannot be fetched, or there is no such model.
+    """
+    if not issubclass(generator, DiffusionGenerator):
+        return True
+    try:
+        find_weights(generator.source, download)
+    except MissingWeights:
+        if download:
+            raise
+        return False
+    return True
+
+
 def _classes(
     config: RunConfig, request: Request
 ) -> tuple[type[Strategy], type[Classifier], type[Generator] | None]:
@@ -277,8 +303,6 @@ def _classes(
     generator = generator_class(config.generator)
     class_names = request.spec.class_names if request.spec else request.dataset.class_names
     generator.check_classes(class_names, config.dataset)
-    if issubclass(generator, DiffusionGenerator):
-        find_weights(generator.source)
     return strategy, architecture, generator
 
 
@@ -287,7 +311,8 @@ def _run(config: RunConfig, default: RunConfig, request: Request, spec: DatasetS
     content = {"data": spec.content_hash}
     used = [(registry.strategies, config.strategy), (registry.classifiers, config.classifier)]
     if generator is not None:
-        content["generator"] = generator.content_hash()
+        here = weights_at_hand(generator)
+        content["generator"] = generator.content_hash() if here else f"missing {config.generator}"
         used.append((registry.generators, config.generator))
         if config.uses_real_images:
             used.append((registry.strategies, config.base_sampler))
