@@ -92,8 +92,8 @@ class Campaign:
     def _galot(self, run: Run, folder: RunFolder) -> Galot:
         """The generating half of a run."""
         store = ImageStore(self.request.output / "images")
-        names, shape = self.plan.spec.class_names, self.plan.spec.image_shape
-        return Galot(run.config, self.generator(run), store, folder, names, shape)
+        words, shape = self.plan.words, self.plan.spec.image_shape
+        return Galot(run.config, self.generator(run), store, folder, words, shape)
 
     def generator(self, run: Run) -> Generator:
         """Loaded once for all runs that use it alike."""

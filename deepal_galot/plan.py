@@ -46,6 +46,7 @@ class Request:
         strategies: names, each with optional own settings: "GALOT:epsilon=0,gal_strategy=random".
         dataset: a data set class of the registry, or None if spec is given.
         spec: the data in memory, if there is no data set class (class names only).
+        words: what the classes are called in prompts, if not by their names.
         seeds: run seeds.
         mode: what strategies that generate train on; None for each strategy's own.
         flags: RunConfig fields set on the command line.
@@ -65,6 +66,7 @@ class Request:
     deterministic: bool = False
     spec: DatasetSpec | None = None
     device_named: bool = True
+    words: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -89,9 +91,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Plan:
-    """The data and the runs, each of them once, in the order asked for."""
+    """The data, what its classes are called in prompts, and the runs, each of them once, in the
+    order asked for."""
 
     spec: DatasetSpec
+    words: tuple[str, ...]
     runs: tuple[Run, ...]
 
 
@@ -128,7 +132,9 @@ def make_plan(request: Request, download: bool = True) -> Plan:
         for seed in request.seeds:
             run = _run(dataclasses.replace(config, seed=seed), default, request, spec)
             runs.setdefault(run.folder(request.output), run)
-    return Plan(spec, tuple(runs.values()))
+    if request.words and not any(run.generator for run in runs.values()):
+        raise UserError("--class-names FILE: none of these runs makes prompts; leave it out")
+    return Plan(spec, request.words or spec.class_names, tuple(runs.values()))
 
 
 def parse_strategy(text: str) -> tuple[type[Strategy], dict[str, Any]]:
@@ -302,18 +308,22 @@ def _classes(
         return strategy, architecture, None
     generator = generator_class(config.generator)
     class_names = request.spec.class_names if request.spec else request.dataset.class_names
-    generator.check_classes(class_names, config.dataset)
+    generator.check_classes(request.words or class_names, config.dataset)
     return strategy, architecture, generator
 
 
 def _run(config: RunConfig, default: RunConfig, request: Request, spec: DatasetSpec) -> Run:
     strategy, architecture, generator = _classes(config, request)
-    content = {"data": spec.content_hash}
+    content, renamed = {"data": spec.content_hash}, []
     used = [(registry.strategies, config.strategy), (registry.classifiers, config.classifier)]
     if generator is not None:
         here = weights_at_hand(generator)
         content["generator"] = generator.content_hash() if here else f"missing {config.generator}"
         used.append((registry.generators, config.generator))
+        words = zip(spec.class_names, request.words or spec.class_names, strict=True)
+        renamed = [f"{word} for {name}" for name, word in words if word != name]
+        if renamed:
+            content["prompt words"] = "; ".join(renamed)
         if config.uses_real_images:
             used.append((registry.strategies, config.base_sampler))
     for kind, name in used:
@@ -322,18 +332,20 @@ def _run(config: RunConfig, default: RunConfig, request: Request, spec: DatasetS
             content[f"plugin {name}"] = registry.file_hash(plugin)
     return Run(
         config, _settings(config, default), strategy, architecture, generator, content,
-        _remark(config, strategy),
+        _remark(config, strategy, renamed),
     )  # fmt: skip
 
 
-def _remark(config: RunConfig, strategy: type[Strategy]) -> str:
-    """How this run's network or training differs from that of other strategies."""
+def _remark(config: RunConfig, strategy: type[Strategy], renamed: Sequence[str]) -> str:
+    """How this run's network, training or prompts differ from those of other strategies."""
     strategies = [strategy]
     if strategy.generates and config.mode == "al+gal":
         strategies.append(registry.strategies.get(config.base_sampler))
     remarks = [s.remark for s in strategies if s.remark]
     if config.head_dropout is not None:
         remarks.append(f"head dropout {config.head_dropout:g} in training and scoring")
+    if renamed:
+        remarks.append(f"prompts say {', '.join(renamed[:3])}{', …' if len(renamed) > 3 else ''}")
     return "; ".join(remarks)
 
 
