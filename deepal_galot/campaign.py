@@ -52,7 +52,8 @@ class Campaign:
         for run, folder in zip(self.plan.runs, folders, strict=True):
             if run.generator and not folder.finished:
                 _ = self._galot(run, folder).c0  # a bad model or prompt shows before the first fit
-        print(costs.summary(counted, self.request.device), file=sys.stderr)
+        if not all(cost.finished for cost in counted):
+            print(costs.summary(counted, self.request.device), file=sys.stderr)
         done = sum(len(f.rows()) for f in folders)
         total = sum(f.config.cycles for f in folders)
         with tqdm(total=total, initial=done, desc="campaign", unit="round", disable=None) as bar:

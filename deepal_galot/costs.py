@@ -246,7 +246,7 @@ def _network(
 ) -> _Network:
     try:
         return _counted(architecture, image_shape, n_classes, "meta")
-    except (RuntimeError, NotImplementedError):  # one that looks at its numbers when it is made
+    except (RuntimeError, TypeError, ValueError):  # one that looks at its numbers when it is made
         return _counted(architecture, image_shape, n_classes, "cpu")
 
 

@@ -77,8 +77,10 @@ def test_a_finished_run_costs_nothing(tmp_path, capsys):
     assert "to do: 1 run, 15 labels, 0 images" in err
     row = dry(capsys, tmp_path, *args)["RandomSampling seed 0"]
     assert (row["rounds"], row["labels"], row["PFLOP"], row["time"]) == ("2/2", "0", "0", "0 s")
+    main([*QUICK, *args, "EntropySampling", "--output", str(tmp_path)])
+    assert "to do: 2 runs, 1 of them finished, 15 labels" in capsys.readouterr().err
     main([*QUICK, *args, "--output", str(tmp_path)])
-    assert "to do: 1 run, 1 of them finished, 0 labels" in capsys.readouterr().err
+    assert "to do" not in capsys.readouterr().err
 
 
 def test_dry_run_without_weights(tmp_path, capsys):
