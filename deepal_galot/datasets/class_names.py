@@ -1,13 +1,17 @@
-"""No data at all: class names from a text file ("text to model"), with optional test images."""
+"""Class names from a text file: in place of any data ("text to model"), with optional test images;
+or other words for a data set's classes in its prompts."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import UserError, said
-from .base import DatasetSpec
+from ..registry import did_you_mean
+from .base import DatasetSpec, check_class_names
 from .user_data import results_name
 
 
@@ -22,11 +26,7 @@ def from_class_names(file: Path, image_size: int, test_folder: Path | None = Non
     Raises:
         UserError: unreadable, fewer than two names, a name twice, no test images.
     """
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--class-names {file}: cannot be read as text ({said(error)})") from error
-    names = tuple(s for line in lines if (s := line.strip()) and not s.startswith("#"))
+    names = tuple(line for line in _lines(file) if line)
     if len(names) < 2:
         raise UserError(f"--class-names {file}: {len(names)} names; a classifier needs at least 2")
     x_test, y_test = _empty(image_size)
@@ -36,6 +36,65 @@ def from_class_names(file: Path, image_size: int, test_folder: Path | None = Non
     # Without data there are no pixel statistics: [0, 1] is mapped to [-1, 1].
     half = (0.5, 0.5, 0.5)
     return DatasetSpec(name, *_empty(image_size), x_test, y_test, names, half, half)
+
+
+def prompt_words(file: Path, class_names: Sequence[str]) -> tuple[str, ...]:
+    """What each class is called in prompts; in tables and predictions it keeps its name.
+
+    Args:
+        file: a word for each class in their order, one a line, UTF-8; or, for some of them, lines
+            "class name = word". Lines starting with # are skipped.
+        class_names: the data set's.
+
+    Raises:
+        UserError: unreadable, an empty line, another number of words than classes, no such class,
+            a class or a word twice.
+    """
+    where, lines = f"--class-names {file}", _lines(file)
+    if "" in lines:
+        raise UserError(f"{where}: an empty line after {lines.index('')} names; remove it")
+    pairs = [re.split(r"\s=(?:\s|$)", line, maxsplit=1) for line in lines]
+    if any(len(pair) == 2 for pair in pairs):
+        words = _replaced(where, pairs, class_names)
+    elif len(lines) == len(class_names):
+        words = tuple(lines)
+    else:
+        raise UserError(
+            f"{where}: {len(lines)} names for {len(class_names)} classes; give one a line for each "
+            f"class, or lines OLD = NEW for some of them"
+        )
+    check_class_names(where, words)
+    return words
+
+
+def _replaced(
+    where: str, pairs: Sequence[Sequence[str]], class_names: Sequence[str]
+) -> tuple[str, ...]:
+    """The class names, those that a pair begins with by its second."""
+    words: dict[str, str] = {}
+    for old, *new in pairs:
+        old = old.strip()
+        if not new:
+            raise UserError(f"{where}: {old!r} is no line OLD = NEW, as others are")
+        if old not in class_names:
+            raise UserError(f"{where}: no class {old!r}: {did_you_mean(old, class_names)}")
+        if old in words:
+            raise UserError(f"{where}: two lines for {old!r}; keep one")
+        words[old] = new[0].strip()
+    return tuple(words.get(name, name) for name in class_names)
+
+
+def _lines(file: Path) -> list[str]:
+    """The file's lines without comments.
+
+    Raises:
+        UserError: it cannot be read as text.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--class-names {file}: cannot be read as text ({said(error)})") from error
+    return [s for line in lines if not (s := line.strip()).startswith("#")]
 
 
 def _empty(image_size: int) -> tuple[np.ndarray, np.ndarray]:

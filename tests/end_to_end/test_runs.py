@@ -288,14 +288,6 @@ def test_settings_with_commas_and_all(tmp_path, capsys):
     assert out.count("RandomSampling seed 0") == 1
 
 
-def test_dry_run_says_the_costs_and_runs_nothing(tmp_path, capsys):
-    quick(tmp_path, "--strategy", "MarginSampling", "GALOT", "--dry-run")
-    out = capsys.readouterr().out
-    assert "MarginSampling seed 0: 2 fits, 15 labels" in out
-    assert "50 generated images + 40 for the text optimisation" in out
-    assert "0/2 rounds done" in out and not rows_of(tmp_path)
-
-
 def test_report_from_the_folders_alone(tmp_path, capsys):
     quick(tmp_path, "--strategy", "MarginSampling", "RandomSampling")
     first = capsys.readouterr().out

@@ -20,6 +20,7 @@ LAYERS = [  # a file may import from its own layer's earlier files and from lowe
     ["query_strategies"],
     ["results"],
     ["trial", "plan"],
+    ["costs"],
     ["campaign"],
     ["report", "predict", "speed"],
     ["cli"],

@@ -1,5 +1,7 @@
 """Templates, names and articles."""
 
+import re
+
 import pytest
 
 from deepal_galot.errors import UserError
@@ -36,6 +38,26 @@ def test_label_is_required():
 )  # fmt: skip
 def test_article(label, prompt):
     assert fill("a photo of a {label}", label) == prompt
+
+
+AN = """airplane|apple|Elephant|orange|umbrella|uncle|urn|urchin|usher|udder|upright piano|ugly cup
+unidentified object|unimportant thing|uninhabited island|uninformed man|hour|hourglass|honest man|
+honor|honour guard|heir|heirloom|herb|herbal tea|MRI scan|MRI|SUV|X-ray|x-ray|RV|LED lamp|LP|HDTV
+F1 car|MP3 player|NBA player|S-bend|A|8-ball|8|80s car|11th hour|18-wheeler|eight|ATM|IMAX cinema
+FBI agent|SUVs|XXL shirt|éclair|Éclair|igloo|oboe|eel|Euler diagram|ear|ox"""
+A = """cat|frog|one|one-way street|one-eyed cat|onesie|once-loved toy|unicorn|uniform|unicycle|union
+unit|university|universe|unique vase|unidirectional sign|European|eucalyptus|ewe|ewer|ouija board
+ukulele|UK flag|use|user|usual day|usurper|utensil|utility pole|uterus|uranium rod|urinal|Uruguayan
+uvula|UV lamp|UFO|ufo|USB stick|UAV|Ugandan|house|horse|history book|hero|hotel|herbivore|hospital
+FROG|LION|SHIP|SNAKE|HORSE|NASA rocket|BMW|CD|TV|DVD|PC|1|7|100|110|180|111|yacht|yellow car
+xylophone|wagon|Herbert|Land Rover|Xerox|Mr. Bean"""
+
+
+@pytest.mark.parametrize("article", ["a", "an"])
+def test_article_goes_by_sound(article):
+    words = [w for w in re.split(r"[|\n]+", {"a": A, "an": AN}[article]) if w]
+    wrong = [w for w in words if fill("see a {label}", w) != f"see {article} {w}"]
+    assert not wrong
 
 
 def test_label_alone():

@@ -1,0 +1,142 @@
+"""What is said before anything runs: costs, a GPU that is missing, weights that are missing."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from deepal_galot import costs
+from deepal_galot.cli import main
+from generators.diffusion import MODELS, MissingWeights, find_weights
+from generators.tiny import Tiny
+from helpers import QUICK, rows_of
+
+HUGE = """
+from generators.base import Size
+from generators.tiny import Tiny as Small
+
+class Huge(Small):
+    "as small as it is, it says that it needs 60 TFLOP an image"
+    name = "huge"
+
+    @classmethod
+    def size(cls, config):
+        return Size(6e13, 7e13, 24 * 64)
+"""
+
+
+@pytest.fixture(autouse=True)
+def short_probe(monkeypatch, request):
+    if "slow" not in request.keywords:
+        monkeypatch.setattr(costs, "PROBE_SECONDS", 0.01)
+
+
+@pytest.fixture
+def huge(tmp_path, monkeypatch):
+    """The flags of a quick run with a generator that says that it is full-size."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    file = tmp_path / "huge.py"
+    file.write_text(HUGE)
+    return [*QUICK, "--plugin", str(file), "--generator", "huge", "--strategy", "GALOT",
+            "--output", str(tmp_path / "out")]  # fmt: skip
+
+
+def dry(capsys, tmp_path, *args) -> dict[str, dict[str, str]]:
+    """The table of a dry run: first column -> head -> cell; and "notes"."""
+    assert main([*QUICK, *args, "--output", str(tmp_path), "--dry-run"]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    names = head.split()[1:]
+    table = {}
+    for line in lines:
+        if "  " not in line:
+            break
+        first, *cells = (cell for cell in line.split("  ") if cell.strip())
+        table[first] = dict(zip(names[-len(cells) :], (c.strip() for c in cells), strict=True))
+    table["notes"] = " ".join(lines[len(table) :])
+    return table
+
+
+def test_dry_run_says_the_costs_and_runs_nothing(tmp_path, capsys):
+    table = dry(capsys, tmp_path, "--strategy", "MarginSampling", "GALOT")
+    margin, galot, total = (table[k] for k in ("MarginSampling seed 0", next(
+        k for k in table if k.startswith("GALOT")), "total"))  # fmt: skip
+    assert (margin["labels"], margin["images"], margin["rounds"]) == ("15", "0", "0/2")
+    assert (galot["labels"], galot["images"], galot["chains"]) == ("15", "50", "40")
+    assert (total["labels"], total["images"], total["chains"]) == ("30", "50", "40")
+    assert float(total["PFLOP"]) > float(galot["PFLOP"]) > float(margin["PFLOP"]) > 0
+    assert all(row["time"].split()[1] in ("s", "min") for row in (margin, galot, total))
+    assert not rows_of(tmp_path) and "160 images that show c0 and c" in table["notes"]
+    assert margin["folder"].startswith("Digits/MarginSampling/")
+
+
+def test_a_finished_run_costs_nothing(tmp_path, capsys):
+    args = ("--strategy", "RandomSampling")
+    assert main([*QUICK, *args, "--output", str(tmp_path)]) == 0
+    err = capsys.readouterr().err
+    assert "to do: 1 run, 15 labels, 0 images" in err
+    row = dry(capsys, tmp_path, *args)["RandomSampling seed 0"]
+    assert (row["rounds"], row["labels"], row["PFLOP"], row["time"]) == ("2/2", "0", "0", "0 s")
+    main([*QUICK, *args, "EntropySampling", "--output", str(tmp_path)])
+    assert "to do: 2 runs, 1 of them finished, 15 labels" in capsys.readouterr().err
+    main([*QUICK, *args, "--output", str(tmp_path)])
+    assert "to do" not in capsys.readouterr().err
+
+
+def test_dry_run_without_weights(tmp_path, capsys):
+    """The FLOP are counted on the architecture; the time stays open, and nothing is fetched."""
+    table = dry(capsys, tmp_path, "--strategy", "GALOT", "--generator", "sd-2.1-base")
+    total = table["total"]
+    assert (total["images"], total["time"]) == ("50", "?")
+    assert "weights of sd-2.1-base are not here yet" in table["notes"]
+    # Digits' defaults give way to the flags of QUICK: T = 3, guidance 7.5.
+    flop = 210 * (6 * 0.80426 + 2.5145) + 40 * (6 * 0.80426 + 2.5145 + 3.416)
+    assert float(total["PFLOP"]) == pytest.approx(flop / 1e3, rel=0.05)
+
+
+def test_a_full_size_generator_asks_for_the_cpu(huge, tmp_path, capsys):
+    assert main(huge) == 2
+    line = capsys.readouterr().err.strip()
+    for word in ("no GPU", "huge needs 60 TFLOP an image", "15 PFLOP", "hours", "--device cpu"):
+        assert word in line
+    assert not rows_of(tmp_path / "out")
+
+
+def test_a_full_size_generator_goes_on_where_the_cpu_is_asked_for(huge, tmp_path, capsys):
+    assert main([*huge, "--device", "cpu"]) == 0
+    assert "60 TFLOP an image" in capsys.readouterr().err
+    assert rows_of(tmp_path / "out")
+
+
+def test_a_full_size_generator_is_not_timed_on_a_cpu(huge, capsys):
+    assert main([*huge, "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "too large for a CPU" in out and "at least" in out and "--device cpu" in out
+
+
+def test_models_from_a_local_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv(MODELS, str(tmp_path))
+    with pytest.raises(MissingWeights, match=f"not in the folder {MODELS} \\({tmp_path}\\)"):
+        find_weights("someone/digits-a")
+    shutil.copytree(Tiny.source, tmp_path / "digits-a")
+    assert find_weights("someone/digits-a") == tmp_path / "digits-a"
+    shutil.copytree(Tiny.source, tmp_path / "someone--digits-b")
+    assert find_weights("someone/digits-b") == tmp_path / "someone--digits-b"
+
+
+@pytest.mark.slow
+def test_predicted_against_measured_seconds(tmp_path, capsys):
+    """Within a factor of 2, of a short real run with the embedded generator."""
+    args = ["--strategy", "MarginSampling", "GALOT", "--seeds", "0", "--n-rounds", "2"]
+    args += ["--output", str(tmp_path)]
+    assert main([*args, "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    cells = next(line for line in lines if line.startswith("total")).split("  ")
+    value, unit = next(c for c in cells if c.strip().endswith((" s", " min", " h"))).split()
+    predicted = float(value) * {"s": 1, "min": 60, "h": 3600}[unit]
+    assert main(args) == 0
+    rows = [row for rows in rows_of(tmp_path, seconds=True).values() for row in rows]
+    measured = sum(v for row in rows for k, v in row.items() if k.endswith("_seconds"))
+    with capsys.disabled():
+        print(json.dumps({"predicted": predicted, "measured": round(measured, 1)}))
+    assert 0.5 < measured / predicted < 2

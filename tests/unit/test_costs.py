@@ -1,0 +1,205 @@
+"""What is counted before a run starts, against models that really run and runs that were made."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from deepal_galot import costs, registry
+from deepal_galot.classifiers.base import Classifier
+from deepal_galot.costs import Prices, Work, costs_of, matrix_rate
+from deepal_galot.datasets.digits import Digits
+from deepal_galot.learner import Learner
+from deepal_galot.plan import Request, make_plan
+from generators.flops import pipeline_size, read_configs
+from generators.stable_diffusion import StableDiffusion21Base
+from generators.tiny import Tiny
+from helpers import small_config
+
+QUICK = {"n_init": 10, "n_query": 5, "n_rounds": 1, "epochs": 2, "min_steps": 9, "steps": 1,
+         "ascent_steps": 2, "ascent_samples": 1, "n_synthetic": 2.0}  # fmt: skip
+
+
+def plan_of(tmp_path, *strategies, mode=None, dataset=Digits, **flags):
+    """A plan on Digits and where it would run."""
+    request = Request(strategies, dataset, (0,), mode, QUICK | flags, tmp_path, tmp_path,
+                      torch.device("cpu"))  # fmt: skip
+    return request, make_plan(request)
+
+
+# -- FLOP --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("changes", [{}, {"guidance": 1.0}, {"scheduler": "PNDMScheduler"},
+                                     {"resolution": 64}])  # fmt: skip
+def test_flop_of_a_pipeline_are_those_of_its_images(changes):
+    config = dataclasses.replace(small_config(steps=3), **changes)
+    generator = Tiny(config, torch.device("cpu"))
+    c, seeds = generator.encode(["zero", "one"]), [1, 2]
+    size = pipeline_size(read_configs(Tiny.source), config)
+    assert size.text == c[0].numel()
+    with FlopCounterMode(display=False) as counted, torch.no_grad():
+        generator.sample(c, seeds)
+    assert size.image == pytest.approx(counted.get_total_flops() / 2, rel=0.01)
+    c.requires_grad_()
+    with FlopCounterMode(display=False) as forth:
+        images = generator.sample(c, seeds, "last")
+    with FlopCounterMode(display=False) as back:
+        torch.autograd.grad(images.sum(), c)
+    counted = forth.get_total_flops() + back.get_total_flops()
+    assert size.chain == pytest.approx(counted / 2, rel=0.01)
+
+
+def test_flop_of_stable_diffusion():
+    """0.804 TFLOP a forward at 64×64 latents and 2.51 a decode: measured for DESIGN.md."""
+    config = small_config(steps=50, guidance=7.5)
+    size = StableDiffusion21Base.size(config)
+    assert size.image == pytest.approx((100 * 0.804 + 2.51) * 1e12, rel=1e-3)
+    one = StableDiffusion21Base.size(dataclasses.replace(config, steps=1, guidance=1.0))
+    assert one.image == pytest.approx((0.804 + 2.51) * 1e12, rel=2e-3)
+    assert one.image < size.chain - size.image < 1.1 * one.image  # a gradient to the input alone
+    assert size.text == 77 * 1024
+
+
+class Flat(Classifier):
+    """one matrix"""
+
+    def __init__(self, image_shape, n_classes):
+        super().__init__()
+        self.embedding_dim = image_shape[0] * image_shape[1] * image_shape[2]
+        self.head = nn.Linear(self.embedding_dim, n_classes)
+
+    def forward(self, x):
+        return self.head(x.flatten(1)), x.flatten(1)
+
+
+def test_flop_of_a_classifier():
+    net = costs._network(Flat, (8, 8, 3), 5)
+    assert net.forward == 2 * 192 * 5 and net.train == 3 * net.forward
+    assert net.bytes == 4 * (192 * 5 + 5)
+
+
+def test_flop_of_resnet18():
+    """0.56 GFLOP multiply-adds at 32×32, a well-known number; two FLOP each."""
+    net = costs._network(registry.classifiers.get("resnet18"), (32, 32, 3), 10)
+    assert net.forward == pytest.approx(2 * 0.556e9, rel=0.01)
+
+
+@pytest.mark.parametrize("name", registry.classifiers.names())
+def test_every_classifier_is_counted(name):
+    net = costs._network(registry.classifiers.get(name), (32, 32, 3), 10)
+    assert net.forward > 1e6 and net.bytes > 1e4
+
+
+def test_a_classifier_that_cannot_be_made_without_numbers():
+    class Curious(Flat):
+        def __init__(self, image_shape, n_classes):
+            super().__init__(image_shape, n_classes)
+            self.scale = float(self.head.weight.detach().std())
+
+    assert costs._network(Curious, (8, 8, 3), 5) == costs._network(Flat, (8, 8, 3), 5)
+
+
+def test_prices_of_work():
+    work = Work(labels=7, images=10, pictures=2, chains=3, fits=1, steps=5, trained=50, passed=100)
+    assert Prices(1, 10, 100, 1000, 0.1, 0.01).of(work) == 12 + 30 + 100 + 5000 + 5 + 1
+    assert work + work == Work(*(2 * n for n in dataclasses.astuple(work)))
+
+
+def test_matrix_rate_is_a_rate():
+    assert 1e8 < matrix_rate(torch.device("cpu")) < 1e14
+
+
+# -- work --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("strategy", "mode", "flags"),
+    [
+        ("MarginSampling", None, {}),
+        ("MarginSampling", "full", {"epochs": 1}),
+        ("GALOT", None, {"batch_size": 7}),
+        ("GALOT", "gal", {"synthetic": "accumulate"}),
+        ("GALOT", None, {"oversample": 1.5, "synthetic": "accumulate"}),
+        ("GALOT", None, {"gal_strategy": "random"}),
+        ("GALOT", None, {"epsilon": 0.0, "quota": 7}),
+    ],
+)  # fmt: skip
+def test_counted_work_is_what_a_run_does(tmp_path, monkeypatch, strategy, mode, flags):
+    from deepal_galot.campaign import Campaign
+
+    flags = {"epsilon_schedule": "constant"} | flags
+    if "quota" in flags:
+        monkeypatch.delitem(QUICK, "n_rounds")
+    request, plan = plan_of(tmp_path, strategy, mode=mode, **flags)
+    fits, drawn, passed = [], [], []
+    fit, batches, sample = Learner.fit, Learner._eval_batches, Tiny.sample
+
+    def counting_fit(self, data, round):
+        fits.append((len(data), fit(self, data, round)))
+        return fits[-1][1]
+
+    def counting_batches(self, data):
+        passed.append(len(data))
+        return batches(self, data)
+
+    def counting_sample(self, c, seeds, graph="none"):
+        drawn.append((graph, len(seeds)))
+        return sample(self, c, seeds, graph)
+
+    monkeypatch.setattr(Learner, "fit", counting_fit)
+    monkeypatch.setattr(Learner, "_eval_batches", counting_batches)
+    monkeypatch.setattr(Tiny, "sample", counting_sample)
+    (before,) = costs_of(plan, tmp_path)
+    (folder,) = Campaign(request, plan).run()
+    rows, work = folder.rows(), before.work
+    assert work.labels == rows[-1]["labels"]
+    assert work.images == sum(r["images_made"] for r in rows)
+    assert work.chains == sum(r["ascent_images"] for r in rows)
+    assert work.chains == sum(n for graph, n in drawn if graph == "last")
+    assert work.images + work.pictures == sum(n for graph, n in drawn if graph == "none")
+    assert work.fits == len(fits) and work.steps == sum(steps for _, steps in fits)
+    assert work.passed == sum(passed)
+    assert work.trained == sum(n * epochs_of(n, before.run.config) for n, _ in fits)
+    on_disk = [f for f in tmp_path.rglob("*") if f.suffix in (".npz", ".safetensors")]
+    assert work.disk == pytest.approx(sum(f.stat().st_size for f in on_disk), rel=0.1)
+    (after,) = costs_of(plan, tmp_path)
+    assert after.finished and after.work == Work() and after.flop == 0
+
+
+def epochs_of(n: int, config) -> int:
+    """Whole passes over n images until both epochs and min_steps are reached."""
+    epochs, batches = config.epochs, -(-n // config.batch_size)
+    while epochs * batches < config.min_steps:
+        epochs += 1
+    return epochs
+
+
+def test_what_is_left_of_a_run(tmp_path):
+    from deepal_galot.campaign import Campaign
+
+    request, plan = plan_of(tmp_path, "GALOT")
+    (whole,) = costs_of(plan, tmp_path)
+    (folder,) = Campaign(request, plan).run()
+    file = folder.path / "rounds.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    file.write_text(json.dumps(rows[0]) + "\n")
+    (rest,) = costs_of(plan, tmp_path)
+    assert (rest.done, rest.finished) == (1, False)
+    assert rest.work.labels == whole.work.labels - rows[0]["labels"]
+    assert rest.work.images == whole.work.images - rows[0]["images_made"]
+    assert rest.work.fits == whole.work.fits - 2 and 0 < rest.flop < whole.flop
+
+
+# -- words -------------------------------------------------------------------------------------
+
+
+def test_numbers_for_people():
+    assert [costs._three(x) for x in (0, 0.00123, 0.5, 4.56, 12.3, 1234.5)] == [
+        "0", "0.0012", "0.50", "4.6", "12", "1,234"]  # fmt: skip
+    assert [costs._time(x) for x in (None, 0.0, 5.0, 130.0, 7200.0, 360_000.0)] == [
+        "?", "0 s", "5.0 s", "2.2 min", "2.0 h", "100 h"]  # fmt: skip
+    assert [costs._bytes(x) for x in (12, 1500, 2.5e9)] == ["12 B", "1.5 kB", "2.5 GB"]
