@@ -255,13 +255,14 @@ class Galot:
         return score
 
     def _ascent_images(self, round: int) -> int:
-        """Images that this round generates for the ascent alone, those of the probes aside."""
+        """Images that this round generates for the ascent alone."""
         config = self.config
         if config.epsilon_at(round) == 0 or config.direction == "random":
             return 0
         chains = len(self.prompts) * config.ascent_samples
         if self._refines(round):
-            chains = sum(round_half_up(config.oversample * n) for n in self._counts(round))
+            made = sum(round_half_up(config.oversample * n) for n in self._counts(round))
+            chains = made + self.n_classes * PROBES
         return chains * config.ascent_steps
 
     @torch.no_grad()

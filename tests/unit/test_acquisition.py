@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from deepal_galot.acquisition import SCORES, canonical_gal_strategy
+from deepal_galot.acquisition import SCORES, canonical_text_target, text_score
 from deepal_galot.errors import UserError
 
 logits_arrays = arrays(
@@ -59,7 +59,24 @@ def test_least_confidence_keeps_its_digits_near_certainty():
 
 
 def test_names_of_the_paper_and_of_the_formula():
-    assert canonical_gal_strategy("MarginSampling") == "margin"
-    assert canonical_gal_strategy("least-confidence") == "least_confidence"
+    assert canonical_text_target("MarginSampling") == "margin"
+    assert canonical_text_target("least-confidence") == "least_confidence"
     with pytest.raises(UserError, match="did you mean entropy"):
-        canonical_gal_strategy("entrpy")
+        canonical_text_target("entrpy")
+
+
+@given(logits_arrays, st.integers(0, 10**6))
+@settings(max_examples=40, deadline=None)
+def test_losses_are_the_pseudo_labels_cross_entropy(logits, seed):
+    labels = np.random.default_rng(seed).integers(0, logits.shape[1], len(logits))
+    p = np.exp(logits - logits.max(1, keepdims=True))
+    loss = -np.log(p / p.sum(1, keepdims=True))[np.arange(len(p)), labels]
+    for name, sign in (("max_loss", 1), ("min_loss", -1)):
+        ours = text_score(name, torch.from_numpy(logits), torch.from_numpy(labels))
+        np.testing.assert_allclose(ours, sign * loss, rtol=1e-9, atol=1e-9)
+
+
+def test_a_score_reads_no_label():
+    logits = torch.tensor([[2.0, 1.0, 0.0]])
+    labels = torch.tensor([7])  # there is no such class
+    assert torch.equal(text_score("margin", logits, labels), SCORES["margin"](logits))

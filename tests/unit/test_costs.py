@@ -124,7 +124,9 @@ def test_matrix_rate_is_a_rate():
         ("GALOT", None, {"batch_size": 7}),
         ("GALOT", "gal", {"synthetic": "accumulate"}),
         ("GALOT", None, {"oversample": 1.5, "synthetic": "accumulate"}),
-        ("GALOT", None, {"gal_strategy": "random"}),
+        ("GALOT", None, {"direction": "random"}),
+        ("GALOT", None, {"text_per": "image", "oversample": 1.5}),
+        ("GALOT", None, {"template": "label | photo | realistic"}),
         ("GALOT", None, {"epsilon": 0.0, "quota": 7}),
     ],
 )  # fmt: skip
@@ -146,9 +148,9 @@ def test_counted_work_is_what_a_run_does(tmp_path, monkeypatch, strategy, mode, 
         passed.append(len(data))
         return batches(self, data)
 
-    def counting_sample(self, c, seeds, graph="none"):
+    def counting_sample(self, c, seeds, graph="none", steps=None):
         drawn.append((graph, len(seeds)))
-        return sample(self, c, seeds, graph)
+        return sample(self, c, seeds, graph, steps)
 
     monkeypatch.setattr(Learner, "fit", counting_fit)
     monkeypatch.setattr(Learner, "_eval_batches", counting_batches)
