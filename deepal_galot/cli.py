@@ -176,6 +176,8 @@ def _add_where(group: argparse._ArgumentGroup) -> None:
     )
     add("--deterministic", action="store_true",
         help="same bits on the same GPU, slower; a CPU always is")  # fmt: skip
+    add("--compile", action="store_true",
+        help="compile the generator: faster after minutes; needs a C++ compiler")  # fmt: skip
 
 
 def _add_instead(group: argparse._ArgumentGroup) -> None:
@@ -326,6 +328,7 @@ def _request(args: argparse.Namespace) -> Any:
         strategies=tuple(strategies), dataset=dataset, spec=spec, seeds=_seeds(args),
         mode=args.mode, flags=flags, output=args.output, data_dir=args.data_dir,
         device=pick_device(args.device), deterministic=args.deterministic,
+        compile=args.compile,
     )  # fmt: skip
 
 

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from generators.base import Generator
-from generators.diffusion import DiffusionGenerator, find_weights
+from generators.diffusion import DiffusionGenerator
 from generators.prompts import template_text
+from generators.weights import find_weights
 from query_strategies.strategy import Strategy
 
 from . import registry
@@ -52,6 +53,7 @@ class Request:
         output, data_dir: folders.
         device: resolved.
         deterministic: forbid kernels whose result depends on timing.
+        compile: compile the generator.
     """
 
     strategies: tuple[str, ...]
@@ -63,6 +65,7 @@ class Request:
     data_dir: Path
     device: torch.device
     deterministic: bool = False
+    compile: bool = False
     spec: DatasetSpec | None = None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from deepal_galot.config import RunConfig
 from deepal_galot.errors import UserError
+
+from .memory import Parts
 
 Graph = Literal["none", "last", "all"]
 
@@ -72,6 +75,15 @@ class Generator(ABC):
         Returns:
             [B, 3, S, S] float in [0, 1], on the generator's device.
         """
+
+    def compile(self) -> None:
+        """Compile what is called often, if it can be; images change by rounding alone."""
+        return None
+
+    @cached_property
+    def gradients(self) -> Parts:
+        """Cuts the batches that a gradient is taken of into parts that fit into memory."""
+        return Parts(self.batch_size, "the gradient")
 
     @classmethod
     def all_defaults(cls) -> dict[str, Any]:

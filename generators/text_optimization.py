@@ -98,8 +98,9 @@ def score_gradient(
     m = len(seeds[0])
     rows = [(k, seed) for k, of_class in enumerate(seeds) for seed in of_class]
     gradient, total = torch.zeros_like(c), torch.zeros(len(c), dtype=c.dtype)
-    for start in range(0, len(rows), generator.batch_size):
-        classes, noise = zip(*rows[start : start + generator.batch_size], strict=True)
+
+    def add(part: slice) -> None:
+        classes, noise = zip(*rows[part], strict=True)
         index = torch.tensor(classes)
         with torch.enable_grad():
             each = c[index].detach().requires_grad_()
@@ -107,6 +108,8 @@ def score_gradient(
             (of_each,) = torch.autograd.grad(a.sum(), each)
         gradient.index_add_(0, index, of_each.cpu() / m)
         total.index_add_(0, index, a.detach().cpu().to(total) / m)
+
+    generator.gradients.each(len(rows), add)
     return gradient, total
 
 

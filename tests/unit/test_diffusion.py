@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from deepal_galot.errors import UserError
-from generators.diffusion import DiffusionGenerator, find_weights, hash_weights
+from generators.diffusion import DiffusionGenerator
 from generators.tiny import Tiny
+from generators.weights import find_weights, hash_weights
 from helpers import small_config
 
 CPU = torch.device("cpu")
