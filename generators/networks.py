@@ -7,7 +7,7 @@ all keys and values are one float32 matrix product of c, and only the result is 
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -81,7 +81,7 @@ class KeysAndValues(nn.Module):
         places = [(a, key) for a in cross_attentions(unet) for key in ("to_k", "to_v")]
         matrices = [getattr(attention, key).weight.detach() for attention, key in places]
         self.register_buffer("weight", torch.cat(matrices).float())
-        edges = [0, *torch.tensor([len(m) for m in matrices]).cumsum(0).tolist()]
+        edges = accumulate(map(len, matrices), initial=0)
         for (attention, key), (start, stop) in zip(places, pairwise(edges), strict=True):
             setattr(attention, key, _Slice(start, stop))
 
