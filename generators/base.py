@@ -76,6 +76,13 @@ class Generator(ABC):
             [B, 3, S, S] float in [0, 1], on the generator's device.
         """
 
+    def arrived(self, c: Tensor) -> Tensor:
+        """[B, L, D] on the CPU: the embeddings that the model reads in c's place, of finite digits.
+
+        Its arithmetic may round what it makes of c; how far that is from c, in terms of c.
+        """
+        return c
+
     def compile(self) -> None:
         """Compile what is called often, if it can be; images change by rounding alone."""
         return None

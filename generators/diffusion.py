@@ -113,6 +113,10 @@ class DiffusionGenerator(Generator):
                 )
         return pipe.text_encoder.eval()(torch.tensor([t.input_ids for t in tokens]))[0].float()
 
+    @torch.no_grad()
+    def arrived(self, c: Tensor) -> Tensor:
+        return self.networks.text.arrived(c.to(self.device), self.networks.dtype).cpu()
+
     def compile(self) -> None:
         """Compile the UNet of the steps without a graph, for batches of one size."""
         self._compiled = True

@@ -9,13 +9,14 @@ import weakref
 import pytest
 import torch
 
+from deepal_galot.cli import main
 from deepal_galot.errors import UserError
 from generators.diffusion import DiffusionGenerator, pick_dtype
 from generators.networks import KeysAndValues, Networks
 from generators.text_optimization import score_gradient
 from generators.tiny import Tiny
 from generators.weights import find_weights, hash_weights
-from helpers import changed_pipeline, small_config
+from helpers import QUICK, changed_pipeline, small_config
 
 CPU = torch.device("cpu")
 PROMPTS = ["a handwritten digit three", "a bold printed digit eight", ""]
@@ -219,6 +220,16 @@ def test_compiled_batches_are_padded_to_one_size(monkeypatch, guidance, graph):
     assert {s % full for s in sizes} == {0}
     assert graph == "last" or set(sizes) == {full}
     assert len(images) == 6
+
+
+def test_compile_is_asked_for_and_names_the_same_run(tmp_path, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(torch, "compile", lambda function, **kwargs: asked.append(1) or function)
+    run = [*QUICK, "--strategy", "GALOTBasic", "--device", "cpu", "--output", str(tmp_path)]
+    assert main([*run, "--compile"]) == 0 and asked
+    capsys.readouterr()
+    assert main([*run, "--dry-run"]) == 0
+    assert "2/2 rounds done" in capsys.readouterr().out
 
 
 @pytest.mark.slow

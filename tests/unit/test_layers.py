@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 LAYERS = [  # a file may import from its own layer's earlier files and from lower layers
     ["errors"],
     ["registry"],
-    ["seeding", "acquisition", "selection", "images", "disk"],
+    ["seeding", "acquisition", "selection", "images", "disk", "timing"],
     ["config"],
     ["datasets", "classifiers"],
     ["pool", "objective"],
@@ -21,6 +21,7 @@ LAYERS = [  # a file may import from its own layer's earlier files and from lowe
     ["results"],
     ["trial", "plan"],
     ["campaign"],
+    ["speed_of_generation"],
     ["report", "predict", "speed"],
     ["cli"],
 ]
