@@ -77,9 +77,9 @@ class Generator(ABC):
         """
 
     def arrived(self, c: Tensor) -> Tensor:
-        """[B, L, D] on the CPU: the embeddings that the model reads in c's place, of finite digits.
+        """What is left of c when the model has rounded it to its dtype: [B, L, D] on the CPU.
 
-        Its arithmetic may round what it makes of c; how far that is from c, in terms of c.
+        ‖arrived(c) - arrived(c0)‖ is the distance that reaches the network.
         """
         return c
 

@@ -95,7 +95,7 @@ class KeysAndValues(nn.Module):
             [B, L, D] float64: the least-squares solution for c of W·c = the cast keys and values.
         """
         cast = self(c).to(dtype).double().flatten(0, 1)
-        solution = torch.linalg.lstsq(self.weight.double(), cast.mT).solution
+        solution = torch.linalg.lstsq(self.weight.double(), cast.mT, driver="gels").solution
         return solution.mT.reshape(c.shape)
 
 
