@@ -99,9 +99,11 @@ class Campaign:
     def generator(self, run: Run) -> Generator:
         """Loaded once for all runs that use it alike."""
         c = run.config
-        key = (c.generator, c.steps, c.guidance, c.scheduler, c.resolution)
+        key = (c.generator, c.steps, c.guidance, c.scheduler, c.resolution, c.dtype)
         if key not in self._generators:
             self._generators[key] = run.generator(c, self.request.device)
+            if self.request.compile:
+                self._generators[key].compile()
         return self._generators[key]
 
 
@@ -121,6 +123,7 @@ def environment(request: Request) -> dict[str, Any]:
         "command": " ".join(sys.argv[1:]),
         **machine(request.device),
         "deterministic": request.deterministic or request.device.type == "cpu",
+        "compiled": request.compile,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
 

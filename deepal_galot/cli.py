@@ -178,6 +178,8 @@ def _add_where(group: argparse._ArgumentGroup) -> None:
     )
     add("--deterministic", action="store_true",
         help="same bits on the same GPU, slower; a CPU always is")  # fmt: skip
+    add("--compile", action="store_true",
+        help="compile the generator: faster after minutes; needs a C++ compiler")  # fmt: skip
 
 
 def _add_instead(group: argparse._ArgumentGroup) -> None:
@@ -332,6 +334,7 @@ def _request(args: argparse.Namespace) -> Any:
         mode=args.mode, flags=flags, output=args.output, data_dir=args.data_dir,
         device=pick_device(args.device), deterministic=args.deterministic,
         device_named=args.device != "auto", words=words,
+        compile=args.compile,
     )  # fmt: skip
 
 

@@ -142,6 +142,9 @@ class RunConfig:
     scheduler: str | None = _option(None, GENERATOR, "a diffusers scheduler class")
     resolution: int | None = _option(None, GENERATOR, "side of a generated image, before resizing",
                                      unit="pixels", at_least=8)  # fmt: skip
+    dtype: str = _option("auto", GENERATOR, "arithmetic of sampling; the gradient's step is always "
+                         "float32; auto: bfloat16 or else float16 on CUDA, float32 elsewhere",
+                         choices=("auto", "float32", "bfloat16", "float16"))  # fmt: skip
 
     def __post_init__(self) -> None:
         for f in option_fields():

@@ -21,11 +21,12 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from generators.base import Generator, Size
-from generators.diffusion import DiffusionGenerator, find_weights
+from generators.diffusion import DiffusionGenerator
 from generators.flops import pipeline_size, read_configs
 from generators.image_store import SHARD
 from generators.prompts import fill, templates
 from generators.text_optimization import score_gradient
+from generators.weights import find_weights
 
 from .classifiers.base import Classifier
 from .config import RunConfig, round_half_up
@@ -333,7 +334,7 @@ class Probe:
         texts = c0[torch.arange(max(n_images, n_chains)) % len(c0)]
         seeds = list(range(len(texts)))
 
-        def score(images: Tensor) -> Tensor:
+        def score(images: Tensor, rows: Tensor) -> Tensor:
             return learner.logits(fit_to(images, self.spec.image_shape)).amax(1)
 
         @torch.no_grad()

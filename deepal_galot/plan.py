@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from generators.base import Generator
-from generators.diffusion import DiffusionGenerator, MissingWeights, find_weights
+from generators.diffusion import DiffusionGenerator
 from generators.prompts import templates
+from generators.weights import MissingWeights, find_weights
 from query_strategies.strategy import Strategy
 
 from . import registry
@@ -53,6 +54,7 @@ class Request:
         output, data_dir: folders.
         device: resolved; device_named: whether the user chose it.
         deterministic: forbid kernels whose result depends on timing.
+        compile: compile the generator.
     """
 
     strategies: tuple[str, ...]
@@ -64,6 +66,7 @@ class Request:
     data_dir: Path
     device: torch.device
     deterministic: bool = False
+    compile: bool = False
     spec: DatasetSpec | None = None
     device_named: bool = True
     words: tuple[str, ...] | None = None

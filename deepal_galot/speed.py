@@ -1,7 +1,9 @@
-"""What this machine does a second: `python -m deepal_galot.speed query`.
+"""What this machine does a second: `python -m deepal_galot.speed query | generate`.
 
 query: seconds of each strategy's query beyond the pass over the pool, on random logits and
 embeddings, and beside it the plain way on a smaller pool, in the same run.
+generate: images a second of Stable Diffusion 2.1 base with random weights, beside a plain pipeline
+call; the gradient of the text optimisation; how much of ‖c − c0‖ reaches the network.
 """
 
 from __future__ import annotations
@@ -28,12 +30,12 @@ from .errors import UserError
 from .learner import Learner, Outputs
 from .plan import pick_device
 from .pool import UNKNOWN, ImageSet, Pool, check_query
+from .speed_of_generation import generate_lines
+from .timing import measured, with_spread
 
 LABELED = 1000
 SMALL_POOL, SMALL_PICKS = 5000, 100  # the plain ways' memory and patience end soon after
 NO_POOL_SCORES = ("GAAL",)  # makes its own images
-ENOUGH_SECONDS = 20.0  # a measurement is repeated until it took so long, at most MOST times
-MOST = 5
 
 
 @dataclass(frozen=True)
@@ -107,23 +109,6 @@ def make_problem(n: int, dim: int, n_classes: int, picks: int, device: torch.dev
     embeddings = torch.randn(total, dim).relu()  # as after a ReLU
     net = _KnownAnswers(pool, n_classes, embeddings, device)
     return Problem(pool, net, picks)
-
-
-def measured(run: Callable[[], float]) -> list[float]:
-    """Seconds of a few runs, fewer where one takes long; a first one warms up and is not counted
-    if it is short."""
-    seconds = [run()]
-    if seconds[0] < 1:
-        seconds.clear()
-    while len(seconds) < MOST and sum(seconds) < ENOUGH_SECONDS:
-        seconds.append(run())
-    return seconds
-
-
-def with_spread(seconds: Sequence[float]) -> str:
-    """Median, range and n."""
-    low, middle, high = min(seconds), statistics.median(seconds), max(seconds)
-    return f"{middle:.3g} ({low:.3g}–{high:.3g}, n={len(seconds)})"
 
 
 # -- the plain ways ----------------------------------------------------------------------------
@@ -204,7 +189,7 @@ def compare_with_plain(name: str, small: Problem) -> str:
     return f"{with_spread(ours)}  {with_spread(theirs)}  {ratio:,.0f}×"
 
 
-# -- the command -------------------------------------------------------------------------------
+# -- query ----------------------------------------------------------------------------------------
 
 
 def query_lines(args: argparse.Namespace) -> Iterator[str]:
@@ -236,16 +221,28 @@ def query_lines(args: argparse.Namespace) -> Iterator[str]:
             yield f"{name:24} {compare_with_plain(name, small)}"
 
 
+# -- the command -------------------------------------------------------------------------------
+
+
 def build_parser() -> argparse.ArgumentParser:
-    """`query` and its sizes."""
+    """`query` and `generate`, and their sizes."""
     parser = argparse.ArgumentParser(prog="python -m deepal_galot.speed", description=__doc__)
-    query = parser.add_subparsers(dest="what", required=True).add_parser("query")
+    commands = parser.add_subparsers(dest="what", required=True)
+    query = commands.add_parser("query")
+    query.set_defaults(lines=query_lines)
     query.add_argument("--pool", type=_positive, default=50_000, help="unlabeled images")
     query.add_argument("--dim", type=_positive, default=512, help="length of an embedding")
     query.add_argument("--classes", type=_positive, nargs="+", default=[10, 100, 200])
     query.add_argument("--picks", type=_positive, default=1000, help="images a query")
     query.add_argument("--strategies", nargs="+", metavar="NAME", help="default: all that query")
-    query.add_argument("--device", default="auto", help="auto, cpu, cuda, … (default: auto)")
+    generate = commands.add_parser("generate")
+    generate.set_defaults(lines=generate_lines)
+    generate.add_argument("--steps", type=_positive, nargs="+", default=[50, 20], help="T")
+    generate.add_argument("--batch", type=_positive, default=16, help="images of ours at once")
+    generate.add_argument("--small", action="store_true", help="a miniature, for a CPU")
+    generate.add_argument("--compile", action="store_true", help="ours with a compiled UNet")
+    for command in (query, generate):
+        command.add_argument("--device", default="auto", help="auto, cpu, cuda, … (default: auto)")
     return parser
 
 
@@ -259,7 +256,8 @@ def _positive(text: str) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     try:
-        for line in query_lines(build_parser().parse_args(argv)):
+        args = build_parser().parse_args(argv)
+        for line in args.lines(args):
             print(line, flush=True)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

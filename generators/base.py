@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -16,6 +17,8 @@ from torch import Tensor
 
 from deepal_galot.config import RunConfig
 from deepal_galot.errors import UserError
+
+from .memory import Parts
 
 Graph = Literal["none", "last", "all"]
 
@@ -91,6 +94,22 @@ class Generator(ABC):
         Returns:
             [B, 3, S, S] float in [0, 1], on the generator's device.
         """
+
+    def arrived(self, c: Tensor) -> Tensor:
+        """What is left of c when the model has rounded it to its dtype: [B, L, D] on the CPU.
+
+        ‖arrived(c) - arrived(c0)‖ is the distance that reaches the network.
+        """
+        return c
+
+    def compile(self) -> None:
+        """Compile what is called often, if it can be; images change by rounding alone."""
+        return None
+
+    @cached_property
+    def gradients(self) -> Parts:
+        """Cuts the batches that a gradient is taken of into parts that fit into memory."""
+        return Parts(self.batch_size, "the gradient")
 
     @classmethod
     def size(cls, config: RunConfig) -> Size | None:

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from deepal_galot.config import RunConfig
 
 from .base import Size
-from .diffusion import make_scheduler
+from .weights import make_scheduler
 
 Configs = Mapping[str, Mapping[str, Any]]  # component -> its configuration file
 

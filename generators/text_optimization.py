@@ -162,8 +162,9 @@ def score_gradient(
     m = len(seeds[0])
     images = [(r, seed) for r, of_row in enumerate(seeds) for seed in of_row]
     gradient, total = torch.zeros_like(c), torch.zeros(len(c), dtype=c.dtype)
-    for start in range(0, len(images), generator.batch_size):
-        of_rows, noise = zip(*images[start : start + generator.batch_size], strict=True)
+
+    def add(part: slice) -> None:
+        of_rows, noise = zip(*images[part], strict=True)
         rows = torch.tensor(of_rows)
         with torch.enable_grad():
             each = c[rows].detach().requires_grad_()
@@ -171,6 +172,8 @@ def score_gradient(
             (of_each,) = torch.autograd.grad(a.sum(), each)
         gradient.index_add_(0, rows, of_each.cpu() / m)
         total.index_add_(0, rows, a.detach().cpu().to(total) / m)
+
+    generator.gradients.each(len(images), add)
     return gradient, total
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -72,6 +73,23 @@ def small_config(**fields) -> RunConfig:
         dataset_defaults=defaults,
         generator_defaults=Tiny.defaults,
     )
+
+
+def changed_pipeline(folder: Path, unet: dict | None = None, **scheduler) -> Path:
+    """A copy of the embedded pipeline with other scheduler options, or UNet's (random weights)."""
+    from diffusers import UNet2DConditionModel
+
+    shutil.copytree(Tiny.source, folder)
+    if unet is not None:
+        torch.manual_seed(0)
+        config = UNet2DConditionModel.load_config(folder / "unet")
+        UNet2DConditionModel.from_config(config | unet).save_pretrained(folder / "unet")
+    file, index = folder / "scheduler" / "scheduler_config.json", folder / "model_index.json"
+    changed = json.loads(file.read_text()) | scheduler
+    file.write_text(json.dumps(changed))
+    parts = json.loads(index.read_text())
+    index.write_text(json.dumps(parts | {"scheduler": ["diffusers", changed["_class_name"]]}))
+    return folder
 
 
 class FakeGenerator(Generator):

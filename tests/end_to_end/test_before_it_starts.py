@@ -8,8 +8,8 @@ import torch
 
 from deepal_galot import costs
 from deepal_galot.cli import main
-from generators.diffusion import MODELS, MissingWeights, find_weights
 from generators.tiny import Tiny
+from generators.weights import MODELS, MissingWeights, find_weights
 from helpers import QUICK, rows_of
 
 HUGE = """

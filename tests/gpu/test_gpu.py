@@ -1,5 +1,7 @@
 """What only a CUDA device can show; run with `pytest -m gpu`."""
 
+import re
+
 import pytest
 import torch
 
@@ -9,7 +11,9 @@ from deepal_galot.classifiers.small_cnn import SmallCNN
 from deepal_galot.cli import ALL, main
 from deepal_galot.learner import Learner
 from deepal_galot.pool import Pool
-from deepal_galot.speed import NO_POOL_SCORES, make_problem, measured, with_spread
+from deepal_galot.speed import NO_POOL_SCORES, make_problem
+from deepal_galot.speed import main as speed
+from deepal_galot.timing import measured, with_spread
 from generators.text_optimization import score_gradient
 from generators.tiny import Tiny
 from helpers import QUICK, rows_of, small_config
@@ -53,7 +57,9 @@ def test_ascent_gradient_is_the_cpus():
         generator = Tiny(config, torch.device(device))
         c = generator.encode(["a handwritten digit three", "a handwritten digit eight"])
         gradients.append(
-            score_gradient(generator, c, lambda x: x[..., :16].mean((1, 2, 3)), [[1, 2], [3, 4]])[0]
+            score_gradient(
+                generator, c, lambda x, _: x[..., :16].mean((1, 2, 3)), [[1, 2], [3, 4]]
+            )[0]
         )
     cosine = torch.cosine_similarity(*(g.flatten(1) for g in gradients))
     assert (cosine > 0.999).all()
@@ -75,3 +81,34 @@ def test_a_query_takes_at_most_two_seconds():
             seconds = measured(lambda name=name: problem.query(name))
             print(f"{name}: {with_spread(seconds)} s")
             assert min(seconds) <= 2
+
+
+def test_images_a_second_of_full_size_stable_diffusion(capsys):
+    """On an H200; other devices have other numbers."""
+    if "H200" not in torch.cuda.get_device_name():
+        pytest.skip("the goals are an H200's")
+    assert speed(["generate", "--device", "cuda", "--compile"]) == 0
+    said = capsys.readouterr().out
+    with capsys.disabled():
+        print(f"\n{said}")
+    ours = {int(t): float(x) for t, x in re.findall(r"ours +T=(\d+) .*?float16 +([\d.]+)", said)}
+    assert ours[50] >= 5 and ours[20] >= 11
+    ratios = re.findall(r"ours is ([\d.]+)× plain with batch 10 at T=(\d+)", said)
+    assert len(ratios) == 2 and all(float(ratio) >= 1.4 for ratio, _ in ratios)
+
+
+def test_sixteen_bits_draw_the_same_picture():
+    cuda = torch.device("cuda")
+    exact, half = (Tiny(small_config(dtype=d), cuda) for d in ("float32", "auto"))
+    assert half.networks.dtype in (torch.bfloat16, torch.float16)
+    c = exact.encode([f"a handwritten digit {n}" for n in sorted(exact.knows)])
+    assert (exact.sample(c, range(10)) - half.sample(c, range(10))).abs().mean() < 1 / 255
+
+
+@pytest.mark.parametrize("dtype", ["float32", "auto"])
+def test_compiled_images_are_the_plain_ones(dtype):
+    config = small_config(dtype=dtype)
+    plain, compiled = (Tiny(config, torch.device("cuda")) for _ in range(2))
+    compiled.compile()
+    c = plain.encode([f"a handwritten digit {n}" for n in sorted(plain.knows)])
+    assert (plain.sample(c, range(10)) - compiled.sample(c, range(10))).abs().mean() < 1 / 255

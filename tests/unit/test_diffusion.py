@@ -1,15 +1,22 @@
 """Our denoising loop against the stock pipeline, image by image; and what it refuses."""
 
+import contextlib
+import gc
 import json
 import shutil
+import weakref
 
 import pytest
 import torch
 
+from deepal_galot.cli import main
 from deepal_galot.errors import UserError
-from generators.diffusion import DiffusionGenerator, find_weights, hash_weights
+from generators.diffusion import DiffusionGenerator, pick_dtype
+from generators.networks import KeysAndValues, Networks
+from generators.text_optimization import score_gradient
 from generators.tiny import Tiny
-from helpers import small_config
+from generators.weights import find_weights, hash_weights
+from helpers import QUICK, changed_pipeline, small_config
 
 CPU = torch.device("cpu")
 PROMPTS = ["a handwritten digit three", "a bold printed digit eight", ""]
@@ -19,11 +26,11 @@ SCHEDULERS = [
 ]  # fmt: skip
 
 
-def stock_images(scheduler, steps, guidance, seeds):
+def stock_images(scheduler, steps, guidance, seeds, folder=Tiny.source):
     import diffusers
 
     pipe = diffusers.StableDiffusionPipeline.from_pretrained(
-        Tiny.source, safety_checker=None, requires_safety_checker=False, dtype=torch.float32
+        folder, safety_checker=None, requires_safety_checker=False, dtype=torch.float32
     )
     pipe.scheduler = getattr(diffusers, scheduler).from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
@@ -44,6 +51,32 @@ def test_loop_equals_the_stock_pipeline(scheduler, steps, guidance):
     error = (ours - stock).abs().max().item()
     print(f"{scheduler} T={steps} guidance={guidance}: largest difference {error:.1e}")
     assert error < 1e-5
+
+
+@pytest.mark.parametrize(("steps", "guidance"), [(2, 8.0), (4, 1.0)])
+def test_a_model_that_is_told_the_guidance_scale(tmp_path, steps, guidance):
+    """As latent consistency models are: no unconditional branch, whatever the scale."""
+    folder = changed_pipeline(
+        tmp_path / "lcm", {"time_cond_proj_dim": 32}, _class_name="LCMScheduler"
+    )
+    config = small_config(scheduler="LCMScheduler", steps=steps, guidance=guidance)
+    generator, seeds = DiffusionGenerator.at(folder)(config, CPU), [1, 2, 3]
+    ours = generator.sample(generator.encode(PROMPTS), seeds)
+    stock = stock_images("LCMScheduler", steps, guidance, seeds, folder)
+    assert (ours - stock).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_model_of_one_or_two_steps_without_guidance(tmp_path, steps):
+    """As SD-Turbo is."""
+    folder = changed_pipeline(
+        tmp_path / "turbo", _class_name="EulerDiscreteScheduler", timestep_spacing="trailing"
+    )
+    config = small_config(scheduler="EulerDiscreteScheduler", steps=steps, guidance=0.0)
+    generator, seeds = DiffusionGenerator.at(folder)(config, CPU), [1, 2, 3]
+    ours = generator.sample(generator.encode(PROMPTS), seeds)
+    stock = stock_images("EulerDiscreteScheduler", steps, 0.0, seeds, folder)
+    assert (ours - stock).abs().max() < 1e-5
 
 
 def test_an_image_depends_on_its_own_text_and_seed_alone(tiny):
@@ -71,11 +104,145 @@ def test_a_prompt_that_would_be_cut_is_refused(tiny):
         tiny.encode(["two", long + " which nobody would ever read to its very end"])
 
 
+def test_the_text_encoder_is_gone_when_the_prompts_are_encoded(monkeypatch):
+    loaded = []
+    load = Tiny.load
+
+    def recorded(self, *parts):
+        pipe = load(self, *parts)
+        loaded.extend(weakref.ref(m) for m in (getattr(pipe, "text_encoder", None),) if m)
+        return pipe
+
+    monkeypatch.setattr(Tiny, "load", recorded)
+    generator = Tiny(small_config(), CPU)
+    first = generator.encode(["two"])
+    gc.collect()
+    assert len(loaded) == 2 and all(encoder() is None for encoder in loaded)
+    assert torch.equal(first, generator.encode(["two"]))
+
+
 def test_identity_follows_what_an_image_depends_on(tiny):
     other = Tiny(small_config(steps=3), CPU)
     assert other.identity != tiny.identity
     assert {k for k in tiny.identity if other.identity[k] != tiny.identity[k]} == {"steps"}
     json.dumps(tiny.identity)
+    half = Tiny(small_config(dtype="bfloat16"), CPU)
+    assert {k for k in tiny.identity if half.identity[k] != tiny.identity[k]} == {"dtype"}
+
+
+# -- 16 bits -----------------------------------------------------------------------------------
+
+
+def test_dtype_of_a_device(monkeypatch):
+    cuda = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    for has, auto in ((True, torch.bfloat16), (False, torch.float16)):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda has=has, **kwargs: has)
+        assert pick_dtype("auto", cuda) == auto
+    assert pick_dtype("auto", CPU) == torch.float32
+    assert pick_dtype("float32", cuda) == pick_dtype("float32", CPU) == torch.float32
+    assert pick_dtype("float16", CPU) == torch.float16
+
+
+@pytest.fixture(scope="module")
+def tiny16():
+    return Tiny(small_config(dtype="bfloat16"), CPU)
+
+
+def test_sixteen_bits_draw_the_same_picture(tiny, tiny16):
+    c = tiny.encode(PROMPTS)
+    a, b = tiny.sample(c, [1, 2, 3]), tiny16.sample(c, [1, 2, 3])
+    assert a.dtype == b.dtype == torch.float32
+    assert 0 < (a - b).abs().mean() < 1 / 255
+
+
+def dtypes_seen(generator, monkeypatch, graph):
+    """The dtype of each call of a UNet or VAE, and how often the text was multiplied out."""
+    seen, texts = [], []
+    for name in ("noise", "images"):
+        original = getattr(Networks, name)
+
+        def call(self, x, *args, original=original):
+            output = original(self, x, *args)
+            seen.append((self.dtype, x.dtype, output.dtype))
+            return output
+
+        monkeypatch.setattr(Networks, name, call)
+    original_text = KeysAndValues.forward
+    monkeypatch.setattr(
+        KeysAndValues, "forward", lambda self, c: texts.append(1) or original_text(self, c)
+    )
+    generator.sample(torch.zeros(1, 24, 64), [0], graph)
+    assert {dtype for _, *around in seen for dtype in around} == {torch.float32}
+    assert len(texts) == 1
+    return [network for network, *_ in seen]
+
+
+@pytest.mark.parametrize(
+    ("graph", "exact"),  # of the last three calls: conditional, unconditional, decoder
+    [("none", 0), ("last", 3), ("all", None)],
+)
+def test_what_has_a_graph_is_float32(tiny16, monkeypatch, graph, exact):
+    seen = dtypes_seen(tiny16, monkeypatch, graph)
+    exact = len(seen) if exact is None else exact
+    assert seen == [torch.bfloat16] * (len(seen) - exact) + [torch.float32] * exact
+
+
+def test_the_gradient_in_sixteen_bits_is_that_of_float32(tiny):
+    """T = 1: the one step is the last one."""
+    one, half = (Tiny(small_config(steps=1, dtype=d), CPU) for d in ("float32", "bfloat16"))
+    c = tiny.encode(PROMPTS[:2])
+    score = lambda x, rows: x[..., :16].mean((1, 2, 3))  # noqa: E731
+    expected, of_half = (score_gradient(g, c, score, [[1, 2], [3, 4]])[0] for g in (one, half))
+    assert expected.norm() > 0
+    torch.testing.assert_close(of_half, expected, rtol=1e-5, atol=1e-8)
+
+
+def test_float32_keeps_one_copy_of_the_networks(tiny):
+    assert tiny._exact is tiny.networks
+
+
+# -- one batch size ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("graph", ["none", "last"])
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_compiled_batches_are_padded_to_one_size(monkeypatch, guidance, graph):
+    monkeypatch.setattr(torch, "compile", lambda function, **kwargs: function)
+    monkeypatch.setattr(Tiny, "batch_size", 4)
+    config = small_config(steps=3, guidance=guidance)
+    plain, compiled = Tiny(config, CPU), Tiny(config, CPU)
+    compiled.compile()
+    sizes = []
+    compiled.networks.unet.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    c = plain.encode([PROMPTS[i % 2] for i in range(6)])
+    images = compiled.sample(c, range(6), graph)
+    assert (images - plain.sample(c, range(6), graph)).abs().max() < 1e-5
+    full = 4 if guidance == 1 else 8
+    assert {s % full for s in sizes} == {0}
+    assert graph == "last" or set(sizes) == {full}
+    assert len(images) == 6
+
+
+def test_compile_is_asked_for_and_names_the_same_run(tmp_path, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(torch, "compile", lambda function, **kwargs: asked.append(1) or function)
+    run = [*QUICK, "--strategy", "GALOTBasic", "--device", "cpu", "--output", str(tmp_path)]
+    assert main([*run, "--compile"]) == 0 and asked
+    capsys.readouterr()
+    assert main([*run, "--dry-run"]) == 0
+    assert "2/2 rounds done" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no compiler")
+def test_compiled_images_are_the_plain_ones(monkeypatch):
+    monkeypatch.setattr(Tiny, "batch_size", 2)
+    config = small_config(steps=2)
+    plain, compiled = Tiny(config, CPU), Tiny(config, CPU)
+    compiled.compile()
+    c = plain.encode(PROMPTS)
+    assert (compiled.sample(c, [1, 2, 3]) - plain.sample(c, [1, 2, 3])).abs().max() < 1e-4
 
 
 def test_resolution(tiny):

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 LAYERS = [  # a file may import from its own layer's earlier files and from lower layers
     ["errors"],
     ["registry"],
-    ["seeding", "acquisition", "selection", "images", "disk"],
+    ["seeding", "acquisition", "selection", "images", "disk", "timing"],
     ["config"],
     ["datasets", "classifiers"],
     ["pool", "objective"],
@@ -22,6 +22,7 @@ LAYERS = [  # a file may import from its own layer's earlier files and from lowe
     ["trial", "plan"],
     ["costs"],
     ["campaign"],
+    ["speed_of_generation"],
     ["report", "predict", "speed"],
     ["cli"],
 ]

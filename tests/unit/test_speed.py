@@ -1,11 +1,20 @@
-"""`python -m deepal_galot.speed query` measures what it says."""
+"""`python -m deepal_galot.speed query | generate` measures what it says."""
+
+import re
 
 import numpy as np
 import pytest
 import torch
 
-from deepal_galot import registry, speed
+from deepal_galot import registry, speed, timing
 from deepal_galot.selection import k_center
+from deepal_galot.speed_of_generation import (
+    MINIATURE,
+    SD_21_BASE,
+    count_work,
+    make_generator,
+    plain_pipeline,
+)
 
 SIZES = ["--pool", "300", "--dim", "16", "--picks", "20", "--device", "cpu"]
 
@@ -14,7 +23,7 @@ SIZES = ["--pool", "300", "--dim", "16", "--picks", "20", "--device", "cpu"]
 def small(monkeypatch):
     monkeypatch.setattr(speed, "SMALL_POOL", 200)
     monkeypatch.setattr(speed, "SMALL_PICKS", 10)
-    monkeypatch.setattr(speed, "MOST", 1)
+    monkeypatch.setattr(timing, "MOST", 1)
 
 
 def test_a_line_a_strategy_and_class_count(capsys):
@@ -46,9 +55,74 @@ def test_the_plain_ways_do_the_same_work(name):
 
 
 def test_short_runs_are_warmed_up_and_repeated(monkeypatch):
-    monkeypatch.setattr(speed, "MOST", 5)
+    monkeypatch.setattr(timing, "MOST", 5)
     seconds = iter([0.9, 0.1, 0.2, 0.3, 0.4, 0.5])
-    assert speed.measured(lambda: next(seconds)) == [0.1, 0.2, 0.3, 0.4, 0.5]
+    assert timing.measured(lambda: next(seconds)) == [0.1, 0.2, 0.3, 0.4, 0.5]
     long = iter([15.0, 15.0, 15.0])
-    assert speed.measured(lambda: next(long)) == [15.0, 15.0]
-    assert speed.with_spread([1.0, 3.0, 2.0]) == "2 (1–3, n=3)"
+    assert timing.measured(lambda: next(long)) == [15.0, 15.0]
+    assert timing.with_spread([1.0, 3.0, 2.0]) == "2 (1–3, n=3)"
+
+
+# -- generate ----------------------------------------------------------------------------------
+
+
+def test_the_architecture_is_the_published_one():
+    """Parameters as on the hub; operations as DESIGN.md section 5 has them from another count."""
+    parts = SD_21_BASE.components(torch.device("meta"))
+    count = [sum(p.numel() for p in m.parameters()) for m in (parts.unet, parts.vae)]
+    assert count == [865_910_724, 83_653_863]
+    work = count_work(SD_21_BASE)
+    assert work.noise / 1e12 == pytest.approx(0.804, rel=0.01)
+    assert work.decode / 1e12 == pytest.approx(2.51, rel=0.01)
+    assert work.image(50) / 1e12 == pytest.approx(82.9, rel=0.01)
+    # Backwards through activations alone is as much as forwards, but for the text's own way.
+    assert work.gradient == pytest.approx(3 * work.noise + 2 * work.decode, rel=0.1)
+
+
+def test_the_plain_call_does_the_same_work():
+    cpu = torch.device("cpu")
+    pipe = plain_pipeline(MINIATURE, cpu)
+    generator = make_generator(MINIATURE, batch=2, device=cpu)
+    generator.steps = 3
+    c = MINIATURE.embeddings(2, seed=1)
+    plain = pipe(
+        prompt_embeds=c, negative_prompt_embeds=generator.encode([""]).expand(2, -1, -1),
+        num_inference_steps=3, guidance_scale=7.5, output_type="pt",
+        generator=[torch.Generator().manual_seed(s) for s in (5, 6)],
+    ).images  # fmt: skip
+    assert plain.std() > 0.01
+    assert (generator.sample(c, [5, 6]) - plain).abs().max() < 1e-5
+
+
+NUMBER = r"(\d[\d.e+-]*)"
+RATE = re.compile(rf"(plain|ours) +T=(\d+) +batch (\d+) +float32 +{NUMBER} \(.*n=1\) images/s +"
+                  rf"{NUMBER} TFLOP/s +{NUMBER}% of {NUMBER}$")  # fmt: skip
+RATIO = re.compile(r"ours is ([\d.]+)× plain with batch 10 at T=(\d+)$")
+
+
+def test_lines_of_generate(capsys):
+    sizes = ["--small", "--steps", "3", "2", "--batch", "2", "--device", "cpu"]
+    assert speed.main(["generate", *sizes]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rates = [m.groups() for m in map(RATE.match, lines) if m]
+    assert [r[:3] for r in rates] == [
+        ("plain", "3", "1"), ("plain", "3", "10"), ("plain", "2", "1"), ("plain", "2", "10"),
+        ("ours", "3", "2"), ("ours", "2", "2"),
+    ]  # fmt: skip
+    work = count_work(MINIATURE)
+    for _, steps, _, images, tflop, share, limit in rates:
+        assert float(tflop) == pytest.approx(float(images) * work.image(int(steps)) / 1e12, 0.02)
+        assert float(share) / 100 == pytest.approx(float(tflop) / float(limit), 0.02)
+    by = {r[:3]: float(r[3]) for r in rates}
+    said = {
+        t: float(x)
+        for x, t in re.findall(r"ours is ([\d.]+)× plain .* at T=(\d)", "\n".join(lines))
+    }
+    for t in "32":
+        assert said[t] == pytest.approx(by["ours", t, "2"] / by["plain", t, "10"], abs=0.02)
+    assert sum(line.startswith("gradient  2 images, 2 at once, float32") for line in lines) == 1
+    arrived = [line for line in lines if line.startswith("arrives")]
+    assert len(arrived) == 6
+    for line in arrived:
+        ours, naive = (float(x) for x in re.findall(r"cosine ([\d.]+)", line))
+        assert ours >= naive

@@ -160,7 +160,7 @@ def tiny64(tiny):
     import copy
 
     double = copy.copy(tiny)
-    double.unet, double.vae = copy.deepcopy(tiny.unet).double(), copy.deepcopy(tiny.vae).double()
+    double.networks = copy.deepcopy(tiny.networks).double()
     return double
 
 
@@ -191,10 +191,10 @@ def last_step_only(generator, c_before, c_last, seeds):
     """The images with c_before in all steps but the last: what Proposition 1 differentiates."""
     original, calls = generator._reverse_step, [0]
 
-    def step(scheduler, x, t, c, rngs):
+    def step(scheduler, x, t, text, rngs):
         calls[0] += 1
         last = calls[0] == len(scheduler.timesteps)
-        return original(scheduler, x, t, c_last if last else c_before, rngs)
+        return original(scheduler, x, t, generator.networks.text(c_last) if last else text, rngs)
 
     generator._reverse_step = step
     try:
@@ -207,7 +207,7 @@ def last_step_only(generator, c_before, c_last, seeds):
     "scheduler", ["DDIMScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler"]
 )
 def test_last_step_gradient_against_finite_differences(tiny64, scheduler):
-    from generators.diffusion import make_scheduler
+    from generators.weights import make_scheduler
 
     generator = tiny64
     generator._scheduler = make_scheduler(scheduler, generator._scheduler)
@@ -237,7 +237,7 @@ def test_last_step_gradient_against_finite_differences(tiny64, scheduler):
 )
 def test_last_step_gradient_points_along_the_full_one(tiny64, margin_score, scheduler, at_least):
     """Proposition 1 is an approximation; how good is measured, printed, and held."""
-    from generators.diffusion import make_scheduler
+    from generators.weights import make_scheduler
 
     generator = tiny64
     generator._scheduler = make_scheduler(scheduler, generator._scheduler)

