@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from generators.base import Generator
-from generators.image_store import ImageStore, Request
+from generators.image_store import Images, ImageStore, Request
 from generators.prompts import fill
 from generators.text_optimization import optimize
 
@@ -70,11 +70,17 @@ class SyntheticBatch:
     Attributes:
         x: [N, H, W, C] uint8; y: [N] int64 pseudo-labels.
         made: images requested of the generator for it (more than N with oversampling).
+        retried, failed: how many of them came out blank and were drawn again, and how many of
+            those stayed blank and are left out.
+        key: under which the image store holds them.
     """
 
     x: np.ndarray
     y: np.ndarray
     made: int
+    retried: int
+    failed: int
+    key: str
 
 
 class Galot:
@@ -92,6 +98,7 @@ class Galot:
         self.config, self.generator = config, generator
         self.store, self.journal = store, journal
         self.image_shape = image_shape
+        self.class_names = class_names
         self.prompts = tuple(fill(config.template, name) for name in class_names)
         self._c0: Tensor | None = None
 
@@ -145,21 +152,28 @@ class Galot:
     def make_images(self, text: TextState, round: int) -> SyntheticBatch:
         """N_GAL images of this round, the classes as even as they go.
 
-        With oversampling, that many times more are made and N_GAL of them kept at random.
+        With oversampling, that many times more are made and N_GAL of them kept at random; images
+        that stay blank are not among them, and then a class may have fewer.
         """
         config = self.config
         kept = class_counts(config.n_synthetic_at(round), len(self.prompts), config.seed, round)
         made = tuple(round_half_up(config.oversample * n) for n in kept)
-        request = Request(text.c, made, self.prompts, self.image_shape, config.seed, round)
-        images = self.store.get(self.generator, request)
-        first = np.cumsum((0, *made[:-1]))
-        keep = np.concatenate([
-            start + np.sort(
-                seeding.numpy_rng(config.seed, "keep", round, k).permutation(made[k])[: kept[k]]
-            )
-            for k, start in enumerate(first)
-        ])  # fmt: skip
-        return SyntheticBatch(images.x[keep], images.y[keep], sum(made))
+        images = self._images(Request(
+            text.c, text.c0, made, self.prompts, self.class_names, self.image_shape, config.seed,
+            round,
+        ))  # fmt: skip
+        keep = []
+        for k, n in enumerate(kept):
+            of_class = np.flatnonzero(images.y == k)
+            rng = seeding.numpy_rng(config.seed, "keep", round, k)
+            keep.append(of_class[np.sort(rng.permutation(len(of_class))[:n])])
+        keep = np.concatenate(keep)
+        return SyntheticBatch(
+            images.x[keep], images.y[keep], sum(made), images.retried, images.failed, images.key
+        )
+
+    def _images(self, request: Request) -> Images:
+        return self.store.get(self.generator, request)
 
     def _score(self, logits: Logits) -> Callable[[Tensor], Tensor]:
         """A(f(.)) of generated images, on the same path as training images."""

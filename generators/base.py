@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from deepal_galot import seeding
 from deepal_galot.config import RunConfig
 from deepal_galot.errors import UserError
+
+if TYPE_CHECKING:
+    from .image_store import Request
 
 Graph = Literal["none", "last", "all"]
 
@@ -72,6 +76,20 @@ class Generator(ABC):
         Returns:
             [B, 3, S, S] float in [0, 1], on the generator's device.
         """
+
+    def draw(self, request: Request, rows: Sequence[tuple[int, int]], attempt: int) -> Tensor:
+        """The training images at some addresses of a request; what the image store asks for.
+
+        Args:
+            rows: (class, index) of each image, at most batch_size of them.
+            attempt: 0, and one more each time that these came out blank.
+
+        Returns:
+            [B, 3 or 1, S, S] float in [0, 1], on any device.
+        """
+        address = (request.seed, "image", request.round)
+        seeds = [seeding.derive(*address, k, i, attempt) for k, i in rows]
+        return self.sample(request.c[[k for k, _ in rows]], seeds)
 
     @classmethod
     def all_defaults(cls) -> dict[str, Any]:
