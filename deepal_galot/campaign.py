@@ -15,10 +15,10 @@ import torch
 from tqdm import tqdm
 
 from generators.base import Generator
-from generators.image_store import ImageStore
+from generators.image_store import Gallery, ImageStore
 
-from .config import RunConfig, round_half_up
-from .galot import Galot, class_counts
+from .config import RunConfig
+from .galot import BorrowedGalot, Galot, image_counts
 from .oracle import ReferenceOracle
 from .plan import Plan, Request, Run
 from .results import Row, RunFolder
@@ -46,7 +46,7 @@ class Campaign:
         torch.backends.cudnn.allow_tf32 = False  # the ascent needs float32's digits
         folders = [self._open(run) for run in self.plan.runs]
         for run, folder in zip(self.plan.runs, folders, strict=True):
-            if run.generator and not folder.finished:
+            if run.generator and not run.source and not folder.finished:
                 _ = self._galot(run, folder).c0  # a bad model or prompt shows before the first fit
         done = sum(len(f.rows()) for f in folders)
         total = sum(f.config.cycles for f in folders)
@@ -56,6 +56,8 @@ class Campaign:
                     folder.mark_done()
                 else:
                     self._play(run, folder, bar)
+                if run.generator and self.request.save_full_size:
+                    self._complete_gallery(run, folder)
         return folders
 
     def _open(self, run: Run) -> RunFolder:
@@ -79,6 +81,12 @@ class Campaign:
         )  # fmt: skip
         trial.run(on_round)
 
+    def _complete_gallery(self, run: Run, folder: RunFolder) -> None:
+        """Pictures of the rounds that were played without one."""
+        galot = self._galot(run, folder)
+        for round in range(run.config.cycles):
+            galot.make_images(galot.text(None, round), round)
+
     def _oracle(self, run: Run) -> ReferenceOracle:
         """One for all runs of a recipe; it is trained when it is first asked."""
         new = ReferenceOracle(self.plan.spec, run.config, run.architecture, self.request.device)
@@ -86,8 +94,17 @@ class Campaign:
 
     def _galot(self, run: Run, folder: RunFolder) -> Galot:
         """The generating half of a run."""
-        store = ImageStore(self.request.output / "images")
         names, shape = self.plan.spec.class_names, self.plan.spec.image_shape
+        if run.source is not None:
+            theirs = ImageStore(run.source.path.parents[3] / "images")
+            keys = [row["images_key"] for row in run.source.rows()]
+            return BorrowedGalot(
+                run.source.config, lambda: self._generator(run), theirs, run.source, names, shape,
+                keys,
+            )  # fmt: skip
+        images, first = self.request.output / "images", self.request.save_full_size
+        full = images / "full" / folder.path.relative_to(self.request.output)
+        store = ImageStore(images, Gallery(full, first) if first else None)
         return Galot(run.config, self._generator(run), store, folder, names, shape)
 
     def _generator(self, run: Run) -> Generator:
@@ -142,10 +159,11 @@ def dry_run(campaign: Campaign) -> Iterator[str]:
         if c.mode == "full":
             labels = len(campaign.plan.spec.x_train)
         line = f"{run.label} seed {c.seed}: {c.cycles} fits, {labels:,} labels"
-        if run.generator:
+        if run.source:
+            line += f", the generated images of {run.source.path}"
+        elif run.generator:
             rounds = range(c.cycles)
-            counts = [class_counts(c.n_synthetic_at(r), n_classes, c.seed, r) for r in rounds]
-            images = sum(round_half_up(c.oversample * n) for of_round in counts for n in of_round)
+            images = sum(sum(image_counts(c, n_classes, r)[1]) for r in rounds)
             line += f", {images:,} generated images"
             if c.gal_strategy != "random":
                 steps = sum(c.epsilon_at(r) > 0 for r in rounds) * c.ascent_steps

@@ -169,6 +169,14 @@ def _add_where(group: argparse._ArgumentGroup) -> None:
         help="data sets: downloads, or NAME.npz (default: data)",
     )
     add(
+        "--save-full-size",
+        metavar="N",
+        type=int,
+        default=0,
+        help="keep the first N generated images of each class and round as the generator made "
+        "them, as PNG below images/full/ (default: 0)",
+    )
+    add(
         "--device",
         metavar="NAME",
         default="auto",
@@ -326,6 +334,7 @@ def _request(args: argparse.Namespace) -> Any:
         strategies=tuple(strategies), dataset=dataset, spec=spec, seeds=_seeds(args),
         mode=args.mode, flags=flags, output=args.output, data_dir=args.data_dir,
         device=pick_device(args.device), deterministic=args.deterministic,
+        save_full_size=args.save_full_size,
     )  # fmt: skip
 
 

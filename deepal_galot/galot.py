@@ -5,9 +5,10 @@ Knows no learner and no pool: the score function stands for the classifier, the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from generators.text_optimization import optimize
 from . import seeding
 from .acquisition import SCORES
 from .config import RunConfig, round_half_up
+from .errors import UserError
 from .images import fit_to, to_uint8
 
 PROBES = 4  # fresh-noise images a class, drawn from c0 and from c, for people and for the scores
@@ -156,8 +158,7 @@ class Galot:
         that stay blank are not among them, and then a class may have fewer.
         """
         config = self.config
-        kept = class_counts(config.n_synthetic_at(round), len(self.prompts), config.seed, round)
-        made = tuple(round_half_up(config.oversample * n) for n in kept)
+        kept, made = image_counts(config, len(self.prompts), round)
         images = self._images(Request(
             text.c, text.c0, made, self.prompts, self.class_names, self.image_shape, config.seed,
             round,
@@ -187,6 +188,9 @@ class Galot:
     ) -> tuple[Tensor, Tensor]:
         """Scores and pictures of c0 and c at the same fresh noise."""
         n_classes = len(self.prompts)
+        if not self.generator.reads_text:
+            none = (2, n_classes, 0)
+            return torch.zeros(none), torch.zeros(*none, *self.image_shape, dtype=torch.uint8)
         classes = torch.arange(n_classes).repeat_interleave(PROBES)
         seeds = [seeding.derive(self.config.seed, "probe", round, k, i)
                  for k in range(n_classes) for i in range(PROBES)]  # fmt: skip
@@ -209,9 +213,79 @@ class Galot:
         )
 
 
+class BorrowedGalot(Galot):
+    """Another run's generated images, as they were; they cost this run nothing.
+
+    The generator is loaded only if the store has lost some of them.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        load: Callable[[], Generator],
+        store: ImageStore,
+        journal: Journal,
+        class_names: tuple[str, ...],
+        image_shape: tuple[int, int, int],
+        keys: Sequence[str],
+    ) -> None:
+        """
+        Args:
+            config, journal: the other run's; every round of it is journaled.
+            keys: under which the store holds the images of each round.
+        """
+        super().__init__(config, _Late(load), store, journal, class_names, image_shape)
+        self.keys = keys
+
+    def text(self, logits: Logits, round: int) -> TextState:
+        return replace(super().text(logits, round), ascent_images=torch.tensor(0))
+
+    def make_images(self, text: TextState, round: int) -> SyntheticBatch:
+        return replace(super().make_images(text, round), made=0)
+
+    def _images(self, request: Request) -> Images:
+        """
+        Raises:
+            UserError: images are lost and this generator would make others.
+        """
+        key = self.keys[request.round]
+        found = self.store.find(key, request)
+        if found is not None:
+            return found
+        if request.key(self.generator) != key:
+            raise UserError(
+                f"--synthetic-from: images of round {request.round} are gone from "
+                f"{self.store.root}, and this machine's {self.config.generator} would make others "
+                f"(other weights, number type or batch size)"
+            )
+        return super()._images(request)
+
+
+class _Late:
+    """A generator that is loaded when something of it is first asked for."""
+
+    def __init__(self, load: Callable[[], Generator]) -> None:
+        self._load = load
+
+    @cached_property
+    def _loaded(self) -> Generator:
+        return self._load()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loaded, name)
+
+
 def class_counts(total: int, n_classes: int, seed: int, round: int) -> tuple[int, ...]:
     """Split a total over the classes; who gets one more is drawn from stream quota(round)."""
     counts = np.full(n_classes, total // n_classes)
     lucky = seeding.numpy_rng(seed, "quota", round).permutation(n_classes)[: total % n_classes]
     counts[lucky] += 1
     return tuple(counts.tolist())
+
+
+def image_counts(
+    config: RunConfig, n_classes: int, round: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """How many images of each class a round trains on, and how many it makes for that."""
+    kept = class_counts(config.n_synthetic_at(round), n_classes, config.seed, round)
+    return kept, tuple(round_half_up(config.oversample * n) for n in kept)

@@ -345,7 +345,9 @@ def statements(comparison: Comparison) -> list[str]:
         if curve is not reference:
             lines += _difference_line(curve, reference)
     for curve in curves:
-        if curve.uses_generated_images and curve.folders[0].config.epsilon > 0:
+        config = curve.folders[0].config
+        made_here = curve.uses_generated_images and config.synthetic_from is None
+        if made_here and config.epsilon > 0:
             lines += _control_line(curve, curves)
     if min(len(c.seeds) for c in curves) < 3:
         lines.append("fewer than 3 seeds: no spread can be claimed")
@@ -456,6 +458,8 @@ def plot_images(curve: Curve) -> bytes | None:
     if not files:
         return None
     states = [load_tensors(f) for f in files]
+    if states[0]["probe_images"].shape[2] == 0:  # images of a folder follow no text
+        return None
     names = folder.classifier()[1]["class_names"][:20]  # more rows than that no screen shows
     grids = [_pairs(s["probe_images"].numpy()[:, : len(names), :SHOWN]) for s in states]
     size = (1.4 + 1.1 * SHOWN * len(grids), 1.2 + 0.5 * len(names))

@@ -30,11 +30,13 @@ class Generator(ABC):
         name: as on the command line (default: the class name).
         defaults: RunConfig fields that suit this model (steps, guidance, scheduler, resolution).
         knows: the class names it can draw, or None for any.
+        reads_text: whether its images follow a text that can be optimised.
         batch_size: images a forward pass.
     """
 
     defaults: ClassVar[Mapping[str, Any]] = {}
     knows: ClassVar[frozenset[str] | None] = None
+    reads_text: ClassVar[bool] = True
     batch_size: ClassVar[int] = 16
 
     @abstractmethod
@@ -115,6 +117,11 @@ class Generator(ABC):
                 f"classes of {dataset} ({shown}); {cls.serves()} Name another one with "
                 f"--generator NAME, FOLDER or HUB-ID (see --list)"
             )
+
+    @classmethod
+    def supply(cls, class_name: str) -> int | None:
+        """How many images of a class a round can have; None where it makes any number."""
+        return None
 
     @classmethod
     def serves(cls) -> str:

@@ -16,7 +16,7 @@ from deepal_galot.learner import Learner
 from deepal_galot.pool import Pool
 from generators.image_store import ImageStore
 from generators.tiny import Tiny
-from helpers import NoJournal, ROOT, small_config
+from helpers import ROOT, NoJournal, small_config
 
 FOLDER = ROOT / "generators" / "tiny_sd"
 
