@@ -119,7 +119,7 @@ def test_a_run_on_a_folders_images(tmp_path, digits_folder, capsys):
     assert "template" not in RunFolder.open(tmp_path / name).config.fields_read()
     assert f"generator=folder:{digits_folder}" in capsys.readouterr().out
     assert not list(tmp_path.rglob("*_images.png"))
-    # Another template is the same run; another picture is another one.
+    # No template is read, so another one is the same run.
     assert run(tmp_path, digits_folder, "--epsilon", "0", "--template", "a {label}") == 0
     assert len(rows_of(tmp_path)) == 1
 
