@@ -136,8 +136,8 @@ class RunConfig:
     generator: str = _option(
         "sd-2.1-base",
         GENERATOR,
-        "name (see --list), folder of a model, hub "
-        "id, or folder:PATH with images that exist already, PATH/CLASS/*.png",
+        "name (see --list), a model's folder or hub id, or folder:PATH of images that exist "
+        "already, PATH/CLASS/*.png",
     )
     steps: int | None = _option(None, GENERATOR, "T, denoising steps", unit="steps", at_least=1)
     guidance: float | None = _option(None, GENERATOR, "classifier-free guidance scale", at_least=0)

@@ -23,7 +23,8 @@ def open_source(path: str) -> RunFolder:
     """The run that --synthetic-from names.
 
     Raises:
-        UserError: no run there, it is unfinished, or it generated no images itself.
+        UserError: no run there, it is unfinished or of an older version, or it generated no
+            images itself.
     """
     if not (Path(path) / "config.json").is_file():
         raise UserError(
@@ -38,11 +39,16 @@ def open_source(path: str) -> RunFolder:
             f"--synthetic-from {path}: this run trained on the images of "
             f"{source.config.synthetic_from}; name that one"
         )
-    done, cycles = len(source.rows()), source.config.cycles
-    if done < cycles:
+    rows, cycles = source.rows(), source.config.cycles
+    if len(rows) < cycles:
         raise UserError(
-            f"--synthetic-from {path}: unfinished, {done} of {cycles} rounds are done; the command "
-            f"that started it goes on where it stopped"
+            f"--synthetic-from {path}: unfinished, {len(rows)} of {cycles} rounds are done; the "
+            f"command that started it goes on where it stopped"
+        )
+    if not all("images_key" in row for row in rows):
+        raise UserError(
+            f"--synthetic-from {path}: an older version ran it and did not record which images "
+            f"were its own; run it again with another --output"
         )
     return source
 

@@ -150,43 +150,55 @@ def test_dry_run_names_the_source(made, tmp_path, capsys, no_loading):
     assert f"15 labels, the generated images of {source.path}; 0/2" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("fault", ["none", "unfinished", "baseline", "borrowed", "classes", "shape",
-                                   "rounds", "epsilon", "fixed", "full size"])  # fmt: skip
+DIGITS = "zero one two three four five six seven eight nine"
+FAULTS = {
+    "a folder of seeds": "no run in it; give a run's seed folder",
+    "unfinished": "unfinished, 1 of 2 rounds are done",
+    "older": "an older version ran it",
+    "baseline": "this run generated no images",
+    "borrowed": "name that one",
+    "other classes": "its classes are zero, one, two, … (10), those of names zero, two",
+    "other shape": "its images are 8×8×1, those of names 8×8×3",
+    "too few rounds": "has 1 rounds after round 0, this run wants 2: lower --n-rounds",
+    "other epsilon": "its images were made with epsilon=5.0; leave out epsilon=1.0",
+    "other template": "leave out template={label}",
+    "full size": "this run makes no images, it takes those of",
+}
+
+
+def with_fault(fault, source, tmp_path):
+    """(the path to name, further arguments), after damage to the source where it needs that."""
+    path, file, names = source.path, source.path / "rounds.jsonl", tmp_path / "names.txt"
+    if fault == "a folder of seeds":
+        path = path.parent
+    elif fault == "unfinished":
+        file.write_text(file.read_text().splitlines(keepends=True)[0])
+    elif fault == "older":
+        file.write_text(file.read_text().replace("images_key", "something"))
+    elif fault == "baseline":
+        run(tmp_path / "b", *QUICK, "--strategy", "RandomSampling")
+        path = only(tmp_path / "b")[0].path
+    elif fault == "borrowed":
+        run(tmp_path / "b", *SHORT, "--synthetic-from", path)
+        path = only(tmp_path / "b")[0].path
+    names.write_text(("zero two" if fault == "other classes" else DIGITS).replace(" ", "\n"))
+    no_data = ["--class-names", names, "--image-size", "8", "--mode", "gal"]
+    return path, {
+        "other classes": no_data, "other shape": no_data, "too few rounds": ["--n-rounds", "2"],
+        "other epsilon": ["--epsilon", "1"], "full size": ["--save-full-size", "1"],
+        "other template": ["--strategy", "GALOTBasic"],
+    }.get(fault, [])  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
 def test_what_cannot_be_a_source(made, tmp_path, capsys, fault):
     copy = tmp_path / "copy"
     shutil.copytree(made, copy)
-    source, _ = only(copy)
-    path, args, strategy = source.path, [], "GALOT"
-    says = {
-        "none": "no run in it", "unfinished": "unfinished, 1 of 2 rounds are done",
-        "baseline": "this run generated no images", "borrowed": "name that one",
-        "classes": "its classes are zero, one, two, … (10), those of even zero, two, four",
-        "shape": "its images are 8×8×1, those of", "rounds": "has 1 rounds after round 0, this run "
-        "wants 2", "epsilon": "its images were made with epsilon=5.0; leave out epsilon=1.0",
-        "fixed": "leave out template={label}", "full size": "it takes those of",
-    }[fault]  # fmt: skip
-    if fault == "none":
-        path = path.parent
-    if fault == "unfinished":
-        file = path / "rounds.jsonl"
-        file.write_text(file.read_text().splitlines(keepends=True)[0])
-    if fault == "baseline":
-        run(tmp_path / "b", *QUICK, "--strategy", "RandomSampling")
-        path = only(tmp_path / "b")[0].path
-    if fault == "borrowed":
-        run(tmp_path / "b", *SHORT, "--synthetic-from", path)
-        path = only(tmp_path / "b")[0].path
-    if fault in ("classes", "shape"):
-        names = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-        names = names if fault == "shape" else ["zero", "two", "four"]
-        (tmp_path / "even.txt").write_text("\n".join(names))
-        args = ["--class-names", tmp_path / "even.txt", "--image-size", "8", "--mode", "gal"]
-    args += {"rounds": ["--n-rounds", "2"], "epsilon": ["--epsilon", "1"],
-             "full size": ["--save-full-size", "1"]}.get(fault, [])  # fmt: skip
-    strategy = "GALOTBasic" if fault == "fixed" else "GALOT"
+    path, more = with_fault(fault, only(copy)[0], tmp_path)
     capsys.readouterr()
-    command = [*SHORT[:-1], strategy, "--synthetic-from", path, *args, "--output", tmp_path / "out"]
+    command = [*SHORT, "--synthetic-from", path, *more, "--output", tmp_path / "out"]
     assert main(list(map(str, command))) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert says in last and last.startswith("error: "), last
+    assert last.startswith("error: --synthetic-from" if fault != "full size" else "error: --save")
+    assert FAULTS[fault] in last
     assert not rows_of(tmp_path / "out")
