@@ -15,11 +15,11 @@ import torch
 from tqdm import tqdm
 
 from generators.base import Generator
-from generators.image_store import ImageStore
+from generators.image_store import Gallery, ImageStore
 
 from . import costs
 from .config import RunConfig
-from .galot import Galot
+from .galot import BorrowedGalot, Galot
 from .oracle import ReferenceOracle
 from .plan import Plan, Request, Run
 from .results import Row, RunFolder
@@ -50,7 +50,7 @@ class Campaign:
             costs.ask_for_cpu(counted, self.request.device)
         folders = [self._open(run) for run in self.plan.runs]
         for run, folder in zip(self.plan.runs, folders, strict=True):
-            if run.generator and not folder.finished:
+            if run.generator and not run.source and not folder.finished:
                 _ = self._galot(run, folder).c0  # a bad model or prompt shows before the first fit
         if not all(cost.finished for cost in counted):
             print(costs.summary(counted, self.request.device), file=sys.stderr)
@@ -62,6 +62,8 @@ class Campaign:
                     folder.mark_done()
                 else:
                     self._play(run, folder, bar)
+                if run.generator and self.request.save_full_size:
+                    self._complete_gallery(run, folder)
         return folders
 
     def _open(self, run: Run) -> RunFolder:
@@ -85,6 +87,12 @@ class Campaign:
         )  # fmt: skip
         trial.run(on_round)
 
+    def _complete_gallery(self, run: Run, folder: RunFolder) -> None:
+        """Pictures of the rounds that were played without one."""
+        galot = self._galot(run, folder)
+        for round in range(run.config.cycles):
+            galot.make_images(galot.text(None, round), None, round)
+
     def _oracle(self, run: Run) -> ReferenceOracle:
         """One for all runs of a recipe; it is trained when it is first asked."""
         new = ReferenceOracle(self.plan.spec, run.config, run.architecture, self.request.device)
@@ -92,8 +100,17 @@ class Campaign:
 
     def _galot(self, run: Run, folder: RunFolder) -> Galot:
         """The generating half of a run."""
-        store = ImageStore(self.request.output / "images")
         words, shape = self.plan.words, self.plan.spec.image_shape
+        if run.source is not None:
+            theirs = ImageStore(run.source.path.parents[3] / "images")
+            keys = [row["images_key"] for row in run.source.rows()]
+            return BorrowedGalot(
+                run.source.config, lambda: self.generator(run), theirs, run.source, words, shape,
+                keys,
+            )  # fmt: skip
+        images, first = self.request.output / "images", self.request.save_full_size
+        full = images / "full" / folder.path.relative_to(self.request.output)
+        store = ImageStore(images, Gallery(full, first) if first else None)
         return Galot(run.config, self.generator(run), store, folder, words, shape)
 
     def generator(self, run: Run) -> Generator:

@@ -171,6 +171,14 @@ def _add_where(group: argparse._ArgumentGroup) -> None:
         help="data sets: downloads, or NAME.npz (default: data)",
     )
     add(
+        "--save-full-size",
+        metavar="N",
+        type=int,
+        default=0,
+        help="keep the first N generated images of each class and round as the generator made "
+        "them, as PNG below images/full/ (default: 0)",
+    )
+    add(
         "--device",
         metavar="NAME",
         default="auto",
@@ -335,6 +343,7 @@ def _request(args: argparse.Namespace) -> Any:
         device=pick_device(args.device), deterministic=args.deterministic,
         device_named=args.device != "auto", words=words,
         compile=args.compile,
+        save_full_size=args.save_full_size,
     )  # fmt: skip
 
 

@@ -27,6 +27,8 @@ STRATEGY = "what single strategies read"
 GALOT = "generated images and text optimisation"
 GENERATOR = "generator"
 
+FOLDER = "folder:"  # what --generator takes before the path of images that exist already
+
 
 def _option(
     default: Any,
@@ -136,7 +138,16 @@ class RunConfig:
     keep: str = _option("random", GALOT, "which of them, in each class: at random, or those of "
                         "highest text-target", choices=("random", "acquisition"))  # fmt: skip
 
-    generator: str = _option("sd-2.1-base", GENERATOR, "name (see --list), folder or hub id")
+    synthetic_from: str | None = _option(
+        None, GALOT, "train on the generated images of a finished run, given by its seed folder"
+    )
+
+    generator: str = _option(
+        "sd-2.1-base",
+        GENERATOR,
+        "name (see --list), a model's folder or hub id, or folder:PATH of images that exist "
+        "already, PATH/CLASS/*.png",
+    )
     steps: int | None = _option(None, GENERATOR, "T, denoising steps", unit="steps", at_least=1)
     guidance: float | None = _option(None, GENERATOR, "classifier-free guidance scale", at_least=0)
     scheduler: str | None = _option(None, GENERATOR, "a diffusers scheduler class")
@@ -213,7 +224,9 @@ class RunConfig:
 
     def _unread(self) -> set[str]:
         """Fields that have no effect given the others."""
-        unread = {"generator"}  # a name or path; the weights' hash says which model it is
+        unread = {"generator", "synthetic_from"}  # names and paths; hashes say what is there
+        if self.generator.startswith(FOLDER):
+            unread |= {"template", "steps", "guidance", "scheduler", "resolution", "dtype"}
         scheduled = self.uses_generated_images and self.epsilon_schedule == "linear"
         if not (scheduled and self.epsilon > 0):
             unread.add("n_rounds")

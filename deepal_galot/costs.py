@@ -29,10 +29,10 @@ from generators.text_optimization import score_gradient
 from generators.weights import find_weights
 
 from .classifiers.base import Classifier
-from .config import RunConfig, round_half_up
+from .config import FOLDER, RunConfig
 from .datasets.base import DatasetSpec
 from .errors import UserError
-from .galot import PROBES, class_counts
+from .galot import PROBES, image_counts
 from .images import fit_to
 from .learner import Learner, split_batches
 from .plan import Plan, Run, weights_at_hand
@@ -144,7 +144,7 @@ def work_of(run: Run, spec: DatasetSpec, done: int = 0, size: Size | None = None
     c, work = run.config, Work()
     for round in range(done, c.cycles):
         work += _labeling(c, spec, round) + _fitting(c, spec, round)
-        if run.generator is not None:
+        if run.generator is not None and run.source is None:
             work += _generating(c, spec, round, size)
     kept = _network(run.architecture, spec.image_shape, spec.n_classes).bytes
     return work + Work(disk=kept if done == 0 else 0)
@@ -189,15 +189,14 @@ def _generating(c: RunConfig, spec: DatasetSpec, round: int, size: Size | None) 
     """A round's images and ascent, and the bytes they leave."""
     k, pixels = spec.n_classes, math.prod(spec.image_shape)
     moves = c.epsilon_at(round) > 0
-    counts = class_counts(c.n_synthetic_at(round), k, c.seed, round)
-    made = [round_half_up(c.oversample * n) for n in counts]
+    _, made = image_counts(c, k, round)
     shards = sum(math.ceil(n / SHARD) for n in made)
     prompts = k * len(templates(c.template))
     texts = 2 * prompts * (0 if size is None else 4 * size.text)  # c0 and c, float32
     climbing = sum(made) + k * PROBES if c.text_per == "image" else c.ascent_samples * prompts
     return Work(
         images=sum(made),
-        pictures=(2 if moves else 1) * k * PROBES,
+        pictures=0 if c.generator.startswith(FOLDER) else (2 if moves else 1) * k * PROBES,
         chains=c.ascent_steps * climbing if moves and _ascends(c) else 0,
         disk=sum(made) * pixels + shards * SHARD_HEADER
         + texts + 2 * k * PROBES * pixels + TEXT_HEADER,
@@ -220,7 +219,7 @@ def flop_prices(run: Run, spec: DatasetSpec, size: Size | None) -> Prices:
 
 def _size(run: Run) -> Size | None:
     """The generator's own word, else what is counted on the configuration files of its folder."""
-    if run.generator is None:
+    if run.generator is None or run.source is not None:
         return None
     size = run.generator.size(run.config)
     if size is None and issubclass(run.generator, DiffusionGenerator):
@@ -295,7 +294,7 @@ class Probe:
         if recipe not in self._seen:
             self._seen[recipe] = self._training(c, run.architecture)
         prices = self._seen[recipe]
-        if run.generator is None:
+        if run.generator is None or run.source is not None or not run.generator.reads_text:
             return prices
         drawing = (run.architecture, c.generator, c.steps, c.guidance, c.scheduler, c.resolution,
                    c.n_synthetic, c.ascent_samples, _ascends(c))  # fmt: skip
@@ -392,7 +391,7 @@ def timed(costs: Sequence[Cost], probe: Probe) -> list[Cost]:
 
 def unprobed(cost: Cost, device: torch.device) -> str:
     """Why a run is not timed; empty if it is."""
-    if cost.run.generator is None or cost.finished:
+    if cost.run.generator is None or cost.run.source is not None or cost.finished:
         return ""
     name = cost.run.config.generator
     if not weights_at_hand(cost.run.generator):
@@ -452,7 +451,7 @@ def table(costs: Sequence[Cost], output: Path, device: torch.device) -> Iterator
     rows = [HEAD]
     for c in costs:
         rounds, folder = f"{c.done}/{c.run.config.cycles}", c.run.folder(output)
-        known = weights_at_hand(c.run.generator) if c.run.generator else True
+        known = not c.run.generator or c.run.source or weights_at_hand(c.run.generator)
         where = str(folder.relative_to(output)) if known else "named by the weights"
         name = f"{c.run.label} seed {c.run.config.seed}"
         rows.append(
@@ -477,6 +476,8 @@ def _notes(costs: Sequence[Cost], device: torch.device) -> Iterator[str]:
             f"hold {pictures:,} images that show c0 and c; what the store holds already is not "
             f"taken off."
         )
+    sources = (c.run.source.path for c in costs if c.run.source)
+    yield from dict.fromkeys(f"The generated images are those of {path}." for path in sources)
     if any(c.finished for c in costs):
         yield "A finished run costs nothing."
     yield from dict.fromkeys(filter(None, (unprobed(c, device) for c in costs)))

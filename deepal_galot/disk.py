@@ -28,9 +28,14 @@ def atomic_write(path: Path, data: bytes) -> None:
 
 def atomic_write_npz(path: Path, **arrays: np.ndarray) -> None:
     """`np.savez` of numeric arrays through atomic_write."""
+    atomic_write(path, npz_bytes(**arrays))
+
+
+def npz_bytes(**arrays: np.ndarray) -> bytes:
+    """What `np.savez` of numeric arrays writes; the same bytes for the same arrays."""
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
-    atomic_write(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def append_line(path: Path, line: str) -> None:

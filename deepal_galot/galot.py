@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -75,9 +75,10 @@ class TextState:
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
     def digest(self) -> str:
-        """Forty hex digits over all of it: which classifier it was optimised against, too."""
-        whole = hashlib.sha256()
-        for name, tensor in self.tensors.items():
+        """Forty hex digits over what was seen: which classifier it was optimised against, too."""
+        whole, seen = hashlib.sha256(), self.tensors
+        del seen["ascent_images"]  # a cost, which is another run's where its images are borrowed
+        for name, tensor in seen.items():
             whole.update(name.encode() + tensor.contiguous().numpy().tobytes())
         return whole.hexdigest()[:40]
 
@@ -89,11 +90,17 @@ class SyntheticBatch:
     Attributes:
         x: [N, H, W, C] uint8; y: [N] int64 pseudo-labels.
         made: images requested of the generator for it (more than N with oversampling).
+        retried, failed: how many of them came out blank and were drawn again, and how many of
+            those stayed blank and are left out.
+        key: under which the image store holds them.
     """
 
     x: np.ndarray
     y: np.ndarray
     made: int
+    retried: int
+    failed: int
+    key: str
 
 
 class Galot:
@@ -110,7 +117,8 @@ class Galot:
     ) -> None:
         self.config, self.generator = config, generator
         self.store, self.journal = store, journal
-        self.image_shape, self.n_classes = image_shape, len(class_names)
+        self.image_shape, self.class_names = image_shape, class_names
+        self.n_classes = len(class_names)
         self.prompts = tuple(fill(t, n) for n in class_names for t in templates(config.template))
 
     @cached_property
@@ -127,7 +135,7 @@ class Galot:
         if not self._refines(round):
             return False
         request = self._request(self.text(None, round), None, round)
-        return not self.store.holds(self.generator, request)
+        return self.store.find(request.key(self.generator), request) is None
 
     def text(self, logits: Logits | None, round: int) -> TextState:
         """This round's embeddings: recalled if they were journaled, else optimised and journaled.
@@ -164,7 +172,8 @@ class Galot:
     def make_images(self, text: TextState, logits: Logits | None, round: int) -> SyntheticBatch:
         """N_GAL images of this round, the classes as even as they go, in each the templates.
 
-        With oversampling, that many times more are made and N_GAL of them kept.
+        With oversampling, that many times more are made and N_GAL of them kept; images that stay
+        blank are not among them, and then a class may have fewer.
 
         Args:
             logits: the classifier that the text was optimised against; None if it is gone, then
@@ -174,23 +183,27 @@ class Galot:
             UserError: it is not.
         """
         request = self._request(text, logits, round)
-        images = self.store.get(self.generator, request)
+        images = self._images(request)
         keep = self._keep(images, logits, round)
-        return SyntheticBatch(images.x[keep], images.y[keep], sum(request.counts))
+        return SyntheticBatch(
+            images.x[keep], images.y[keep], sum(request.counts), images.retried, images.failed,
+            images.key,
+        )  # fmt: skip
+
+    def _images(self, request: Request) -> Images:
+        return self.store.get(self.generator, request)
 
     # -- which images to make and to keep --------------------------------------------------------
 
-    def _counts(self, round: int) -> tuple[int, ...]:
-        """N_GAL by class."""
-        n = self.config.n_synthetic_at(round)
-        return class_counts(n, self.n_classes, self.config.seed, round)
-
     def _request(self, text: TextState, logits: Logits | None, round: int) -> Request:
         config, refinement = self.config, None
-        made = tuple(round_half_up(config.oversample * n) for n in self._counts(round))
+        _, made = image_counts(config, self.n_classes, round)
         if self._refines(round):
             refinement = Refinement(text.digest(), self._refine(logits, round))
-        return Request(text.c, made, self.prompts, self.image_shape, config.seed, round, refinement)
+        return Request(
+            text.c, text.c0, made, self.prompts, self.class_names, self.image_shape, config.seed,
+            round, refinement,
+        )  # fmt: skip
 
     def _chooses(self, round: int) -> bool:
         """Whether the classifier chooses; in round 0 of mode gal there is none."""
@@ -198,7 +211,7 @@ class Galot:
 
     def _keep(self, images: Images, logits: Logits | None, round: int) -> np.ndarray:
         """[N] positions among the made images; of each class the first of an order."""
-        counts = self._counts(round)
+        counts, _ = image_counts(self.config, self.n_classes, round)
         if not self._chooses(round):
             return _first(images.y, counts, lambda k, of_class: seeding.numpy_rng(
                 self.config.seed, "keep", round, k).permutation(len(of_class)))  # fmt: skip
@@ -261,8 +274,8 @@ class Galot:
             return 0
         chains = len(self.prompts) * config.ascent_samples
         if self._refines(round):
-            made = sum(round_half_up(config.oversample * n) for n in self._counts(round))
-            chains = made + self.n_classes * PROBES
+            _, made = image_counts(config, self.n_classes, round)
+            chains = sum(made) + self.n_classes * PROBES
         return chains * config.ascent_steps
 
     @torch.no_grad()
@@ -274,6 +287,8 @@ class Galot:
             TextState's probe_score and probe_images.
         """
         config, epsilon = self.config, self.config.epsilon_at(round)
+        if not self.generator.reads_text:
+            return Ascent.none(c), *self._no_probes()
         per_class = len(self.prompts) // self.n_classes
         address = [(k, i) for k in range(self.n_classes) for i in range(PROBES)]
         texts = torch.tensor([k * per_class + i % per_class for k, i in address])
@@ -289,6 +304,10 @@ class Galot:
         shape = (2, self.n_classes, PROBES)
         return ascent, scores.reshape(shape), pictures.reshape(*shape, *self.image_shape)
 
+    def _no_probes(self) -> tuple[Tensor, Tensor]:
+        none = (2, self.n_classes, 0)
+        return torch.zeros(none), torch.zeros(*none, *self.image_shape, dtype=torch.uint8)
+
     def _draw(
         self, c: Tensor, seeds: Sequence[int], score: ImageScore, epsilon: float
     ) -> tuple[Tensor, Tensor]:
@@ -300,6 +319,71 @@ class Galot:
             missing = torch.full((len(rows),), torch.nan)
             scores.append(score(raw, rows).cpu() if epsilon > 0 else missing)
         return torch.cat(scores), torch.cat(pictures)
+
+
+class BorrowedGalot(Galot):
+    """Another run's generated images, as they were; they cost this run nothing.
+
+    The generator is loaded only if the store has lost some of them.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        load: Callable[[], Generator],
+        store: ImageStore,
+        journal: Journal,
+        class_names: tuple[str, ...],
+        image_shape: tuple[int, int, int],
+        keys: Sequence[str],
+    ) -> None:
+        """
+        Args:
+            config, journal: the other run's; every round of it is journaled.
+            keys: under which the store holds the images of each round.
+        """
+        super().__init__(config, _Late(load), store, journal, class_names, image_shape)
+        self.keys = keys
+
+    def text(self, logits: Logits, round: int) -> TextState:
+        return replace(super().text(logits, round), ascent_images=torch.tensor(0))
+
+    def needs_classifier(self, round: int) -> bool:
+        return False
+
+    def make_images(self, text: TextState, logits: Logits | None, round: int) -> SyntheticBatch:
+        return replace(super().make_images(text, None, round), made=0)
+
+    def _images(self, request: Request) -> Images:
+        """
+        Raises:
+            UserError: images are lost and this generator would make others.
+        """
+        key = self.keys[request.round]
+        found = self.store.find(key, request)
+        if found is not None:
+            return found
+        if request.key(self.generator) != key:
+            raise UserError(
+                f"--synthetic-from: images of round {request.round} are gone from "
+                f"{self.store.root}, and this machine's {self.config.generator} would make others "
+                f"(other weights, number type or batch size)"
+            )
+        return super()._images(request)
+
+
+class _Late:
+    """A generator that is loaded when something of it is first asked for."""
+
+    def __init__(self, load: Callable[[], Generator]) -> None:
+        self._load = load
+
+    @cached_property
+    def _loaded(self) -> Generator:
+        return self._load()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loaded, name)
 
 
 def _there(logits: Logits | None, round: int) -> Logits:
@@ -333,3 +417,11 @@ def class_counts(total: int, n_classes: int, seed: int, round: int) -> tuple[int
     lucky = seeding.numpy_rng(seed, "quota", round).permutation(n_classes)[: total % n_classes]
     counts[lucky] += 1
     return tuple(counts.tolist())
+
+
+def image_counts(
+    config: RunConfig, n_classes: int, round: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """How many images of each class a round trains on, and how many it makes for that."""
+    kept = class_counts(config.n_synthetic_at(round), n_classes, config.seed, round)
+    return kept, tuple(round_half_up(config.oversample * n) for n in kept)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import warnings
 import zipfile
 from pathlib import Path
@@ -53,6 +54,15 @@ def _resize_matrix(n: int, m: int) -> Tensor:
 def to_uint8(images: Tensor) -> np.ndarray:
     """[B, C, H, W] float in [0, 1] -> [B, H, W, C] uint8, rounded."""
     return images.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def png_bytes(image: np.ndarray) -> bytes:
+    """[H, W, 3 or 1] uint8 -> a PNG file's content."""
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(out, format="png")
+    return out.getvalue()
 
 
 def to_unit_float(images: np.ndarray | Tensor) -> Tensor:

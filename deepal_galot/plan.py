@@ -13,13 +13,16 @@ import torch
 
 from generators.base import Generator
 from generators.diffusion import DiffusionGenerator
+from generators.folder import FolderGenerator
 from generators.prompts import templates
 from generators.weights import MissingWeights, find_weights
 from query_strategies.strategy import Strategy
 
 from . import registry
+from .acquisition import canonical_text_target
 from .classifiers.base import Classifier
 from .config import (
+    FOLDER,
     GALOT,
     GENERATOR,
     STRATEGY,
@@ -32,9 +35,11 @@ from .config import (
 )
 from .datasets.base import Dataset, DatasetSpec
 from .errors import UserError
+from .galot import image_counts
 from .pool import check_budget
 from .registry import did_you_mean
-from .results import folder_of, label_of
+from .results import RunFolder, folder_of, label_of
+from .transfer import check_source, inherited, open_source, source_hash
 
 MODES = ("al", "gal", "al+gal", "full")
 
@@ -55,6 +60,7 @@ class Request:
         device: resolved; device_named: whether the user chose it.
         deterministic: forbid kernels whose result depends on timing.
         compile: compile the generator.
+        save_full_size: how many images a class and round are kept as the generator made them.
     """
 
     strategies: tuple[str, ...]
@@ -70,11 +76,16 @@ class Request:
     spec: DatasetSpec | None = None
     device_named: bool = True
     words: tuple[str, ...] | None = None
+    save_full_size: int = 0
 
 
 @dataclass(frozen=True)
 class Run:
-    """One planned run: the configuration, the classes it names, and its folder."""
+    """One planned run: the configuration, the classes it names, and its folder.
+
+    Attributes:
+        source: the run whose generated images this one trains on, if they are not its own.
+    """
 
     config: RunConfig
     settings: Mapping[str, str]
@@ -83,6 +94,7 @@ class Run:
     generator: type[Generator] | None
     content: Mapping[str, str]
     remark: str
+    source: RunFolder | None = None
 
     def folder(self, output: Path) -> Path:
         return folder_of(output, self.config, self.content)
@@ -112,6 +124,8 @@ def make_plan(request: Request, download: bool = True) -> Plan:
         UserError: an unknown name, a value out of range, a generator that does not know the
             classes or cannot be had, missing data, a budget larger than the pool.
     """
+    if request.save_full_size < 0:
+        raise UserError(f"--save-full-size {request.save_full_size}: must be at least 0 images")
     entries = [parse_strategy(s) for s in request.strategies]
     modes = _modes(request, entries)
     configs = []
@@ -239,7 +253,13 @@ def _configure(
         flags["generator"] = registry.class_name(registry.generators.get(flags["generator"]))
     if "template" in flags:
         flags["template"] = " | ".join(templates(flags["template"]))
+    if "text_target" in flags:
+        flags["text_target"] = canonical_text_target(flags["text_target"])
     defaults = dict(request.dataset.defaults) if request.dataset else {}
+    if flags.get("synthetic_from") is not None:
+        source = open_source(flags["synthetic_from"])
+        made_by, usual = inherited(source, {**flags, **cls.fixed})
+        flags, defaults = flags | made_by, defaults | usual
     chosen = {**defaults, **flags, **cls.fixed}
     base = registry.strategies.get(chosen.get("base_sampler", RunConfig.base_sampler))
     reads = () if mode in ("full", "gal") else cls.reads + (base.reads if cls.generates else ())
@@ -269,7 +289,10 @@ def _configure(
 
 
 def generator_class(source: str) -> type[Generator]:
-    """A registered name, a folder or a hub id; a name wins over a folder that is called alike."""
+    """A registered name, a folder or a hub id; a name wins over a folder that is called alike.
+    Behind "folder:" is a path of images."""
+    if source.startswith(FOLDER):
+        return FolderGenerator.at(source.removeprefix(FOLDER))
     if source not in registry.generators and ("/" in source or Path(source).is_dir()):
         return DiffusionGenerator.at(source)
     return registry.generators.get(source)
@@ -301,7 +324,7 @@ def _classes(
     """The classes a configuration names; refuses what does not fit together.
 
     Raises:
-        UserError: an unknown name, or a generator that does not know the data set's classes.
+        UserError: an unknown name, or a generator that does not suit the data set or the run.
     """
     strategy = Strategy
     if config.mode != "full":
@@ -310,16 +333,50 @@ def _classes(
     if not config.uses_generated_images:
         return strategy, architecture, None
     generator = generator_class(config.generator)
-    class_names = request.spec.class_names if request.spec else request.dataset.class_names
-    generator.check_classes(request.words or class_names, config.dataset)
+    if config.synthetic_from is None:
+        class_names = request.spec.class_names if request.spec else request.dataset.class_names
+        _check_generator(generator, config, request.words or class_names)
+    if request.save_full_size and (config.synthetic_from or not generator.reads_text):
+        raise UserError(
+            f"--save-full-size {request.save_full_size}: this run makes no images, it takes those "
+            f"of {config.synthetic_from or config.generator}"
+        )
     return strategy, architecture, generator
+
+
+def _check_generator(
+    generator: type[Generator], config: RunConfig, class_names: Sequence[str]
+) -> None:
+    """
+    Raises:
+        UserError: it does not know the classes, has no text to optimise, or has too few images.
+    """
+    generator.check_classes(class_names, config.dataset)
+    if not generator.reads_text and config.epsilon > 0:
+        raise UserError(
+            f"--generator {config.generator}: images that exist already follow no text, so none "
+            f"can be optimised: add --epsilon 0"
+        )
+    made = [image_counts(config, len(class_names), r)[1] for r in range(config.cycles)]
+    for name, *wanted in zip(class_names, *made, strict=True):
+        supply = generator.supply(name)
+        if supply is not None and max(wanted) > supply:
+            raise UserError(
+                f"--generator {config.generator}: a round wants {max(wanted):,} images of "
+                f"{name!r}, there are {supply:,}: add some, or lower --n-synthetic, --oversample "
+                f"or the budget"
+            )
 
 
 def _run(config: RunConfig, default: RunConfig, request: Request, spec: DatasetSpec) -> Run:
     strategy, architecture, generator = _classes(config, request)
-    content, renamed = {"data": spec.content_hash}, []
+    content, renamed, source = {"data": spec.content_hash}, [], None
     used = [(registry.strategies, config.strategy), (registry.classifiers, config.classifier)]
-    if generator is not None:
+    if generator is not None and config.synthetic_from is not None:
+        source = open_source(config.synthetic_from)
+        check_source(source, config, spec)
+        content["synthetic_from"] = source_hash(source, config.cycles)
+    elif generator is not None:
         here = weights_at_hand(generator)
         content["generator"] = generator.content_hash() if here else f"missing {config.generator}"
         used.append((registry.generators, config.generator))
@@ -327,15 +384,15 @@ def _run(config: RunConfig, default: RunConfig, request: Request, spec: DatasetS
         renamed = [f"{word} for {name}" for name, word in words if word != name]
         if renamed:
             content["prompt words"] = "; ".join(renamed)
-        if config.uses_real_images:
-            used.append((registry.strategies, config.base_sampler))
+    if generator is not None and config.uses_real_images:
+        used.append((registry.strategies, config.base_sampler))
     for kind, name in used:
         plugin = kind.plugin_file(name)
         if plugin is not None:
             content[f"plugin {name}"] = registry.file_hash(plugin)
     return Run(
         config, _settings(config, default), strategy, architecture, generator, content,
-        _remark(config, strategy, renamed),
+        _remark(config, strategy, renamed), source,
     )  # fmt: skip
 
 
@@ -356,7 +413,8 @@ def _settings(config: RunConfig, default: RunConfig) -> dict[str, str]:
     """How what belongs to the strategy differs from its default on this data set."""
     groups = (STRATEGY, GALOT, GENERATOR) if config.uses_generated_images else (STRATEGY,)
     own = [f.name for f in option_fields() if f.metadata["group"] in groups]
-    read = config.fields_read() | {"generator": config.generator}
+    paths = {"generator": config.generator, "synthetic_from": config.synthetic_from}
+    read = config.fields_read() | paths
     moded = config.uses_generated_images and config.mode != default.mode
     differs = {"mode": config.mode} if moded else {}
     # A default run with another base sampler reads none of what this one's base reads.

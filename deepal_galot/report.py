@@ -316,8 +316,9 @@ def _best_rows(comparison: Comparison) -> dict[int, int]:
 def csv_table(comparison: Comparison) -> bytes:
     """Every row of every run, one line each, for other tools."""
     out = io.StringIO()
-    keys = ["round", "budget", "labels", "images", "images_made", "ascent_images", "accuracy",
-            "epsilon", "distance", "score_before", "score_after", "steps", *COSTS]  # fmt: skip
+    keys = ["round", "budget", "labels", "images", "images_made", "images_retried",
+            "images_failed", "ascent_images", "accuracy", "epsilon", "distance", "score_before",
+            "score_after", "steps", *COSTS]  # fmt: skip
     keys += sorted({k for curve in comparison.curves for k in curve.own_measures})
     writer = csv.writer(out)
     writer.writerow(["dataset", "strategy", "seed", *keys])
@@ -331,11 +332,12 @@ def csv_table(comparison: Comparison) -> bytes:
 
 
 def statements(comparison: Comparison) -> list[str]:
-    """What may be said about the table: changed networks, what strategies measured themselves,
-    paired differences, the ε = 0 control, too few seeds."""
+    """What may be said about the table: changed networks, blank images, what strategies measured
+    themselves, paired differences, the ε = 0 control, too few seeds."""
     curves = comparison.curves
     remarks = dict.fromkeys(c.remark for c in curves if c.remark)
     lines = [f"† {', '.join(c.label for c in curves if c.remark == r)}: {r}" for r in remarks]
+    lines += [line for curve in curves for line in _blank_lines(curve)]
     lines += [_own_line(curve, key) for curve in curves for key in curve.own_measures]
     learning = [c for c in curves if len(c.budgets) > 1] or list(curves)
     reference = next((c for c in learning if not c.uses_generated_images), learning[0])
@@ -343,11 +345,24 @@ def statements(comparison: Comparison) -> list[str]:
         if curve is not reference:
             lines += _difference_line(curve, reference)
     for curve in curves:
-        if curve.uses_generated_images and curve.folders[0].config.epsilon > 0:
+        config = curve.folders[0].config
+        made_here = curve.uses_generated_images and config.synthetic_from is None
+        if made_here and config.epsilon > 0:
             lines += _control_line(curve, curves)
     if min(len(c.seeds) for c in curves) < 3:
         lines.append("fewer than 3 seeds: no spread can be claimed")
     return lines
+
+
+def _blank_lines(curve: Curve) -> list[str]:
+    """What came of images that the generator left blank, over all rounds and seeds."""
+    rows = [row for of_seed in curve.rows for row in of_seed]
+    retried, failed = (sum(r.get(f"images_{k}", 0) for r in rows) for k in ("retried", "failed"))
+    if not retried:
+        return []
+    left_out = f"; {failed:,} stayed blank and are left out" if failed else ""
+    return [f"{curve.label}: {retried:,} generated images came out blank and were drawn again"
+            f"{left_out}"]  # fmt: skip
 
 
 def _own_line(curve: Curve, key: str) -> str:
@@ -443,6 +458,8 @@ def plot_images(curve: Curve) -> bytes | None:
     if not files:
         return None
     states = [load_tensors(f) for f in files]
+    if states[0]["probe_images"].shape[2] == 0:  # images of a folder follow no text
+        return None
     names = folder.classifier()[1]["class_names"][:20]  # more rows than that no screen shows
     grids = [_pairs(s["probe_images"].numpy()[:, : len(names), :SHOWN]) for s in states]
     size = (1.4 + 1.1 * SHOWN * len(grids), 1.2 + 0.5 * len(names))

@@ -17,6 +17,7 @@ was drawn before it, so order, batching, restarts and other strategies change no
 | direction(round, class, step)         | the random-direction control                           |
 | probe(round, class, i)                | fresh noise for before/after pictures and scores       |
 | image(round, class, index, attempt)   | the noise of one training image                        |
+| folder(round, class)                  | the order in which a folder's images are taken         |
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import numpy as np
 import torch
 
 STREAMS = ("init_pool", "weights", "batches", "dropout", "query", "model", "quota", "keep",
-           "ascent", "direction", "probe", "image")  # fmt: skip
+           "ascent", "direction", "probe", "image", "folder")  # fmt: skip
 
 
 def derive(seed: int, stream: str, *key: int) -> int:

@@ -209,8 +209,11 @@ class Trial:
             moved = {"distance": distance, "score_before": before, "score_after": after}
         return {
             "images_made": batch.made,
+            "images_retried": batch.retried,
+            "images_failed": batch.failed,
+            "images_key": batch.key,
             "ascent_images": int(text.ascent_images),
-            "epsilon": self.config.epsilon_at(round),
+            "epsilon": self.galot.config.epsilon_at(round),
             **moved,
         }
 

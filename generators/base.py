@@ -10,15 +10,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from deepal_galot import seeding
 from deepal_galot.config import RunConfig
 from deepal_galot.errors import UserError
 
 from .memory import Parts
+
+if TYPE_CHECKING:
+    from .image_store import Request
 
 Graph = Literal["none", "last", "all"]
 
@@ -45,11 +49,13 @@ class Generator(ABC):
         name: as on the command line (default: the class name).
         defaults: RunConfig fields that suit this model (steps, guidance, scheduler, resolution).
         knows: the class names it can draw, or None for any.
+        reads_text: whether its images follow a text that can be optimised.
         batch_size: images a forward pass.
     """
 
     defaults: ClassVar[Mapping[str, Any]] = {}
     knows: ClassVar[frozenset[str] | None] = None
+    reads_text: ClassVar[bool] = True
     batch_size: ClassVar[int] = 16
 
     @abstractmethod
@@ -117,6 +123,24 @@ class Generator(ABC):
         None if that is not known."""
         return None
 
+    def draw(self, request: Request, rows: Sequence[tuple[int, int]], attempt: int) -> Tensor:
+        """The training images at some addresses of a request; what the image store asks for.
+
+        Args:
+            rows: (class, index) of each image, at most batch_size of them.
+            attempt: 0, and one more each time that these came out blank.
+
+        Returns:
+            [B, 3 or 1, S, S] float in [0, 1], on any device.
+        """
+        address = (request.seed, "image", request.round)
+        seeds = [seeding.derive(*address, k, i, attempt) for k, i in rows]
+        texts = torch.tensor([request.text(k, i) for k, i in rows])
+        c = request.c[texts]
+        if request.refinement is not None:
+            c = request.refinement.apply(c, seeds, texts)
+        return self.sample(c, seeds)
+
     @classmethod
     def all_defaults(cls) -> dict[str, Any]:
         """`defaults` of this class over those of its bases."""
@@ -141,6 +165,11 @@ class Generator(ABC):
                 f"classes of {dataset} ({shown}); {cls.serves()} Name another one with "
                 f"--generator NAME, FOLDER or HUB-ID (see --list)"
             )
+
+    @classmethod
+    def supply(cls, class_name: str) -> int | None:
+        """How many images of a class a round can have; None where it makes any number."""
+        return None
 
     @classmethod
     def serves(cls) -> str:

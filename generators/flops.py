@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from deepal_galot.config import RunConfig
 
 from .base import Size
+from .networks import Networks
 from .weights import make_scheduler
 
 Configs = Mapping[str, Mapping[str, Any]]  # component -> its configuration file
@@ -47,35 +48,36 @@ def pipeline_size(configs: Configs, config: RunConfig) -> Size:
     steps = len(scheduler.timesteps)  # Heun's method takes two a step
     tokens = configs["tokenizer"]["model_max_length"]
     parts = (json.dumps(configs[part], sort_keys=True) for part in ("unet", "vae"))
-    forward, decode, gradient = _count(*parts, tokens, config.resolution)
+    text, forward, decode, gradient = _count(*parts, tokens, config.resolution)
     branches = 2 if config.guidance > 1 else 1
-    image = steps * branches * forward + decode
+    image = text + steps * branches * forward + decode
     return Size(image, image + gradient, tokens * configs["unet"]["cross_attention_dim"])
 
 
 @cache
-def _count(unet: str, vae: str, tokens: int, resolution: int | None) -> tuple[int, int, int]:
-    """FLOP of a denoiser's forward, of a decoded image, and of the gradient of both to the text."""
+def _count(unet: str, vae: str, tokens: int, resolution: int | None) -> tuple[int, ...]:
+    """FLOP of a text's keys and values, of the denoiser's forward, of a decoded image, and of the
+    gradient of all three to the text."""
     unet, vae = json.loads(unet), json.loads(vae)
     factor = 2 ** (len(vae["block_out_channels"]) - 1)
     side = unet["sample_size"] if resolution is None else resolution // factor
     with torch.device("meta"):
-        denoiser, decoder = (
-            _make(part, config).eval().requires_grad_(False)
-            for part, config in (("unet", unet), ("vae", vae))
+        networks = Networks(
+            _make("unet", unet), _make("vae", vae), torch.float32, torch.device("meta")
         )
         c = torch.empty(1, tokens, unet["cross_attention_dim"], requires_grad=True)
         x, t = torch.empty(1, unet["in_channels"], side, side), torch.empty(())
-    counters = [FlopCounterMode(display=False) for _ in range(3)]
+    counters = [FlopCounterMode(display=False) for _ in range(4)]
     with torch.enable_grad():
         with counters[0]:
-            noise = denoiser(x, t, encoder_hidden_states=c).sample
+            text = networks.text(c)
         with counters[1]:
-            image = decoder.decode(noise).sample
+            noise = networks.noise(x, t, text)
         with counters[2]:
+            image = networks.images(noise)
+        with counters[3]:
             torch.autograd.grad(image.sum(), c)
-    forward, decode, gradient = (counter.get_total_flops() for counter in counters)
-    return forward, decode, gradient
+    return tuple(counter.get_total_flops() for counter in counters)
 
 
 def _make(part: str, config: Mapping[str, Any]) -> Any:

@@ -2,33 +2,39 @@
 
 A shard is a fixed range of at most 256 image indices of one class. Its name hashes everything its
 pixels depend on, so runs and processes share a store without locks, and nothing stale is ever read.
-Images are made in batches of one canonical order, so a run that was interrupted makes the same
-batches, and bit for bit the same pixels, as one that was not.
+Beside it lies its manifest, one line of JSON that is written last and carries the shard's checksum
+and its own: what does not match is made again. Images are made in batches of one canonical order,
+so a run that was interrupted makes the same batches, and bit for bit the same pixels, as one that
+was not.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import zipfile
+import re
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from deepal_galot import seeding
-from deepal_galot.disk import atomic_write_npz
+from deepal_galot.disk import atomic_write, npz_bytes
 from deepal_galot.errors import UserError
-from deepal_galot.images import fit_to, to_uint8
+from deepal_galot.images import fit_to, png_bytes, to_uint8
 
 from .base import Generator
 
 SHARD = 256  # image indices a shard
 ATTEMPTS = 4  # the first and three retries for an image that comes out blank
+ONE_IN = 20  # more blank images of a class than one in so many, and the run stops
 
 
 @dataclass(frozen=True)
@@ -50,16 +56,20 @@ class Request:
 
     Attributes:
         c: [C·P, L, D] float32 text embeddings, P a class; image i of a class has its (i mod P)-th.
+        c0: [C·P, L, D] float32, of the prompts as they are; for the people who read the store.
         counts: C numbers of images.
         prompts: C·P prompts.
+        class_names: C names.
         image_shape: (H, W, C) of the data set; images are resized to it.
         seed, round: address of the image stream.
         refinement: gives each image a text embedding of its own, if there is one.
     """
 
     c: Tensor
+    c0: Tensor
     counts: tuple[int, ...]
     prompts: tuple[str, ...]
+    class_names: tuple[str, ...]
     image_shape: tuple[int, int, int]
     seed: int
     round: int
@@ -82,121 +92,225 @@ class Request:
         digest.update(self.c.contiguous().numpy().tobytes())
         return digest.hexdigest()[:40]
 
-    def text(self, k: int, i: int) -> int:
-        """Which row of c and prompts image i of class k has."""
-        per_class = len(self.prompts) // len(self.counts)
-        return k * per_class + i % per_class
-
     def rows(self) -> list[tuple[int, int]]:
         """(class, index) of every image, in the canonical order."""
         return [(k, i) for k, n in enumerate(self.counts) for i in range(n)]
 
+    @property
+    def templates(self) -> int:
+        """P."""
+        return len(self.prompts) // len(self.counts)
+
+    def text(self, k: int, i: int) -> int:
+        """Which row of c and prompts image i of class k has."""
+        return k * self.templates + i % self.templates
+
+    def prompt(self, k: int) -> str:
+        """The prompts of a class, as --template has several."""
+        return " | ".join(self.prompts[k * self.templates : (k + 1) * self.templates])
+
+    def distance(self, k: int) -> float | None:
+        """Mean ‖c − c0‖₂ of a class's texts; None where each image has its own."""
+        if self.refinement is not None:
+            return None
+        own = slice(k * self.templates, (k + 1) * self.templates)
+        return (self.c[own] - self.c0[own]).double().flatten(1).norm(dim=1).mean().item()
+
 
 @dataclass(frozen=True)
 class Images:
-    """uint8 images [N, H, W, C] and pseudo-labels [N] int64, class by class; how many were new."""
+    """What a request gave.
+
+    Attributes:
+        x: [N, H, W, C] uint8, class by class; images that stayed blank are left out.
+        y: [N] int64 pseudo-labels.
+        key: the request's, under which they are stored.
+        made: how many are new.
+        retried: how many came out blank and were drawn again, now or when they were stored.
+        failed: how many of those stayed blank.
+    """
 
     x: np.ndarray
     y: np.ndarray
+    key: str
     made: int
+    retried: int
+    failed: int
+
+
+class _Drawn:
+    """A request's images while they come together, in the canonical order.
+
+    Attributes:
+        rows: (class, index) of each; y: [N] int64 its class.
+        x: [N, H, W, C] uint8.
+        attempt: [N] uint8, the one that gave the image; ATTEMPTS where none did.
+        seconds: [N] that drawing it took.
+    """
+
+    def __init__(self, request: Request, key: str) -> None:
+        self.request, self.key, self.rows = request, key, request.rows()
+        self.y = np.array([k for k, _ in self.rows], np.int64)
+        self.x = np.zeros((len(self.rows), *request.image_shape), np.uint8)
+        self.attempt = np.zeros(len(self.rows), np.uint8)
+        self.seconds = np.zeros(len(self.rows))
+
+    @property
+    def failed(self) -> np.ndarray:
+        """[N] bool."""
+        return self.attempt == ATTEMPTS
+
+    def check(self) -> None:
+        """
+        Raises:
+            UserError: more than 5 % of a class stayed blank.
+        """
+        request = self.request
+        failed = np.bincount(self.y[self.failed], minlength=len(request.counts))
+        for k, (n, count) in enumerate(zip(failed, request.counts, strict=True)):
+            if n * ONE_IN > count:
+                raise UserError(
+                    f"the generator gave {ATTEMPTS} blank images in a row for {n} of {count} "
+                    f"images of {request.prompt(k)!r} (round {request.round}), more than "
+                    f"{100 // ONE_IN} %: its numbers overflow; try another --scheduler or "
+                    f"--guidance"
+                )
+
+    def images(self, made: int) -> Images:
+        good = ~self.failed
+        retried = int((self.attempt > 0).sum())
+        return Images(self.x[good], self.y[good], self.key, made, retried, int(self.failed.sum()))
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The first images of each class and round at full resolution, as PNG, for people to look at.
+
+    Attributes:
+        folder: <folder>/round002/003_cat_0000.png is the first image of class 3, "cat".
+        first: how many a class and round.
+    """
+
+    folder: Path
+    first: int
+
+    def file(self, request: Request, row: tuple[int, int]) -> Path:
+        """Where the image of this (class, index) belongs."""
+        k, i = row
+        name = re.sub(r"[^\w.+-]+", "_", request.class_names[k])
+        return self.folder / f"round{request.round:03d}" / f"{k:03d}_{name}_{i:04d}.png"
+
+    def lacks(self, drawn: _Drawn) -> np.ndarray:
+        """[N] bool: images that belong into it and are not there."""
+        return np.array([
+            row[1] < self.first and not failed and not self.file(drawn.request, row).exists()
+            for row, failed in zip(drawn.rows, drawn.failed, strict=True)
+        ], bool)  # fmt: skip
 
 
 class ImageStore:
-    """A folder of shards."""
+    """A folder of shards, and perhaps a gallery that is filled on the way."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, gallery: Gallery | None = None) -> None:
+        self.root, self.gallery = root, gallery
 
     def get(self, generator: Generator, request: Request) -> Images:
-        """The requested images: read where they exist, made and stored where they do not."""
-        rows, key = request.rows(), request.key(generator)
-        y = np.array([k for k, _ in rows], np.int64)
-        x = np.zeros((len(rows), *request.image_shape), np.uint8)
-        missing: dict[Path, np.ndarray] = {}
-        for path, where in self._shards(key, rows).items():
-            stored = _read_shard(path, (len(where), *request.image_shape))
+        """The requested images: read where they exist, made and stored where they do not.
+
+        Raises:
+            UserError: more than 5 % of a class stayed blank.
+        """
+        drawn = _Drawn(request, request.key(generator))
+        missing = self._read(drawn)
+        drawn.check()
+        return drawn.images(self._make(generator, drawn, missing))
+
+    def find(self, key: str, request: Request) -> Images | None:
+        """What is stored of a request whose key is known, without its generator.
+
+        Returns:
+            None if a shard is not there or damaged.
+        """
+        drawn = _Drawn(request, key)
+        return None if self._read(drawn) else drawn.images(0)
+
+    def _read(self, drawn: _Drawn) -> dict[Path, np.ndarray]:
+        """Fill in what is stored; returns the other shards and their positions."""
+        missing = {}
+        for path, where in self._shards(drawn).items():
+            stored = _read_shard(path, drawn, where)
             if stored is None:
                 missing[path] = where
             else:
-                x[where] = stored
-        made = self._make(generator, request, rows, x, missing)
-        return Images(x, y, made)
+                drawn.x[where], drawn.attempt[where] = stored["images"], stored["attempt"]
+        return missing
 
-    def holds(self, generator: Generator, request: Request) -> bool:
-        """Whether all of the requested images exist."""
-        shards = self._shards(request.key(generator), request.rows())
-        shape = request.image_shape
-        return all(_read_shard(p, (len(where), *shape)) is not None for p, where in shards.items())
-
-    def _shards(self, key: str, rows: Sequence[tuple[int, int]]) -> dict[Path, np.ndarray]:
+    def _shards(self, drawn: _Drawn) -> dict[Path, np.ndarray]:
         """Shard file -> its positions in the canonical order."""
         shards: dict[Path, list[int]] = {}
-        for position, (k, i) in enumerate(rows):
-            name = f"{key}-{k:04d}-{i // SHARD:04d}.npz"
-            shards.setdefault(self.root / key[:2] / name, []).append(position)
+        for position, (k, i) in enumerate(drawn.rows):
+            name = f"{drawn.key}-{k:04d}-{i // SHARD:04d}.npz"
+            shards.setdefault(self.root / drawn.key[:2] / name, []).append(position)
         return {path: np.array(where) for path, where in shards.items()}
 
-    def _make(
-        self, generator: Generator, request: Request, rows: Sequence[tuple[int, int]],
-        x: np.ndarray, missing: dict[Path, np.ndarray],
-    ) -> int:  # fmt: skip
-        """Fill x at the missing shards' positions, writing each shard as soon as it is whole."""
-        needed = np.zeros(len(rows), bool)
+    def _make(self, generator: Generator, drawn: _Drawn, missing: dict[Path, np.ndarray]) -> int:
+        """Draw the missing shards' images, writing each shard as soon as it is whole, and those
+        that the gallery lacks; returns how many were missing."""
+        size, request = generator.batch_size, drawn.request
+        needed = np.zeros(len(drawn.rows), bool)
         for where in missing.values():
             needed[where] = True
-        starts = [s for s in range(0, len(rows), generator.batch_size)
-                  if needed[s : s + generator.batch_size].any()]  # fmt: skip
         made = int(needed.sum())
+        shown = self.gallery.lacks(drawn) if self.gallery else np.zeros_like(needed)
+        starts = [s for s in range(0, len(needed), size) if (needed | shown)[s : s + size].any()]
         with tqdm(total=made, desc="  images", unit="img", leave=False, disable=None) as bar:
             for start in starts:
-                part = slice(start, start + generator.batch_size)
-                new = draw(generator, request, rows[part])
-                take = needed[part]
-                x[part][take] = new[take]
+                part, started = slice(start, start + size), time.perf_counter()
+                x, attempt, full = draw(generator, request, drawn.rows[part])
+                take = np.flatnonzero(needed[part])
+                drawn.x[start + take], drawn.attempt[start + take] = x[take], attempt[take]
+                drawn.seconds[part] = (time.perf_counter() - started) / len(x)
+                drawn.check()
+                for i in np.flatnonzero(shown[part]):
+                    if full[i] is not None:
+                        file = self.gallery.file(request, drawn.rows[start + i])
+                        atomic_write(file, png_bytes(full[i]))
                 needed[part] = False
-                bar.update(int(take.sum()))
+                bar.update(len(take))
                 for path in [p for p, where in missing.items() if not needed[where].any()]:
-                    where = missing.pop(path)
-                    prompt = request.prompts[request.text(*rows[where[0]])]
-                    atomic_write_npz(path, images=x[where], prompt=np.array(prompt))
+                    _write_shard(path, drawn, missing.pop(path))
         return made
 
 
-def draw(generator: Generator, request: Request, rows: Sequence[tuple[int, int]]) -> np.ndarray:
-    """One batch of images; those that come out blank or not finite are drawn again.
+def draw(
+    generator: Generator, request: Request, rows: Sequence[tuple[int, int]]
+) -> tuple[np.ndarray, np.ndarray, list[np.ndarray | None]]:
+    """One batch of images; those that come out blank or not finite are drawn again, three times.
 
     Args:
         rows: (class, index) of each image; at most generator.batch_size of them.
 
     Returns:
-        [B, H, W, C] uint8.
-
-    Raises:
-        UserError: an image is still blank after three more seeds.
+        ([B, H, W, C] uint8; [B] uint8 the attempt that gave each image, ATTEMPTS where none did;
+        B images [S, S, 3] uint8 at full resolution, None where none came out).
     """
     x = np.zeros((len(rows), *request.image_shape), np.uint8)
+    attempt = np.full(len(rows), ATTEMPTS, np.uint8)
+    full: list[np.ndarray | None] = [None] * len(rows)
     pending = np.arange(len(rows))
-    for attempt in range(ATTEMPTS):
-        images = [rows[p] for p in pending]
-        seeds = [
-            seeding.derive(request.seed, "image", request.round, k, i, attempt) for k, i in images
-        ]
-        texts = torch.tensor([request.text(k, i) for k, i in images])
-        c = request.c[texts]
-        if request.refinement is not None:
-            c = request.refinement.apply(c, seeds, texts)
-        raw = generator.sample(c, seeds)
+    for number in range(ATTEMPTS):
+        raw = generator.draw(request, [rows[p] for p in pending], number)
         good = _is_picture(raw)
-        x[pending[good]] = to_uint8(fit_to(raw, request.image_shape))[good]
+        came = pending[good]
+        raw = raw[torch.from_numpy(good).to(raw.device)]
+        x[came] = to_uint8(fit_to(raw, request.image_shape))
+        attempt[came] = number
+        for position, image in zip(came, to_uint8(raw), strict=True):
+            full[position] = image
         pending = pending[~good]
         if len(pending) == 0:
-            return x
-    k, i = rows[pending[0]]
-    prompt = request.prompts[request.text(k, i)]
-    raise UserError(
-        f"the generator gave {ATTEMPTS} blank images in a row for {prompt!r} (image {i}, round "
-        f"{request.round}): its numbers overflow; try another --scheduler or --guidance"
-    )
+            break
+    return x, attempt, full
 
 
 def _is_picture(images: Tensor) -> np.ndarray:
@@ -206,11 +320,64 @@ def _is_picture(images: Tensor) -> np.ndarray:
     return (torch.isfinite(flat).all(2).all(1) & varies).cpu().numpy()
 
 
-def _read_shard(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """A shard's images, or None if it is not there or damaged (zip checks each array's CRC)."""
+# -- one shard on disk -------------------------------------------------------------------------
+
+
+def _write_shard(path: Path, drawn: _Drawn, where: np.ndarray) -> None:
+    """The shard, then its manifest."""
+    request, attempt = drawn.request, drawn.attempt[where]
+    data = npz_bytes(images=drawn.x[where], labels=drawn.y[where], attempt=attempt)
+    k = int(drawn.y[where[0]])
+    record = _address(drawn, where) | {
+        "class_name": request.class_names[k],
+        "prompt": request.prompt(k),
+        "distance": request.distance(k),
+        "seed": request.seed,
+        "round": request.round,
+        "retried": int((attempt > 0).sum()),
+        "failed": int((attempt == ATTEMPTS).sum()),
+        "seconds": round(drawn.seconds[where].sum(), 3),
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "shard_sha256": hashlib.sha256(data).hexdigest(),
+    }
+    atomic_write(path, data)
+    atomic_write(path.with_suffix(".json"), _sealed(record))
+
+
+def _address(drawn: _Drawn, where: np.ndarray) -> dict[str, Any]:
+    """Which images of which request a shard holds."""
+    k, first = drawn.rows[where[0]]
+    return {"key": drawn.key, "class": k, "first": first, "count": len(where)}
+
+
+def _sealed(record: dict[str, Any]) -> bytes:
+    """A manifest: one line of JSON whose last entry is the checksum of the others."""
+    seal = hashlib.sha256(json.dumps(record).encode()).hexdigest()
+    return (json.dumps(record | {"manifest_sha256": seal}) + "\n").encode()
+
+
+def read_manifest(file: Path) -> dict[str, Any] | None:
+    """A shard's manifest, or None if it is not there or not byte for byte as it was written."""
     try:
-        with np.load(path, allow_pickle=False) as npz:
-            images = npz["images"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        data = file.read_bytes()
+        record = json.loads(data)
+        del record["manifest_sha256"]
+        intact = _sealed(record) == data
+    except (OSError, ValueError, TypeError, KeyError):
         return None
-    return images if images.shape == shape and images.dtype == np.uint8 else None
+    return record if intact else None
+
+
+def _read_shard(path: Path, drawn: _Drawn, where: np.ndarray) -> dict[str, np.ndarray] | None:
+    """A shard's arrays, or None if it is not there, damaged, or of another address."""
+    record = read_manifest(path.with_suffix(".json"))
+    if record is None or not _address(drawn, where).items() <= record.items():
+        return None
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    if hashlib.sha256(data).hexdigest() != record["shard_sha256"]:
+        return None
+    with np.load(io.BytesIO(data), allow_pickle=False) as npz:
+        return {name: npz[name] for name in npz.files}

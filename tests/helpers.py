@@ -124,6 +124,15 @@ class FakeGenerator(Generator):
         return torch.sigmoid(c.flatten(1) @ self.map.T.to(c) / 5 + noise).reshape(-1, 3, 16, 16)
 
 
+class NoJournal:
+    """Remembers no text state."""
+
+    def has(self, name, round):
+        return False
+
+    def save(self, name, round, tensors): ...
+
+
 def indexed_pool(n: int, labeled: Sequence[int] = ()) -> Pool:
     """A pool of n ≤ 65,536 images whose pixels spell their index, so that FixedLearner knows them.
 

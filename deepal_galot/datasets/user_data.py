@@ -56,7 +56,7 @@ def dataset_at(source: str | Path, image_size: int | None = None) -> type[Datase
     """
     path = Path(source)
     if path.is_dir():
-        base, names = _ImageFolder, tuple(map(_prompt_word, _class_folders(path / "train")))
+        base, names = _ImageFolder, tuple(map(prompt_word, _class_folders(path / "train")))
     elif not path.exists():
         raise UserError(f"--dataset {path}: no such folder or .npz file")
     elif path.suffix.lower() == ".npz":
@@ -153,7 +153,7 @@ def _class_folders(part: Path) -> list[str]:
     return folders
 
 
-def _prompt_word(folder: str) -> str:
+def prompt_word(folder: str) -> str:
     """A folder's name as it goes into a prompt."""
     return " ".join(unicodedata.normalize("NFC", folder).replace("_", " ").split())
 

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from generators.image_store import read_manifest
 from helpers import QUICK, ROOT, image_hashes, rows_of, run_benchmark
 
 ARGS = [*QUICK, "--strategy", "GALOT", "--n-rounds", "2", "--ascent-steps", "3"]
@@ -31,27 +32,36 @@ def files_below(output):
     return sum(path.is_file() for path in output.rglob("*"))
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_killed_at_three_random_moments(tmp_path, variant):
+@pytest.mark.parametrize(
+    ("variant", "kills"),
+    [*((v, 3) for v in VARIANTS), pytest.param("replace", 10, marks=pytest.mark.slow)],
+)
+def test_killed_at_random_moments(tmp_path, variant, kills):
+    """During generation mostly, and often enough in the ascent: it writes no files, so a kill a
+    little after the file before it falls there."""
     extra = VARIANTS[variant]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run_benchmark(*ARGS, *extra, "--output", whole)
     rng, alive = random.Random(variant), []
     # Random moments of the run's progress, told by how many files it has written.
-    for moment in sorted(rng.sample(range(2, files_below(whole)), 3)):
+    for moment in sorted(rng.sample(range(2, files_below(whole)), kills)):
         process = started(killed, extra)
         while files_below(killed) < moment and process.poll() is None:
             time.sleep(0.002)
-        time.sleep(rng.uniform(0, 0.05))
+        time.sleep(rng.uniform(0, 0.05) if rng.random() < 0.7 else rng.uniform(0, 1))
         alive.append(process.poll() is None)
         process.send_signal(signal.SIGKILL)
         process.wait()
         rows = sum(f.read_bytes().count(b"\n") for f in killed.rglob("rounds.jsonl"))
-        print(f"{variant}: killed with {files_below(killed)} files and {rows} rows written")
+        texts = len(list(killed.rglob("text/round*.safetensors")))
+        doing = "its images or its fit" if texts > rows else "its picks or its ascent"
+        state = f"in {doing}" if alive[-1] else "after its end"
+        print(f"{variant}: killed with {files_below(killed)} files, {rows} rows written, {state}")
     assert any(alive), "the run ended before it could be killed"
     run_benchmark(*ARGS, *extra, "--output", killed)
     assert rows_of(killed) == rows_of(whole)
     assert image_hashes(killed) == image_hashes(whole) != {}
+    assert all(read_manifest(f) for f in (killed / "images").rglob("*.json"))
 
 
 @pytest.mark.parametrize("missing", ["DONE", "last row", "classifier", "text", "images"])

@@ -111,6 +111,20 @@ def test_accumulate_and_oversample(tmp_path):
     assert [r["images_made"] for r in rows] == [30, 50]  # 2 → 3 and 3 → 5 (halves up) a class
 
 
+def test_full_size_pictures_also_of_a_finished_run(tmp_path):
+    quick(tmp_path, "--strategy", "GALOT", "--epsilon", "0")
+    rows, shards = rows_of(tmp_path, seconds=True), image_hashes(tmp_path)
+    assert not list(tmp_path.rglob("full"))
+    for first in (1, 2):
+        quick(tmp_path, "--strategy", "GALOT", "--epsilon", "0", "--save-full-size", first)
+        ((run, _),) = rows.items()
+        files = sorted((tmp_path / "images" / "full" / run).rglob("*.png"))
+        assert len(files) == 2 * 10 * first
+    assert files[1].parts[-2:] == ("round000", "000_zero_0001.png")
+    assert {Image.open(f).size for f in files} == {(32, 32)}
+    assert rows_of(tmp_path, seconds=True) == rows and image_hashes(tmp_path) == shards
+
+
 def test_epsilon_zero_is_the_unoptimised_image_bit_for_bit(tmp_path):
     quick(tmp_path, "--strategy", "GALOT:epsilon=0", "GALOT:direction=random")
     for file in tmp_path.glob("*/GALOT/*/seed0/config.json"):

@@ -19,6 +19,7 @@ LAYERS = [  # a file may import from its own layer's earlier files and from lowe
     ["galot"],
     ["query_strategies"],
     ["results"],
+    ["transfer"],
     ["trial", "plan"],
     ["costs"],
     ["campaign"],

@@ -12,8 +12,8 @@ from helpers import small_config
 RNG = np.random.default_rng(0)
 
 
-def finished(output, accuracies, settings=None, content=None, **fields):
-    """A finished run with the given accuracies."""
+def finished(output, accuracies, settings=None, content=None, row=None, **fields):
+    """A finished run with the given accuracies, and further columns in every row."""
     fields |= {"n_rounds": len(accuracies) - 1}
     config = small_config(**fields)
     folder = RunFolder.create(output, config, {"data": "d"} | (content or {}), settings or {})
@@ -22,7 +22,7 @@ def finished(output, accuracies, settings=None, content=None, **fields):
             "round": r, "budget": config.budget(r), "labels": config.budget(r), "images": 0,
             "accuracy": accuracy, "images_made": 0, "ascent_images": 0, "steps": 1,
             "query_seconds": 1.0, "train_seconds": 2.0,
-            "extra_train_seconds": 0.0, "generate_seconds": 0.0,
+            "extra_train_seconds": 0.0, "generate_seconds": 0.0, **(row or {}),
         })  # fmt: skip
     return folder
 
@@ -111,6 +111,20 @@ def test_the_control_is_shown_or_asked_for(tmp_path):
     # The same settings with other weights: not its control.
     unknown = [line for line in report.statements(comparison) if "is not known" in line]
     assert len(unknown) == 1 and comparison.curves[2].label in unknown[0]
+
+
+def test_blank_images_are_noted_where_there_were_any(tmp_path):
+    def lines(retried, failed):
+        counts = {"images_retried": retried, "images_failed": failed}
+        run = finished(tmp_path / str(counts), [0.5, 0.6], row=counts)
+        (comparison,) = report.compare([run])
+        assert f",{retried},{failed}," in report.csv_table(comparison).decode()
+        return [line for line in report.statements(comparison) if "blank" in line]
+
+    assert lines(0, 0) == []
+    again = "MarginSampling: 6 generated images came out blank and were drawn again"
+    assert lines(3, 0) == [again]
+    assert lines(3, 1) == [again + "; 2 stayed blank and are left out"]
 
 
 def test_csv_has_a_line_a_row(two_methods):

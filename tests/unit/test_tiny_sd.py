@@ -16,7 +16,7 @@ from deepal_galot.learner import Learner
 from deepal_galot.pool import Pool
 from generators.image_store import ImageStore
 from generators.tiny import Tiny
-from helpers import ROOT, small_config
+from helpers import ROOT, NoJournal, small_config
 
 FOLDER = ROOT / "generators" / "tiny_sd"
 
@@ -99,15 +99,6 @@ def test_label_is_drawn_not_only_style(tiny):
     a, b = images[:, :12].mean(1), images[:, 12:].mean(1)
     distance = torch.cdist(a, b)
     assert (distance.argmin(1) == torch.arange(10)).all()
-
-
-class NoJournal:
-    """Remembers nothing."""
-
-    def has(self, name, round):
-        return False
-
-    def save(self, name, round, tensors): ...
 
 
 def accuracy_without_real_images(digits, folder, n, seed):

@@ -1,0 +1,110 @@
+"""Another run's generated images as training data: what it must be, and what it hands on.
+
+The paper's Table 2: images that were optimised against one network, used to train another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .config import BUDGET, GALOT, GENERATOR, RunConfig, option_fields
+from .datasets.base import DatasetSpec
+from .errors import UserError
+from .results import RunFolder
+
+# What belongs to the training on the images, not to the images.
+OWN = {"base_sampler", "synthetic", "synthetic_from"}
+
+
+def open_source(path: str) -> RunFolder:
+    """The run that --synthetic-from names.
+
+    Raises:
+        UserError: no run there, it is unfinished or of an older version, or it generated no
+            images itself.
+    """
+    if not (Path(path) / "config.json").is_file():
+        raise UserError(
+            f"--synthetic-from {path}: no run in it; give a run's seed folder, "
+            f"<output>/<data set>/<strategy>/<id>/seed<k>"
+        )
+    source = RunFolder.open(Path(path))
+    if not source.config.uses_generated_images:
+        raise UserError(f"--synthetic-from {path}: this run generated no images")
+    if source.config.synthetic_from is not None:
+        raise UserError(
+            f"--synthetic-from {path}: this run trained on the images of "
+            f"{source.config.synthetic_from}; name that one"
+        )
+    rows, cycles = source.rows(), source.config.cycles
+    if len(rows) < cycles:
+        raise UserError(
+            f"--synthetic-from {path}: unfinished, {len(rows)} of {cycles} rounds are done; the "
+            f"command that started it goes on where it stopped"
+        )
+    if not all("images_key" in row for row in rows):
+        raise UserError(
+            f"--synthetic-from {path}: an older version ran it and did not record which images "
+            f"were its own; run it again with another --output"
+        )
+    return source
+
+
+def inherited(source: RunFolder, chosen: Mapping[str, Any]) -> tuple[dict[str, Any], dict]:
+    """(fields that its images are made by, fields that are like its own unless chosen).
+
+    Args:
+        chosen: what the user or the strategy sets, by field name.
+
+    Raises:
+        UserError: something is chosen that would make other images.
+    """
+    group = {f.name: f.metadata["group"] for f in option_fields()}
+    stored = {name: getattr(source.config, name) for name in group}
+    made_by = {k: v for k, v in stored.items() if group[k] in (GALOT, GENERATOR) and k not in OWN}
+    for key, value in made_by.items():
+        if key in chosen and chosen[key] != value:
+            raise UserError(
+                f"--synthetic-from: its images were made with {key}={value}; leave out "
+                f"{key}={chosen[key]}"
+            )
+    usual = {k: v for k, v in stored.items() if group[k] == BUDGET}
+    return made_by, usual | {k: stored[k] for k in ("base_sampler", "synthetic")}
+
+
+def check_source(source: RunFolder, config: RunConfig, spec: DatasetSpec) -> None:
+    """
+    Raises:
+        UserError: its images are of other classes or another size, or of fewer rounds.
+    """
+    where, card = f"--synthetic-from {config.synthetic_from}", source.classifier()[1]
+    if tuple(card["class_names"]) != spec.class_names:
+        raise UserError(
+            f"{where}: its classes are {_some(card['class_names'])}, those of {spec.name} "
+            f"{_some(spec.class_names)}"
+        )
+    if tuple(card["image_shape"]) != spec.image_shape:
+        theirs, ours = ("×".join(map(str, s)) for s in (card["image_shape"], spec.image_shape))
+        raise UserError(f"{where}: its images are {theirs}, those of {spec.name} {ours}")
+    if config.cycles > source.config.cycles:
+        raise UserError(
+            f"{where}: it has {source.config.n_rounds} rounds after round 0, this run wants "
+            f"{config.n_rounds}: lower --n-rounds"
+        )
+
+
+def source_hash(source: RunFolder, cycles: int) -> str:
+    """Sixteen hex digits over its configuration, seed, and the text states of these rounds."""
+    digest = hashlib.sha256(f"{source.path.parent.name}/{source.path.name}".encode())
+    for round in range(cycles):
+        for name, tensor in sorted(source.load("text", round).items()):
+            digest.update(repr((name, tuple(tensor.shape), str(tensor.dtype))).encode())
+            digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:3]) + (f", … ({len(names)})" if len(names) > 3 else "")

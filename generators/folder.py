@@ -1,0 +1,126 @@
+"""Images that exist already, made by any other service: PATH/CLASS/*.png, *.jpg, …"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deepal_galot import seeding
+from deepal_galot.config import FOLDER, RunConfig
+from deepal_galot.datasets.user_data import prompt_word
+from deepal_galot.errors import UserError
+from deepal_galot.images import fit_to, image_files, read_image, to_unit_float
+from deepal_galot.registry import did_you_mean
+
+from .base import Generator, Graph, Size
+from .image_store import Request
+
+Listing = tuple[tuple[Path, int, int], ...]  # (file, bytes, time of its last change)
+
+
+class FolderGenerator(Generator):
+    """Base of the generators that hand out a folder's images; a subclass names the folder.
+
+    Images of a class are taken in a random order of the run's seed and round, none twice.
+    """
+
+    reads_text = False
+    batch_size = 64
+
+    @property
+    @abstractmethod
+    def path(self) -> Path:
+        """It has a folder of images for every class; a subclass sets it as an attribute."""
+
+    @classmethod
+    def at(cls, path: str | Path) -> type[FolderGenerator]:
+        """A generator class for any folder."""
+        return type("FolderGenerator", (cls,), {"path": Path(path), "name": f"{FOLDER}{path}"})
+
+    def __init__(self, config: RunConfig, device: torch.device) -> None:
+        self._files = self._by_class()
+
+    @classmethod
+    def _by_class(cls) -> dict[str, list[Path]]:
+        """Class name -> its image files, sorted.
+
+        Raises:
+            UserError: no such folder, or two folders for one class.
+        """
+        if not cls.path.is_dir():
+            raise UserError(f"--generator {cls.name}: no such folder")
+        files: dict[str, list[Path]] = {}
+        for folder in sorted(p for p in cls.path.iterdir() if p.is_dir() and p.name[0] != "."):
+            word = prompt_word(folder.name)
+            if word in files:
+                raise UserError(f"--generator {cls.name}: two folders for the class {word!r}")
+            files[word] = image_files(folder)
+        return files
+
+    @classmethod
+    def content_hash(cls) -> str:
+        files = [file for of_class in cls._by_class().values() for file in of_class]
+        states = [(file, file.stat()) for file in files]
+        return _hash_files(cls.path, tuple((f, s.st_size, s.st_mtime_ns) for f, s in states))
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        return {"files": self.content_hash()}
+
+    @classmethod
+    def check_classes(cls, class_names: Sequence[str], dataset: str) -> None:
+        files = cls._by_class()
+        absent = [name for name in class_names if not files.get(name)]
+        if absent:
+            hint = did_you_mean(absent[0], files) if files else "there are no folders in it"
+            raise UserError(
+                f"--generator {cls.name}: no images of {len(absent)} of the {len(class_names)} "
+                f"classes of {dataset}; for {absent[0]!r} put some into "
+                f"{cls.path / absent[0].replace(' ', '_')}/ ({hint})"
+            )
+
+    @classmethod
+    def supply(cls, class_name: str) -> int:
+        return len(cls._by_class()[class_name])
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """[P, 1, 0]: there is no text to embed."""
+        return torch.zeros(len(prompts), 1, 0)
+
+    @classmethod
+    def size(cls, config: RunConfig) -> Size:
+        return Size(0, 0, 0)
+
+    def sample(
+        self, c: Tensor, seeds: Sequence[int], graph: Graph = "none", steps: int | None = None
+    ) -> Tensor:
+        raise NotImplementedError("a folder's images do not follow a text")
+
+    def draw(self, request: Request, rows: Sequence[tuple[int, int]], attempt: int) -> Tensor:
+        """[B, C, H, W] of the request's shape: files may be of any size. A file that is blank is
+        so at every attempt."""
+        order = {}
+        for k in {k for k, _ in rows}:
+            files = self._files[request.class_names[k]]
+            rng = seeding.numpy_rng(request.seed, "folder", request.round, k)
+            order[k] = [files[i] for i in rng.permutation(len(files))]
+        images = [to_unit_float(read_image(order[k][i])[None]) for k, i in rows]
+        return torch.cat([fit_to(image, request.image_shape) for image in images])
+
+
+@lru_cache(8)
+def _hash_files(root: Path, listing: Listing) -> str:
+    """Sixteen hex digits over names and bytes; hashed again when the listing changes."""
+    digest = hashlib.sha256()
+    for file, _, _ in listing:
+        digest.update(file.relative_to(root).as_posix().encode() + b"\0")
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,205 @@
+"""Any classifier on a finished run's generated images (the paper's Table 2)."""
+
+import shutil
+
+import pytest
+import torch
+
+from deepal_galot import registry
+from deepal_galot.cli import main
+from deepal_galot.plan import Request, make_plan
+from deepal_galot.results import RunFolder
+from generators.tiny import Tiny
+from helpers import QUICK, image_hashes, rows_of
+
+SHORT = ["--seeds", "0", "--epochs", "2", "--min-steps", "0", "--strategy", "GALOT"]
+
+
+def run(output, *args):
+    assert main([*map(str, args), "--output", str(output)]) == 0
+
+
+def only(output):
+    """(folder, rows) of the one run below."""
+    ((name, rows),) = rows_of(output).items()
+    return RunFolder.open(output / name), rows
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A GALOT run's output, to be copied by those who damage it."""
+    output = tmp_path_factory.mktemp("made")
+    run(output, *QUICK, "--strategy", "GALOT", "--oversample", "1.2")
+    return output
+
+
+@pytest.fixture
+def no_loading(monkeypatch):
+    """Loading the generator fails."""
+
+    def refuse(self, config, device):
+        raise AssertionError("the generator was loaded")
+
+    monkeypatch.setattr(Tiny, "__init__", refuse)
+
+
+def test_another_classifier_on_the_same_images(made, tmp_path, no_loading, capsys):
+    source, theirs = only(made)
+    before = image_hashes(made)
+    run(tmp_path, *SHORT, "--synthetic-from", source.path, "--classifier", "resnet18")
+    folder, rows = only(tmp_path)
+    assert folder.config.classifier == "resnet18" and folder.config.template == (
+        source.config.template
+    )
+    assert [r["images_key"] for r in rows] == [r["images_key"] for r in theirs]
+    assert [r["images"] for r in rows] == [r["images"] for r in theirs] == [20, 30]
+    assert [r["labels"] for r in rows] == [10, 15]
+    assert [(r["images_made"], r["ascent_images"]) for r in rows] == [(0, 0), (0, 0)]
+    assert [r["epsilon"] for r in rows] == [r["epsilon"] for r in theirs]
+    assert [r["accuracy"] for r in rows] != [r["accuracy"] for r in theirs]
+    assert image_hashes(made) == before and not image_hashes(tmp_path)
+    assert f"synthetic_from={source.path}" in capsys.readouterr().out
+
+
+def test_the_same_recipe_is_the_same_run(made, tmp_path, no_loading):
+    """Same images, same picks, same classifier: image for image what the source trained on."""
+    source, theirs = only(made)
+    run(tmp_path, *SHORT, "--synthetic-from", source.path)
+    folder, rows = only(tmp_path)
+    free = ("images_made", "ascent_images")
+    assert [{k: v for k, v in r.items() if k not in free} for r in rows] == [
+        {k: v for k, v in r.items() if k not in free} for r in theirs
+    ]
+    weights = [(f.path / "classifier.safetensors").read_bytes() for f in (folder, source)]
+    assert weights[0] == weights[1]
+    assert [p.tolist() for p in folder.picks()] == [p.tolist() for p in source.picks()]
+
+
+def test_lost_images_are_made_again_alike(made, tmp_path):
+    copy, out = tmp_path / "copy", tmp_path / "out"
+    shutil.copytree(made, copy)
+    source, _ = only(copy)
+    before = image_hashes(copy)
+    for shard in sorted((copy / "images").rglob("*.npz"))[::3]:
+        shard.unlink()
+    shutil.rmtree(next((copy / "images").iterdir()))
+    assert len(image_hashes(copy)) < len(before)
+    run(out, *SHORT, "--synthetic-from", source.path)
+    assert image_hashes(copy) == before
+    run(tmp_path / "intact", *SHORT, "--synthetic-from", only(made)[0].path)
+    assert only(out)[1] == only(tmp_path / "intact")[1]
+
+
+def test_images_that_this_machine_would_make_otherwise(made, tmp_path, capsys, monkeypatch):
+    copy = tmp_path / "copy"
+    shutil.copytree(made, copy)
+    shutil.rmtree(copy / "images")
+    monkeypatch.setattr(Tiny, "batch_size", 8)
+    args = [*SHORT, "--synthetic-from", str(only(copy)[0].path), "--output", str(tmp_path / "o")]
+    assert main(args) == 2
+    assert "tiny would make others" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_generated_images_alone_and_fewer_rounds(made, tmp_path, no_loading):
+    source, theirs = only(made)
+    args = ["--mode", "gal", "--n-rounds", "0", "--synthetic-from", source.path]
+    run(tmp_path, *SHORT, *args, "--dataset", "Digits")
+    _, rows = only(tmp_path)
+    assert [(r["labels"], r["images"], r["images_key"]) for r in rows] == [
+        (0, 20, theirs[0]["images_key"])
+    ]
+
+
+def test_another_source_is_another_run(made, tmp_path, no_loading):
+    """Also where its configuration is the same and only its text states are others."""
+    copy = tmp_path / "copy"
+    shutil.copytree(made, copy)
+    names = set()
+    for output in (made, copy):
+        source, _ = only(output)
+        if output == copy:
+            state = source.load("text", 1)
+            source.save("text", 1, state | {"c": state["c"] + 1e-3})
+        names.add(planned_folder(tmp_path, source))
+    assert len(names) == 2
+
+
+def planned_folder(tmp_path, source):
+    """Where a run on its images would be recorded."""
+    flags = {"synthetic_from": str(source.path)}
+    request = Request(("GALOT",), registry.datasets.get("Digits"), (0,), None, flags, tmp_path,
+                      tmp_path, torch.device("cpu"))  # fmt: skip
+    (planned,) = make_plan(request).runs
+    return planned.folder(tmp_path)
+
+
+def test_beside_the_source_in_one_table(made, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree(made, copy)
+    source, _ = only(copy)
+    galot = f"GALOT:synthetic_from={source.path}"
+    run(copy, *QUICK, "--oversample", "1.2", "--strategy", "GALOT", galot)
+    out = capsys.readouterr().out
+    assert f"synthetic_from={source.path}" in out
+    assert out.count("what the text optimisation of") == 1  # asked of the source alone
+
+
+def test_dry_run_names_the_source(made, tmp_path, capsys, no_loading):
+    source, _ = only(made)
+    run(tmp_path, *SHORT, "--synthetic-from", source.path, "--dry-run")
+    out = capsys.readouterr().out
+    assert f"The generated images are those of {source.path}." in out and " 0/2 " in out
+
+
+DIGITS = "zero one two three four five six seven eight nine"
+FAULTS = {
+    "a folder of seeds": "no run in it; give a run's seed folder",
+    "unfinished": "unfinished, 1 of 2 rounds are done",
+    "older": "an older version ran it",
+    "baseline": "this run generated no images",
+    "borrowed": "name that one",
+    "other classes": "its classes are zero, one, two, … (10), those of names zero, two",
+    "other shape": "its images are 8×8×1, those of names 8×8×3",
+    "too few rounds": "has 1 rounds after round 0, this run wants 2: lower --n-rounds",
+    "other epsilon": "its images were made with epsilon=5.0; leave out epsilon=1.0",
+    "other template": "leave out template={label}",
+    "full size": "this run makes no images, it takes those of",
+}
+
+
+def with_fault(fault, source, tmp_path):
+    """(the path to name, further arguments), after damage to the source where it needs that."""
+    path, file, names = source.path, source.path / "rounds.jsonl", tmp_path / "names.txt"
+    if fault == "a folder of seeds":
+        path = path.parent
+    elif fault == "unfinished":
+        file.write_text(file.read_text().splitlines(keepends=True)[0])
+    elif fault == "older":
+        file.write_text(file.read_text().replace("images_key", "something"))
+    elif fault == "baseline":
+        run(tmp_path / "b", *QUICK, "--strategy", "RandomSampling")
+        path = only(tmp_path / "b")[0].path
+    elif fault == "borrowed":
+        run(tmp_path / "b", *SHORT, "--synthetic-from", path)
+        path = only(tmp_path / "b")[0].path
+    names.write_text(("zero two" if fault == "other classes" else DIGITS).replace(" ", "\n"))
+    no_data = ["--class-names", names, "--image-size", "8", "--mode", "gal"]
+    return path, {
+        "other classes": no_data, "other shape": no_data, "too few rounds": ["--n-rounds", "2"],
+        "other epsilon": ["--epsilon", "1"], "full size": ["--save-full-size", "1"],
+        "other template": ["--strategy", "GALOTBasic"],
+    }.get(fault, [])  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_cannot_be_a_source(made, tmp_path, capsys, fault):
+    copy = tmp_path / "copy"
+    shutil.copytree(made, copy)
+    path, more = with_fault(fault, only(copy)[0], tmp_path)
+    capsys.readouterr()
+    command = [*SHORT, "--synthetic-from", path, *more, "--output", tmp_path / "out"]
+    assert main(list(map(str, command))) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("error: --synthetic-from" if fault != "full size" else "error: --save")
+    assert FAULTS[fault] in last
+    assert not rows_of(tmp_path / "out")

@@ -1,0 +1,142 @@
+"""Images made by any other service, handed out as a generator's."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from deepal_galot import seeding
+from deepal_galot.cli import main
+from deepal_galot.datasets.digits import DIGIT_NAMES
+from deepal_galot.errors import UserError
+from deepal_galot.images import load_image
+from deepal_galot.results import RunFolder
+from generators.folder import FolderGenerator
+from generators.image_store import ImageStore, Request
+from helpers import QUICK, rows_of
+
+CPU, SHAPE = torch.device("cpu"), (8, 8, 1)
+NAMES = ("great cat", "dog")
+
+
+def fill(root, counts, seed=0):
+    """Random pictures of many sizes, grey and colour, PNG and JPEG; {folder: how many}."""
+    rng = np.random.default_rng(seed)
+    for folder, n in counts.items():
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        for i in range(n):
+            shape = (int(rng.integers(9, 40)), int(rng.integers(9, 40)), 3)[: 2 + i % 2]
+            suffix = "jpg" if i % 3 == 0 else "png"
+            pixels = rng.integers(0, 255, shape, np.uint8)
+            Image.fromarray(pixels).save(root / folder / f"{i}.{suffix}")
+    return root
+
+
+def request(counts=(6, 3), seed=0, round=1):
+    none = torch.zeros(2, 1, 0)
+    return Request(none, none, counts, NAMES, NAMES, SHAPE, seed, round)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return fill(tmp_path / "made", {"great_cat": 8, "dog": 3})
+
+
+def images_of(root, tmp_path, **fields):
+    generator = FolderGenerator.at(root)(None, CPU)
+    return ImageStore(tmp_path / "store").get(generator, request(**fields))
+
+
+def test_each_is_one_of_its_class_none_twice_in_the_streams_order(folder, tmp_path):
+    images = images_of(folder, tmp_path)
+    assert images.y.tolist() == [0] * 6 + [1] * 3 and images.failed == 0
+    for k, name in enumerate(("great_cat", "dog")):
+        files = sorted((folder / name).iterdir())
+        order = seeding.numpy_rng(0, "folder", 1, k).permutation(len(files))
+        expected = [load_image(files[i], SHAPE) for i in order[: (6, 3)[k]]]
+        assert (images.x[images.y == k] == np.stack(expected)).all()
+
+
+def test_seed_and_round_change_the_choice(folder, tmp_path):
+    first = images_of(folder, tmp_path)
+    for change in ({"seed": 1}, {"round": 2}):
+        assert (images_of(folder, tmp_path, **change).x != first.x).any()
+
+
+def test_the_hash_follows_names_and_bytes_not_the_place(folder, tmp_path):
+    def content(root):
+        return FolderGenerator.at(root).content_hash()
+
+    first = content(folder)
+    assert content(fill(tmp_path / "same", {"great_cat": 8, "dog": 3})) == first
+    file = folder / "dog" / "1.png"
+    file.rename(folder / "dog" / "7.png")
+    renamed = content(folder)
+    (folder / "dog" / "7.png").rename(file)
+    assert renamed != first == content(folder)
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    os.utime(file, ns=(1, 1))  # the same length, and another time
+    assert content(folder) not in (first, renamed)
+
+
+def test_a_blank_file_is_left_out(tmp_path):
+    root = fill(tmp_path / "made", {"great_cat": 40, "dog": 1})
+    Image.new("RGB", (20, 20), "navy").save(root / "great_cat" / "5.png")
+    images = images_of(root, tmp_path, counts=(40, 1))
+    assert (len(images.x), images.retried, images.failed) == (40, 1, 1)
+
+
+def test_what_does_not_fit_the_classes(folder):
+    with pytest.raises(UserError, match="no images of 1 of the 2 classes of pets; for 'dig'.*dog"):
+        FolderGenerator.at(folder).check_classes(("great cat", "dig"), "pets")
+    with pytest.raises(UserError, match="gone: no such folder"):
+        FolderGenerator.at(folder / "gone").check_classes(NAMES, "pets")
+    (folder / "great cat").mkdir()
+    with pytest.raises(UserError, match="two folders for the class 'great cat'"):
+        FolderGenerator.at(folder).check_classes(NAMES, "pets")
+
+
+@pytest.fixture(scope="module")
+def digits_folder(tmp_path_factory):
+    return fill(tmp_path_factory.mktemp("digits"), dict.fromkeys(DIGIT_NAMES, 3))
+
+
+def run(output, digits_folder, *args):
+    command = [*QUICK, "--strategy", "GALOT", "--generator", f"folder:{digits_folder}",
+               "--output", str(output), *args]  # fmt: skip
+    return main([str(a) for a in command])
+
+
+def test_a_run_on_a_folders_images(tmp_path, digits_folder, capsys):
+    assert run(tmp_path, digits_folder, "--epsilon", "0") == 0
+    ((name, rows),) = rows_of(tmp_path).items()
+    assert [r["images"] for r in rows] == [20, 30]
+    assert [r["ascent_images"] for r in rows] == [0, 0]
+    assert "template" not in RunFolder.open(tmp_path / name).config.fields_read()
+    assert f"generator=folder:{digits_folder}" in capsys.readouterr().out
+    assert not list(tmp_path.rglob("*_images.png"))
+    # No template is read, so another one is the same run.
+    assert run(tmp_path, digits_folder, "--epsilon", "0", "--template", "a {label}") == 0
+    assert len(rows_of(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        ([], "follow no text, so none can be optimised: add --epsilon 0"),
+        (["--epsilon", "0", "--n-synthetic", "2.1"],
+         "a round wants 4 images of 'zero', there are 3"),
+        (["--epsilon", "0", "--save-full-size", "1"], "this run makes no images"),
+        (["--epsilon", "0", "--save-full-size", "-1"], "must be at least 0 images"),
+    ],
+)  # fmt: skip
+def test_refused_before_anything_is_loaded(
+    tmp_path, digits_folder, capsys, monkeypatch, args, says
+):
+    monkeypatch.setattr("deepal_galot.datasets.digits.Digits.load", None)
+    assert run(tmp_path, digits_folder, *args) == 2
+    assert says in capsys.readouterr().err.strip().splitlines()[-1]
