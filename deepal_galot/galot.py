@@ -18,7 +18,7 @@ from torch import Tensor
 from generators.base import Generator
 from generators.image_store import Images, ImageStore, Refinement, Request
 from generators.prompts import fill, templates
-from generators.text_optimization import Ascent, ImageScore, optimize, optimize_each
+from generators.text_optimization import Ascent, ImageScore, length, optimize, optimize_each
 
 from . import seeding
 from .acquisition import text_score
@@ -54,6 +54,7 @@ class TextState:
         epsilon: [] this round's ε.
         ascent_score, ascent_gradient_norm, ascent_distance: [K, R], K = 0 without an ascent; where
             each image has a text of its own, [K, C] means over the probes.
+        arrived_distance: [R] (or [C]) ‖c - c0‖ at the end as the generator's network reads it.
         probe_score: [2, C, PROBES] A of fresh-noise images without and with the ascent; NaN where
             ε is 0.
         probe_images: [2, C, PROBES, H, W, channels] uint8, at the same noise.
@@ -66,6 +67,7 @@ class TextState:
     ascent_score: Tensor
     ascent_gradient_norm: Tensor
     ascent_distance: Tensor
+    arrived_distance: Tensor
     probe_score: Tensor
     probe_images: Tensor
     ascent_images: Tensor
@@ -162,11 +164,15 @@ class Galot:
             score = self._image_score(logits)
             ascent = optimize(self.generator, self.c0, score, config, epsilon, round)
         probed, probe_score, probe_images = self._probe(ascent.c, logits, round)
+        arrived = self._arrived(ascent.c, self.c0)
         if self._refines(round):
+            arrived = self._arrived(probed.c, self.c0[self._probed_texts()])
+            arrived = arrived.unflatten(0, (-1, PROBES)).mean(1)
             ascent = replace(probed.mean_over(PROBES), c=self.c0)
         return TextState(
             self.c0, ascent.c, torch.tensor(epsilon), ascent.score, ascent.gradient_norm,
-            ascent.distance, probe_score, probe_images, torch.tensor(self._ascent_images(round)),
+            ascent.distance, arrived, probe_score, probe_images,
+            torch.tensor(self._ascent_images(round)),
         )  # fmt: skip
 
     def make_images(self, text: TextState, logits: Logits | None, round: int) -> SyntheticBatch:
@@ -267,6 +273,13 @@ class Galot:
 
         return score
 
+    def _arrived(self, c: Tensor, c0: Tensor) -> Tensor:
+        """[B] distances as the network reads both; 0 where nothing was moved."""
+        if torch.equal(c, c0):
+            return torch.zeros(len(c))
+        read = (self.generator.arrived(v) for v in (c, c0))
+        return length(next(read) - next(read), self.config.norm).float()
+
     def _ascent_images(self, round: int) -> int:
         """Images that this round generates for the ascent alone."""
         config = self.config
@@ -289,9 +302,8 @@ class Galot:
         config, epsilon = self.config, self.config.epsilon_at(round)
         if not self.generator.reads_text:
             return Ascent.none(c), *self._no_probes()
-        per_class = len(self.prompts) // self.n_classes
         address = [(k, i) for k in range(self.n_classes) for i in range(PROBES)]
-        texts = torch.tensor([k * per_class + i % per_class for k, i in address])
+        texts = self._probed_texts()
         seeds = [seeding.derive(config.seed, "probe", round, k, i) for k, i in address]
         score = self._image_score(logits, texts)
         ascent = Ascent.none(self.c0[texts])
@@ -303,6 +315,12 @@ class Galot:
         scores, pictures = (torch.stack(both) for both in zip(*drawn, strict=True))
         shape = (2, self.n_classes, PROBES)
         return ascent, scores.reshape(shape), pictures.reshape(*shape, *self.image_shape)
+
+    def _probed_texts(self) -> Tensor:
+        """[C·PROBES] rows of c0: probe i of a class has its prompt i mod P, as its images have."""
+        per_class = len(self.prompts) // self.n_classes
+        own = torch.arange(PROBES) % per_class
+        return (torch.arange(self.n_classes)[:, None] * per_class + own).flatten()
 
     def _no_probes(self) -> tuple[Tensor, Tensor]:
         none = (2, self.n_classes, 0)

@@ -317,8 +317,8 @@ def csv_table(comparison: Comparison) -> bytes:
     """Every row of every run, one line each, for other tools."""
     out = io.StringIO()
     keys = ["round", "budget", "labels", "images", "images_made", "images_retried",
-            "images_failed", "ascent_images", "accuracy", "epsilon", "distance", "score_before",
-            "score_after", "steps", *COSTS]  # fmt: skip
+            "images_failed", "ascent_images", "accuracy", "epsilon", "distance",
+            "arrived_distance", "score_before", "score_after", "steps", *COSTS]  # fmt: skip
     keys += sorted({k for curve in comparison.curves for k in curve.own_measures})
     writer = csv.writer(out)
     writer.writerow(["dataset", "strategy", "seed", *keys])

@@ -206,7 +206,9 @@ class Trial:
         if text.epsilon > 0:
             before, after = text.probe_score.double().mean((1, 2)).tolist()
             distance = text.ascent_distance[-1].double().mean().item()
-            moved = {"distance": distance, "score_before": before, "score_after": after}
+            arrived = text.arrived_distance.double().mean().item()
+            moved = {"distance": distance, "arrived_distance": arrived, "score_before": before,
+                     "score_after": after}  # fmt: skip
         return {
             "images_made": batch.made,
             "images_retried": batch.retried,

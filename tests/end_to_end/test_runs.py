@@ -156,6 +156,7 @@ def test_a_text_for_each_image(tmp_path, direction, per_image):
     row = only(tmp_path, "GALOT")[0]
     assert (row["images"], row["images_made"]) == (20, 30)
     assert row["ascent_images"] == (30 + 40) * per_image and 0 < row["distance"] <= 5 * (1 + 1e-5)
+    assert row["arrived_distance"] == pytest.approx(row["distance"], rel=1e-4)  # in float32
     (file,) = tmp_path.glob("*/GALOT/*/seed0/config.json")
     state = RunFolder.open(file.parent).load("text", 0)
     assert torch.equal(state["c"], state["c0"])
@@ -170,6 +171,7 @@ def test_several_templates_are_mixed_evenly(tmp_path):
     (file,) = tmp_path.glob("*/GALOT/*/seed0/config.json")
     state = RunFolder.open(file.parent).load("text", 0)
     moved = (state["c"] - state["c0"]).flatten(1).norm(dim=1)
+    torch.testing.assert_close(state["arrived_distance"], moved, rtol=1e-4, atol=0)
     assert len(moved) == 30 and (moved > 0).all()
     assert len({c.numpy().tobytes() for c in state["c0"]}) == 30
     assert only(tmp_path, "GALOT")[0]["ascent_images"] == 2 * 1 * 30
