@@ -34,8 +34,9 @@ def files_below(output):
 
 @pytest.mark.parametrize(
     ("variant", "kills"),
-    [*((v, 3) for v in VARIANTS), pytest.param("replace", 10, marks=pytest.mark.slow)],
-)
+    [("gal", 3), *(pytest.param(variant, kills, marks=pytest.mark.slow) for variant, kills in
+                   (("replace", 10), ("accumulate", 3), ("image", 5)))],
+)  # fmt: skip
 def test_killed_at_random_moments(tmp_path, variant, kills):
     """During generation mostly, and often enough in the ascent: it writes no files, so a kill a
     little after the file before it falls there."""
