@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -38,6 +37,7 @@ from .learner import Learner, split_batches
 from .plan import Plan, Run, weights_at_hand
 from .pool import ImageSet
 from .results import RunFolder
+from .timing import matrix_rate
 
 FULL_SIZE = 10e12  # FLOP an image; beyond it an image takes a CPU minutes
 PROBE_SECONDS = 1.0  # for each of the few things that are timed, ten seconds in all as a rule
@@ -367,13 +367,6 @@ def _repeat(run: Callable[[], object], clock: Callable[[], float]) -> float:
         if seconds[0] > PATIENCE or (len(seconds) > 1 and sum(seconds) > PROBE_SECONDS):
             break
     return statistics.median(seconds[1:] or seconds)
-
-
-def matrix_rate(device: torch.device) -> float:
-    """FLOP a second of large float32 matrix products: more than any network gets."""
-    a = torch.randn(1024, 1024, device=device)
-    seconds = _repeat(lambda: float((a @ a)[0, 0]), time.perf_counter)
-    return 2 * 1024**3 / seconds
 
 
 # -- saying it ---------------------------------------------------------------------------------

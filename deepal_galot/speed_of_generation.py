@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import functools
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from generators.diffusion import DiffusionGenerator
+from generators.flops import Flops, count
 from generators.networks import KeysAndValues, Networks
 from generators.text_optimization import score_gradient
 
@@ -25,7 +26,7 @@ from .campaign import machine
 from .config import resolve
 from .images import fit_to, to_uint8
 from .plan import pick_device
-from .timing import seconds_of, with_spread
+from .timing import matrix_rate, seconds_of, with_spread
 
 PLAIN_BATCHES = (1, 10)
 GUIDANCE = 7.5
@@ -88,58 +89,12 @@ class _RandomWeights(DiffusionGenerator):
         return self.architecture.embeddings(len(prompts), seed=0)
 
 
-@dataclass(frozen=True)
-class Work:
-    """Floating-point operations, counted by PyTorch on tensors without data.
-
-    Attributes:
-        noise, decode: of the UNet for one latent, and of the VAE for one image.
-        gradient: of one image through the last step, without the T − 1 before it.
-    """
-
-    noise: int
-    decode: int
-    gradient: int
-
-    def image(self, steps: int) -> int:
-        """One image with classifier-free guidance."""
-        return 2 * steps * self.noise + self.decode
-
-
-def count_work(architecture: Architecture) -> Work:
-    """Both networks on the meta device, one image."""
+def count_flops(architecture: Architecture) -> Flops:
+    """Of one image's parts, on the meta device."""
     meta = torch.device("meta")
     parts = architecture.components(meta)
     networks = Networks(parts.unet, parts.vae, torch.float32, meta)
-    side = parts.unet.config.sample_size
-    with meta:
-        x, t = torch.zeros(1, parts.unet.config.in_channels, side, side), torch.zeros(())
-        c = torch.zeros(1, *architecture.text)
-    text = networks.text(c)
-
-    def last_step() -> None:
-        each = c.clone().requires_grad_()
-        networks.images(networks.noise(x, t, networks.text(each))).sum().backward()
-
-    noise = _flops(lambda: networks.noise(x, t, text))
-    decode = _flops(lambda: networks.images(x))
-    return Work(noise, decode, _flops(last_step) + noise)
-
-
-def _flops(work: Callable[[], object]) -> int:
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter:
-        work()
-    return counter.get_total_flops()
-
-
-def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
-    """FLOP/s of a large square matrix product: what this device has to give."""
-    n, times = (8192, 20) if device.type == "cuda" else (512, 4)
-    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
-    seconds = seconds_of(lambda: [a @ b for _ in range(times)], device)
-    return times * 2 * n**3 / statistics.median(seconds)
+    return count(networks, architecture.text, parts.unet.config.sample_size)
 
 
 def plain_pipeline(architecture: Architecture, device: torch.device) -> Any:
@@ -176,7 +131,7 @@ class _Report:
         self.device, self.steps, self.batch = pick_device(args.device), args.steps, args.batch
         self.compile = args.compile
         self.architecture = MINIATURE if args.small else SD_21_BASE
-        self.work = count_work(self.architecture)
+        self.flops = count_flops(self.architecture)
         self.rates: dict[torch.dtype, float] = {}
 
     def lines(self) -> Iterator[str]:
@@ -184,8 +139,8 @@ class _Report:
         torch.backends.cudnn.allow_tf32 = False  # as a run has it
         yield ", ".join(f"{k} {v}" for k, v in machine(self.device).items())
         yield (
-            f"TFLOP, counted: UNet {self.work.noise / 1e12:.3g}, decoder "
-            f"{self.work.decode / 1e12:.3g}, gradient {self.work.gradient / 1e12:.3g}; guidance "
+            f"TFLOP, counted: UNet {self.flops.noise / 1e12:.3g}, decoder "
+            f"{self.flops.decode / 1e12:.3g}, gradient {self.flops.chain(2) / 1e12:.3g}; guidance "
             f"{GUIDANCE}, DPM-Solver++; median (range, n); share of this device's own matrix "
             f"product in the same dtype"
         )
@@ -208,7 +163,7 @@ class _Report:
         self, who: str, steps: int, batch: int, seconds: Sequence[float], dtype: torch.dtype
     ) -> str:
         rates = [batch / s for s in seconds]
-        flops = statistics.median(rates) * self.work.image(steps)
+        flops = statistics.median(rates) * self.flops.image(steps, 2)
         return (
             f"{who:5}  T={steps:<3} batch {batch:<3} {_name(dtype):8}  {with_spread(rates)} "
             f"images/s  {self._share(flops, dtype)}"
@@ -216,7 +171,7 @@ class _Report:
 
     def _share(self, flops: float, dtype: torch.dtype) -> str:
         if dtype not in self.rates:
-            self.rates[dtype] = matrix_rate(dtype, self.device)
+            self.rates[dtype] = matrix_rate(self.device, dtype)
         limit = self.rates[dtype]
         return f"{flops / 1e12:.3g} TFLOP/s  {flops / limit:.1%} of {limit / 1e12:.3g}"
 
@@ -265,7 +220,7 @@ class _Report:
         seconds = seconds_of(work, self.device)
         peak = torch.cuda.max_memory_allocated(self.device) / 2**30 if cuda else 0.0
         memory = f"  peak {peak:.1f} GiB" if cuda else ""
-        flops = self.batch * self.work.gradient / statistics.median(seconds)
+        flops = self.batch * self.flops.chain(2) / statistics.median(seconds)
         yield (
             f"gradient  {self.batch} images, {generator.gradients.rows} at once, float32  "
             f"{with_spread(seconds)} s{memory}  {self._share(flops, torch.float32)}"

@@ -45,3 +45,11 @@ def seconds_of(work: Callable[[], object], device: torch.device) -> list[float]:
 def _wait_for(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
+    """FLOP a second of large square matrix products: more than any network gets."""
+    n, times = (8192, 20) if device.type == "cuda" else (512, 4)
+    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+    seconds = seconds_of(lambda: [a @ b for _ in range(times)], device)
+    return times * 2 * n**3 / statistics.median(seconds)

@@ -147,8 +147,9 @@ class DiffusionGenerator(Generator):
         x = x.to(text) * scheduler.init_noise_sigma
         last = len(scheduler.timesteps) - 1
         for i, t in enumerate(scheduler.timesteps):
-            with torch.set_grad_enabled(graph == "all" or (graph == "last" and i == last)):
-                x = self._reverse_step(scheduler, x, t, text, rngs)
+            seen = graph == "all" or (graph == "last" and i == last)  # by autograd
+            with torch.set_grad_enabled(seen):
+                x = self._reverse_step(scheduler, x, t, text if seen else text.detach(), rngs)
         return x
 
     def _reverse_step(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -48,36 +49,69 @@ def pipeline_size(configs: Configs, config: RunConfig) -> Size:
     steps = len(scheduler.timesteps)  # Heun's method takes two a step
     tokens = configs["tokenizer"]["model_max_length"]
     parts = (json.dumps(configs[part], sort_keys=True) for part in ("unet", "vae"))
-    text, forward, decode, gradient = _count(*parts, tokens, config.resolution)
-    branches = 2 if config.guidance > 1 else 1
-    image = text + steps * branches * forward + decode
-    return Size(image, image + gradient, tokens * configs["unet"]["cross_attention_dim"])
+    flops = _count(*parts, tokens, config.resolution)
+    image = flops.image(steps, 2 if config.guidance > 1 else 1)
+    return Size(image, image + flops.gradient, tokens * configs["unet"]["cross_attention_dim"])
 
 
-@cache
-def _count(unet: str, vae: str, tokens: int, resolution: int | None) -> tuple[int, ...]:
-    """FLOP of a text's keys and values, of the denoiser's forward, of a decoded image, and of the
-    gradient of all three to the text."""
-    unet, vae = json.loads(unet), json.loads(vae)
-    factor = 2 ** (len(vae["block_out_channels"]) - 1)
-    side = unet["sample_size"] if resolution is None else resolution // factor
-    with torch.device("meta"):
-        networks = Networks(
-            _make("unet", unet), _make("vae", vae), torch.float32, torch.device("meta")
-        )
-        c = torch.empty(1, tokens, unet["cross_attention_dim"], requires_grad=True)
-        x, t = torch.empty(1, unet["in_channels"], side, side), torch.empty(())
+@dataclass(frozen=True)
+class Flops:
+    """Of one image's parts.
+
+    Attributes:
+        text: the keys and values of its text embedding.
+        noise: one answer of the denoiser.
+        decode: the VAE's decoder.
+        gradient: of these three, once each, to the text embedding; without computing them.
+    """
+
+    text: int
+    noise: int
+    decode: int
+    gradient: int
+
+    def image(self, steps: int, branches: int) -> int:
+        """A whole image; of two branches with classifier-free guidance."""
+        return self.text + steps * branches * self.noise + self.decode
+
+    def chain(self, branches: int) -> int:
+        """A gradient through the last of the steps, with that step."""
+        return self.image(1, branches) + self.gradient
+
+
+def count(networks: Networks, text: tuple[int, int], side: int) -> Flops:
+    """By PyTorch's counter, on networks that may be on the meta device.
+
+    Args:
+        text: [L, D] of an embedding.
+        side: of the latents.
+    """
+    with next(networks.parameters()).device:
+        c = torch.zeros(1, *text, requires_grad=True)
+        x, t = torch.zeros(1, networks.unet.config.in_channels, side, side), torch.zeros(())
     counters = [FlopCounterMode(display=False) for _ in range(4)]
     with torch.enable_grad():
         with counters[0]:
-            text = networks.text(c)
+            keys_and_values = networks.text(c)
         with counters[1]:
-            noise = networks.noise(x, t, text)
+            noise = networks.noise(x, t, keys_and_values)
         with counters[2]:
             image = networks.images(noise)
         with counters[3]:
             torch.autograd.grad(image.sum(), c)
-    return tuple(counter.get_total_flops() for counter in counters)
+    return Flops(*(counter.get_total_flops() for counter in counters))
+
+
+@cache
+def _count(unet: str, vae: str, tokens: int, resolution: int | None) -> Flops:
+    """Of a model that only its configuration files, as JSON, are known of."""
+    unet, vae = json.loads(unet), json.loads(vae)
+    factor = 2 ** (len(vae["block_out_channels"]) - 1)
+    side = unet["sample_size"] if resolution is None else resolution // factor
+    with torch.device("meta"):
+        parts = _make("unet", unet), _make("vae", vae)
+    networks = Networks(*parts, torch.float32, torch.device("meta"))
+    return count(networks, (tokens, unet["cross_attention_dim"]), side)
 
 
 def _make(part: str, config: Mapping[str, Any]) -> Any:

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from deepal_galot import costs, registry
 from deepal_galot.classifiers.base import Classifier
-from deepal_galot.costs import Prices, Work, costs_of, matrix_rate
+from deepal_galot.costs import Prices, Work, costs_of
 from deepal_galot.datasets.digits import Digits
 from deepal_galot.learner import Learner
 from deepal_galot.plan import Request, make_plan
@@ -54,10 +54,11 @@ def test_flop_of_a_pipeline_are_those_of_its_images(changes):
 
 
 def test_flop_of_stable_diffusion():
-    """0.804 TFLOP a forward at 64×64 latents and 2.51 a decode: measured for DESIGN.md."""
+    """0.804 TFLOP a forward at 64×64 latents and 2.51 a decode: measured for DESIGN.md. The text's
+    keys and values, half a per cent of a forward, are computed once for all steps."""
     config = small_config(steps=50, guidance=7.5)
     size = StableDiffusion21Base.size(config)
-    assert size.image == pytest.approx((100 * 0.804 + 2.51) * 1e12, rel=1e-3)
+    assert size.image == pytest.approx((100 * 0.804 + 2.51) * 1e12, rel=5e-3)
     one = StableDiffusion21Base.size(dataclasses.replace(config, steps=1, guidance=1.0))
     assert one.image == pytest.approx((0.804 + 2.51) * 1e12, rel=2e-3)
     assert one.image < size.chain - size.image < 1.1 * one.image  # a gradient to the input alone
@@ -107,10 +108,6 @@ def test_prices_of_work():
     work = Work(labels=7, images=10, pictures=2, chains=3, fits=1, steps=5, trained=50, passed=100)
     assert Prices(1, 10, 100, 1000, 0.1, 0.01).of(work) == 12 + 30 + 100 + 5000 + 5 + 1
     assert work + work == Work(*(2 * n for n in dataclasses.astuple(work)))
-
-
-def test_matrix_rate_is_a_rate():
-    assert 1e8 < matrix_rate(torch.device("cpu")) < 1e14
 
 
 # -- work --------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from deepal_galot.selection import k_center
 from deepal_galot.speed_of_generation import (
     MINIATURE,
     SD_21_BASE,
-    count_work,
+    count_flops,
     make_generator,
     plain_pipeline,
 )
@@ -71,12 +71,12 @@ def test_the_architecture_is_the_published_one():
     parts = SD_21_BASE.components(torch.device("meta"))
     count = [sum(p.numel() for p in m.parameters()) for m in (parts.unet, parts.vae)]
     assert count == [865_910_724, 83_653_863]
-    work = count_work(SD_21_BASE)
-    assert work.noise / 1e12 == pytest.approx(0.804, rel=0.01)
-    assert work.decode / 1e12 == pytest.approx(2.51, rel=0.01)
-    assert work.image(50) / 1e12 == pytest.approx(82.9, rel=0.01)
+    flops = count_flops(SD_21_BASE)
+    assert flops.noise / 1e12 == pytest.approx(0.804, rel=0.01)
+    assert flops.decode / 1e12 == pytest.approx(2.51, rel=0.01)
+    assert flops.image(50, 2) / 1e12 == pytest.approx(82.9, rel=0.01)
     # Backwards through activations alone is as much as forwards, but for the text's own way.
-    assert work.gradient == pytest.approx(3 * work.noise + 2 * work.decode, rel=0.1)
+    assert flops.chain(2) == pytest.approx(3 * flops.noise + 2 * flops.decode, rel=0.1)
 
 
 def test_the_plain_call_does_the_same_work():
@@ -109,9 +109,11 @@ def test_lines_of_generate(capsys):
         ("plain", "3", "1"), ("plain", "3", "10"), ("plain", "2", "1"), ("plain", "2", "10"),
         ("ours", "3", "2"), ("ours", "2", "2"),
     ]  # fmt: skip
-    work = count_work(MINIATURE)
+    flops = count_flops(MINIATURE)
     for _, steps, _, images, tflop, share, limit in rates:
-        assert float(tflop) == pytest.approx(float(images) * work.image(int(steps)) / 1e12, 0.02)
+        assert float(tflop) == pytest.approx(
+            float(images) * flops.image(int(steps), 2) / 1e12, 0.02
+        )
         assert float(share) / 100 == pytest.approx(float(tflop) / float(limit), 0.02)
     by = {r[:3]: float(r[3]) for r in rates}
     said = {
