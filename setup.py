@@ -35,5 +35,5 @@ setup(
         "matplotlib>=3.9",
         "tqdm>=4.66",
     ],
-    extras_require={"test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.15"]},
+    extras_require={"test": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.15"]},
 )

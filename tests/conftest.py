@@ -6,6 +6,8 @@ import os
 import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing in the suite needs the network
+if "PYTEST_XDIST_WORKER" in os.environ:  # a thread each; two that wait for each other are slower
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from deepal_galot.cli import main
+from generators.image_store import read_manifest
 from helpers import QUICK, image_hashes, rows_of
 
 CODES = [f"c{i}" for i in range(10)]
@@ -35,7 +36,7 @@ def test_words_go_into_the_prompts_and_nowhere_else(coded, tmp_path, digits, cap
     assert "prompts say zero for c0, one for c1, two for c2, …" in capsys.readouterr().out
     (seed,) = out.glob("coded/GALOT/*/seed0")
     assert json.loads((seed / "classifier.json").read_text())["class_names"] == CODES
-    prompts = {str(np.load(f)["prompt"]) for f in (out / "images").rglob("*.npz")}
+    prompts = {read_manifest(f)["prompt"] for f in (out / "images").rglob("*.json")}
     assert prompts == {"see an eight" if n == "eight" else f"see a {n}" for n in digits.class_names}
     # What makes no prompts is the same run as without the file.
     assert main([*coded, *run, "MarginSampling"]) == 0
