@@ -121,6 +121,8 @@ class Campaign:
             self._generators[key] = run.generator(c, self.request.device)
             if self.request.compile:
                 self._generators[key].compile()
+            if self.request.checkpointing:
+                self._generators[key].checkpoint()
         return self._generators[key]
 
 

@@ -188,6 +188,8 @@ def _add_where(group: argparse._ArgumentGroup) -> None:
         help="same bits on the same GPU, slower; a CPU always is")  # fmt: skip
     add("--compile", action="store_true",
         help="compile the generator: faster after minutes; needs a C++ compiler")  # fmt: skip
+    add("--checkpointing", action="store_true",
+        help="the ascent's gradient in less memory and more time")  # fmt: skip
 
 
 def _add_instead(group: argparse._ArgumentGroup) -> None:
@@ -342,7 +344,7 @@ def _request(args: argparse.Namespace) -> Any:
         mode=args.mode, flags=flags, output=args.output, data_dir=args.data_dir,
         device=pick_device(args.device), deterministic=args.deterministic,
         device_named=args.device != "auto", words=words,
-        compile=args.compile,
+        compile=args.compile, checkpointing=args.checkpointing,
         save_full_size=args.save_full_size,
     )  # fmt: skip
 

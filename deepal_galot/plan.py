@@ -60,6 +60,7 @@ class Request:
         device: resolved; device_named: whether the user chose it.
         deterministic: forbid kernels whose result depends on timing.
         compile: compile the generator.
+        checkpointing: take its gradient in less memory.
         save_full_size: how many images a class and round are kept as the generator made them.
     """
 
@@ -73,6 +74,7 @@ class Request:
     device: torch.device
     deterministic: bool = False
     compile: bool = False
+    checkpointing: bool = False
     spec: DatasetSpec | None = None
     device_named: bool = True
     words: tuple[str, ...] | None = None

@@ -112,6 +112,10 @@ class Generator(ABC):
         """Compile what is called often, if it can be; images change by rounding alone."""
         return None
 
+    def checkpoint(self) -> None:
+        """Compute activations again for the gradient instead of keeping them, if it can be."""
+        return None
+
     @cached_property
     def gradients(self) -> Parts:
         """Cuts the batches that a gradient is taken of into parts that fit into memory."""

@@ -122,6 +122,9 @@ class DiffusionGenerator(Generator):
         self._compiled = True
         self.networks.unet.compile(dynamic=False)
 
+    def checkpoint(self) -> None:
+        self._exact.checkpoint()
+
     def sample(
         self, c: Tensor, seeds: Sequence[int], graph: Graph = "none", steps: int | None = None
     ) -> Tensor:

@@ -45,6 +45,11 @@ class Networks(nn.Module):
         """Of the UNet and the VAE."""
         return self.unet.dtype
 
+    def checkpoint(self) -> None:
+        """Keep no activations of a block for its gradient; they are computed again."""
+        self.unet.enable_gradient_checkpointing()
+        self.vae.enable_gradient_checkpointing()
+
     def noise(self, x: Tensor, t: Tensor, text: Tensor, guidance: Tensor | None = None) -> Tensor:
         """The UNet's answer for latents [B, *latent], in their dtype.
 

@@ -224,11 +224,34 @@ def test_compiled_batches_are_padded_to_one_size(monkeypatch, guidance, graph):
     assert len(images) == 6
 
 
+def test_checkpointing_keeps_less_for_the_same_gradient(tiny):
+    """Bytes that autograd saves in the last step and the decoder."""
+    gradients, kept = [], []
+    for asked in (False, True):
+        generator = Tiny(small_config(dtype="bfloat16", steps=2), CPU)
+        if asked:
+            generator.checkpoint()
+        c, saved = tiny.encode(PROMPTS[:2]).requires_grad_(), []
+
+        def save(tensor, saved=saved):
+            saved.append(tensor.numel() * tensor.element_size())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
+            score = generator.sample(c, [1, 2], "last")[..., :16].mean()
+        kept.append(sum(saved))
+        gradients.append(torch.autograd.grad(score, c)[0])
+    assert torch.equal(*gradients) and gradients[0].norm() > 0
+    assert kept[1] < 0.5 * kept[0]
+
+
 def test_compile_is_asked_for_and_names_the_same_run(tmp_path, monkeypatch, capsys):
     asked = []
     monkeypatch.setattr(torch, "compile", lambda function, **kwargs: asked.append(1) or function)
+    monkeypatch.setattr(Tiny, "checkpoint", lambda self: asked.append("checkpointing"))
     run = [*QUICK, "--strategy", "GALOTBasic", "--device", "cpu", "--output", str(tmp_path)]
-    assert main([*run, "--compile"]) == 0 and asked
+    assert main([*run, "--compile", "--checkpointing"]) == 0
+    assert 1 in asked and "checkpointing" in asked
     capsys.readouterr()
     assert main([*run, "--dry-run"]) == 0
     assert " 2/2 " in capsys.readouterr().out
