@@ -34,7 +34,7 @@ def files_below(output):
 
 @pytest.mark.parametrize(
     ("variant", "kills"),
-    [("gal", 3), *(pytest.param(variant, kills, marks=pytest.mark.slow) for variant, kills in
+    [("gal", 2), *(pytest.param(variant, kills, marks=pytest.mark.slow) for variant, kills in
                    (("replace", 10), ("accumulate", 3), ("image", 5)))],
 )  # fmt: skip
 def test_killed_at_random_moments(tmp_path, variant, kills):

@@ -230,6 +230,7 @@ def test_last_step_gradient_against_finite_differences(tiny64, scheduler):
         assert error < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scheduler", "at_least"),
     # DDIM's last step moves almost nothing (size ratio .001), and its gradient says as little.
