@@ -28,8 +28,8 @@ from .pool import ImageSet
 
 GPU_EVAL_BATCH = 1024
 CPU_EVAL_BATCH = 64  # its activations stay in the cache: 2.5× as fast as 1024 for small_cnn, 28 px
-MC_BLOCK = 2**19  # numbers of all Monte Carlo passes held at once: 2 MB
-MASKS = 4096  # dropout masks that images and passes choose from; to draw each anew takes longer
+MC_BLOCK = 3 * 2**19  # probabilities of all Monte Carlo passes held at once: 6 MB
+MC_GROUPS = 64
 NOISY_BATCH = 1000  # DeepALPlus's test batch, whose statistics are its Monte Carlo noise
 OBJECTIVE = "objective."  # prefix of its tensors in a stored classifier
 
@@ -218,31 +218,41 @@ class Learner:
         residual = logits.softmax(1) - F.one_hot(logits.argmax(1), self.n_classes)
         return torch.einsum("nk,nd->nkd", residual, embeddings).flatten(1).cpu().numpy()
 
-    def mc_probabilities(self, data: ImageSet, passes: int | None = None) -> Iterator[Tensor]:
-        """[T, B, K] float32 class probabilities on the device: T draws of the network for a block
-        of B images, block by block in order.
+    def apply_to_passes(
+        self, data: ImageSet, function: Callable[[Tensor], Tensor], passes: int | None = None
+    ) -> Tensor:
+        """[N, ...] on the device: a function of the Monte Carlo passes of each image.
 
-        By head dropout, each image and pass has one of MASKS random masks, drawn by torch's global
-        generator, and all passes share one pool pass through the body. (One mask for all images of
-        a pass, as Kirsch et al. 2019 have it, lets near duplicates score alike: BALDDropout on
-        Digits lost 1.6 ± 1.3 points, 20 seeds.) By batchnorm, a copy of the network runs in
+        By head dropout, all passes share one pool pass through the body; random groups of images,
+        at least MC_GROUPS of them, share a pass's mask, drawn by torch's global rng. (One mask
+        for all images, as Kirsch et al. 2019 have it, lets near duplicates score alike: BALDDropout
+        on Digits lost 1.6 ± 1.3 points, 20 seeds.) By batchnorm, a copy of the network runs in
         training mode, so each batch is normalised by its own statistics, and the classifier's
         running ones stay as they are; who shares a batch is drawn anew for each pass. (DeepALPlus
         does not shuffle: where nothing is augmented all its passes are alike.) A strategy that does
         not declare that it reads `mc_noise` gets batchnorm.
 
         Args:
+            function: [T, B, K] float32 class probabilities, T draws of the network for B images ->
+                [B, ...].
             passes: T; default mc_passes, or DeepALPlus's 10 if the strategy does not read it.
         """
         passes = passes or self.config.mc_passes or 10
-        if self.config.mc_noise == "head_dropout":
-            yield from self._dropped_heads(self.outputs(data).embeddings, passes)
-            return
+        dropout = self.config.mc_noise == "head_dropout"
+        draws = self._dropped_heads if dropout else self._noisy_networks
+        rows, answers = zip(*((r, function(p)) for r, p in draws(data, passes)), strict=True)
+        answers = torch.cat(answers)
+        in_order = torch.empty_like(answers)
+        in_order[torch.cat(rows).to(self.device)] = answers
+        return in_order
+
+    def _noisy_networks(self, data: ImageSet, passes: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """(rows [B], their probabilities [T, B, K]), block by block."""
         noisy = copy.deepcopy(self.clf).train()
         size = min(NOISY_BATCH, -(-len(data) // 2))  # two batches at least, or nothing is shuffled
         for block in split_batches(len(data), 8 * NOISY_BATCH):
             draws = [self._noisy_logits(noisy, data, block, size) for _ in range(passes)]
-            yield torch.stack(draws).softmax(2)
+            yield torch.arange(block.start, block.stop), torch.stack(draws).softmax(2)
 
     @torch.no_grad()
     def _noisy_logits(self, noisy: Classifier, data: ImageSet, block: slice, size: int) -> Tensor:
@@ -257,22 +267,30 @@ class Learner:
         return logits
 
     @torch.no_grad()
-    def _dropped_heads(self, embeddings: Tensor, passes: int) -> Iterator[Tensor]:
-        """Blocks so small that all their masks stay in the cache."""
-        p, dim = self.config.head_dropout, embeddings.shape[1]
-        bank = (dropout_masks((MASKS, dim), p).float() / (1 - p)).to(self.device)
-        for block in embeddings.split(max(1, MC_BLOCK // (passes * max(dim, self.n_classes)))):
-            chosen = torch.randint(MASKS, (passes * len(block),)).to(self.device)
-            masks = bank.index_select(0, chosen).view(passes, *block.shape)
-            yield self.clf.head(masks.mul_(block)).softmax(2)
+    def _dropped_heads(self, data: ImageSet, passes: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """(rows [B], their probabilities [T, B, K]), group by group; a pass multiplies by the kept
+        half of the head alone."""
+        p, head = self.config.head_dropout, self.clf.head
+        embeddings, weight = self.outputs(data).embeddings, head.weight.T.contiguous() / (1 - p)
+        bias = weight.new_zeros(()) if head.bias is None else head.bias
+        size = max(1, min(MC_BLOCK // (passes * weight.shape[1]), len(data) // MC_GROUPS))
+        buffer = weight.new_empty(passes, size, weight.shape[1])
+        for rows in torch.randperm(len(data)).split(size):
+            # Transposed, because whole rows are quicker to pick than columns.
+            h = embeddings[rows.to(self.device)].T.contiguous()
+            logits = buffer[:, : len(rows)]
+            for out, mask in zip(logits, dropout_masks((passes, len(h)), p), strict=True):
+                kept = mask.nonzero()[:, 0].to(self.device)
+                torch.addmm(bias, h.index_select(0, kept).T, weight.index_select(0, kept), out=out)
+            yield rows, logits.softmax(2)
 
     def predict_prob_dropout(self, data: ImageSet, n_drop: int | None = None) -> Tensor:
         """[N, K] float32 CPU, the mean of the Monte Carlo passes."""
-        return torch.cat([p.mean(0).cpu() for p in self.mc_probabilities(data, n_drop)])
+        return self.apply_to_passes(data, lambda p: p.mean(0), n_drop).cpu()
 
     def predict_prob_dropout_split(self, data: ImageSet, n_drop: int | None = None) -> Tensor:
-        """[T, N, K] float32 CPU, all Monte Carlo passes at once."""
-        return torch.cat([p.cpu() for p in self.mc_probabilities(data, n_drop)], dim=1)
+        """[n_drop, N, K] float32 CPU, all Monte Carlo passes at once."""
+        return self.apply_to_passes(data, lambda p: p.transpose(0, 1), n_drop).transpose(0, 1).cpu()
 
     def get_model(self) -> Classifier:
         """The current classifier, by DeepALPlus's name."""

@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from .strategy import Strategy
@@ -21,8 +20,7 @@ class MonteCarloStrategy(Strategy, ABC):
         idxs, images = self.dataset.get_unlabeled_data()
         if len(idxs) == 0:
             return idxs
-        scores = [self.score(p) for p in self.net.mc_probabilities(images)]
-        return self.top(n, idxs, torch.cat(scores))
+        return self.top(n, idxs, self.net.apply_to_passes(images, self.score))
 
     @staticmethod
     @abstractmethod

@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -174,11 +174,10 @@ class FixedLearner(Learner):
         rows = self._rows(data)
         return Outputs(self.fixed_logits[rows], self.fixed_embeddings[rows])
 
-    def mc_probabilities(self, data: ImageSet, passes: int | None = None) -> Iterator[Tensor]:
+    def apply_to_passes(self, data: ImageSet, function, passes: int | None = None) -> Tensor:
         if self.passes is None:
-            yield from super().mc_probabilities(data, passes)
-        else:
-            yield from self.passes[:, self._rows(data)].split(16, dim=1)
+            return super().apply_to_passes(data, function, passes)
+        return torch.cat([function(p) for p in self.passes[:, self._rows(data)].split(16, dim=1)])
 
     @staticmethod
     def _rows(data: ImageSet) -> Tensor:

@@ -182,7 +182,7 @@ def footprint(name, n_pool, dim, classes, n):
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n != "LossPredictionLoss"])
 def test_memory_is_that_of_logits_and_embeddings(name, monkeypatch):
-    """N = 4,000, D = 32, K = 40, 200 picks, blocks of 2^16 elements instead of 2^22 and 2^19: in
+    """N = 4,000, D = 32, K = 40, 200 picks, blocks of 2^16 elements instead of 2^22 and 2^20: in
     units of N (K + D), no tensor of more than 2 and no more than 8 float32 held at a time.
 
     N×N would be 55, the dense gradients 18, the 20 passes at once 11, with their graph 12 to 39.

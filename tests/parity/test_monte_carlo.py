@@ -127,8 +127,8 @@ def revealing(embeddings, **fields):
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
 def test_a_pass_is_inverted_dropout_with_a_mask_for_each_image(p):
-    """The share of zeros over 20 × 12 × 500 draws has a two-sided binomial p > 0.001; of 240 masks
-    chosen from 4,096, 7 share one with another on average."""
+    """The share of zeros over 20 × 12 × 500 draws has a two-sided binomial p > 0.001. Of so few
+    images each is a group of its own."""
     h = np.random.default_rng(0).uniform(0.1, 0.5, (12, 500))
     learner = revealing(h, head_dropout=p, mc_passes=20)
     torch.manual_seed(0)
@@ -139,7 +139,22 @@ def test_a_pass_is_inverted_dropout_with_a_mask_for_each_image(p):
     expected = torch.where(dropped, 0.0, torch.tensor(h) / (1 - p))
     torch.testing.assert_close(shown.double(), expected, rtol=0, atol=1e-4)
     assert stats.binomtest(int(dropped.sum()), dropped.numel(), p).pvalue > 1e-3
-    assert len({tuple(m.tolist()) for m in dropped.flatten(0, 1)}) > 220
+    assert len({tuple(m.tolist()) for m in dropped.flatten(0, 1)}) == 20 * 12
+
+
+def test_random_groups_of_a_large_pool_share_masks():
+    """64 groups of 10, others each time."""
+    h = np.random.default_rng(0).uniform(0.1, 0.5, (640, 500))
+    learner, data, groups = revealing(h, mc_passes=2), None, []
+    data = indexed_pool(640).get_unlabeled_data()[1]
+    for _ in range(2):
+        passes = learner.predict_prob_dropout_split(data)
+        dropped = (passes[..., :-1] / passes[..., -1:]).log().abs() < 1e-4
+        _, group, size = dropped[0].unique(dim=0, return_inverse=True, return_counts=True)
+        assert size.tolist() == [10] * 64
+        assert len(dropped[1].unique(dim=0)) == 64
+        groups.append([set(torch.where(group == g)[0].tolist()) for g in range(64)])
+    assert not any(g in groups[1] for g in groups[0])
 
 
 def test_mean_over_passes_is_the_expectation_over_all_masks():
@@ -180,8 +195,9 @@ def test_head_dropout_equals_the_network_written_out(toy):
     torch.manual_seed(3)
     passes = learner.predict_prob_dropout_split(data).numpy()
     torch.manual_seed(3)
-    bank = dropout_masks((learner_module.MASKS, 128), 0.25)
-    kept = bank[torch.randint(learner_module.MASKS, (7 * 40,))].view(7, 40, 128).double().numpy()
+    kept = np.empty((7, 40, 128))
+    for i in torch.randperm(40).tolist():
+        kept[:, i] = dropout_masks((7, 128), 0.25)
     x = torch.stack([data[i][0] for i in range(len(data))])
     with torch.no_grad():
         embeddings = copy.deepcopy(learner.clf).eval()(x)[1].double().numpy()
@@ -198,7 +214,7 @@ def test_passes_hold_no_graph_and_change_no_classifier(toy, noise):
     learner, data = fitted(toy, mc_noise=noise)
     before = {k: v.clone() for k, v in learner.clf.state_dict().items()}
     answer = learner.predict_logits(data).clone()
-    assert not any(p.requires_grad for p in learner.mc_probabilities(data, 3))
+    assert not learner.apply_to_passes(data, lambda p: p.mean(0), 3).requires_grad
     assert all(torch.equal(v, before[k]) for k, v in learner.clf.state_dict().items())
     assert not any(m.training for m in learner.clf.modules())
     learner._seen = None
@@ -209,7 +225,8 @@ def test_passes_hold_no_graph_and_change_no_classifier(toy, noise):
 @pytest.mark.parametrize("noise", ["head_dropout", "batchnorm"])
 def test_number_of_passes(toy, noise, asked, given):
     learner, data = fitted(toy, mc_noise=noise)
-    assert {len(p) for p in learner.mc_probabilities(data, asked)} == {given}
+    asked_for = learner.apply_to_passes(data, lambda p: p.new_full(p.shape[1:2], len(p)), asked)
+    assert set(asked_for.tolist()) == {given}
 
 
 # -- BatchNorm noise ---------------------------------------------------------------------------
