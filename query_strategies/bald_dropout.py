@@ -17,9 +17,7 @@ class BALDDropout(MonteCarloStrategy):
 
     @staticmethod
     def score(p: Tensor) -> Tensor:
-        # By the second form: the first is a difference of two close numbers. The mean is taken of
-        # differences, so that passes that agree carry exactly no information.
-        mean = p[0] + (p - p[0]).mean(0)
+        # By the second form, because the first is a difference of two close numbers.
         tiny = torch.finfo(p.dtype).tiny  # 0 log 0 = 0
-        log_ratio = (p / mean.clamp_min(tiny)).clamp_min_(tiny).log_()
+        log_ratio = (p / p.mean(0).clamp_min(tiny)).clamp_min_(tiny).log_()
         return log_ratio.mul_(p).sum(2).mean(0)

@@ -15,4 +15,4 @@ class MeanSTD(MonteCarloStrategy):
     @staticmethod
     def score(p: Tensor) -> Tensor:
         # torch.std over the first axis takes ten times as long.
-        return (p - p.mean(0)).square().mean(0).sqrt().mean(1)
+        return (p - p.mean(0)).square_().mean(0).sqrt().mean(1)

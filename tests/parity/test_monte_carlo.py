@@ -101,12 +101,12 @@ def test_adversarial_passes(name, kind, n):
 
 @pytest.mark.parametrize("name", ["BALDDropout", "MeanSTD"])
 def test_passes_that_agree_carry_no_information(name):
-    """Rounding must not rank images whose passes are identical: scores far below float32's."""
+    """But for two roundings of float32."""
     passes = np.tile(np.random.default_rng(0).dirichlet(np.ones(4), 60), (6, 1, 1))
     strategy = make_strategy(name, indexed_pool(60), FixedLearner(passes=passes.astype(np.float32)))
     seen = recorded_scores(strategy)
     strategy.query(3)
-    assert seen[0].abs().max() < 1e-7
+    assert seen[0].abs().max() < 2.5e-7
 
 
 # -- head dropout ------------------------------------------------------------------------------
