@@ -20,15 +20,12 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from generators.base import Generator, Size
-from generators.diffusion import DiffusionGenerator
-from generators.flops import pipeline_size, read_configs
 from generators.image_store import SHARD
 from generators.prompts import fill, templates
 from generators.text_optimization import score_gradient
-from generators.weights import find_weights
 
 from .classifiers.base import Classifier
-from .config import FOLDER, RunConfig
+from .config import RunConfig
 from .datasets.base import DatasetSpec
 from .errors import UserError
 from .galot import PROBES, image_counts
@@ -145,7 +142,7 @@ def work_of(run: Run, spec: DatasetSpec, done: int = 0, size: Size | None = None
     for round in range(done, c.cycles):
         work += _labeling(c, spec, round) + _fitting(c, spec, round)
         if run.generator is not None and run.source is None:
-            work += _generating(c, spec, round, size)
+            work += _generating(run, spec, round, size)
     kept = _network(run.architecture, spec.image_shape, spec.n_classes).bytes
     return work + Work(disk=kept if done == 0 else 0)
 
@@ -185,18 +182,19 @@ def training_images(c: RunConfig, spec: DatasetSpec, round: int) -> int:
     return real + sum(c.n_synthetic_at(r) for r in rounds)
 
 
-def _generating(c: RunConfig, spec: DatasetSpec, round: int, size: Size | None) -> Work:
+def _generating(run: Run, spec: DatasetSpec, round: int, size: Size | None) -> Work:
     """A round's images and ascent, and the bytes they leave."""
-    k, pixels = spec.n_classes, math.prod(spec.image_shape)
+    c, k, pixels = run.config, spec.n_classes, math.prod(spec.image_shape)
     moves = c.epsilon_at(round) > 0
     _, made = image_counts(c, k, round)
     shards = sum(math.ceil(n / SHARD) for n in made)
     prompts = k * len(templates(c.template))
     texts = 2 * prompts * (0 if size is None else 4 * size.text)  # c0 and c, float32
     climbing = sum(made) + k * PROBES if c.text_per == "image" else c.ascent_samples * prompts
+    pictures = (2 if moves else 1) * k * PROBES if run.generator.reads_text else 0
     return Work(
         images=sum(made),
-        pictures=0 if c.generator.startswith(FOLDER) else (2 if moves else 1) * k * PROBES,
+        pictures=pictures,
         chains=c.ascent_steps * climbing if moves and _ascends(c) else 0,
         disk=sum(made) * pixels + shards * SHARD_HEADER
         + texts + 2 * k * PROBES * pixels + TEXT_HEADER,
@@ -218,19 +216,10 @@ def flop_prices(run: Run, spec: DatasetSpec, size: Size | None) -> Prices:
 
 
 def _size(run: Run) -> Size | None:
-    """The generator's own word, else what is counted on the configuration files of its folder."""
+    """Of the generator that the run draws with; None without one, or if it is not known."""
     if run.generator is None or run.source is not None:
         return None
-    size = run.generator.size(run.config)
-    if size is None and issubclass(run.generator, DiffusionGenerator):
-        try:
-            return pipeline_size(
-                read_configs(find_weights(run.generator.source, False)), run.config
-            )
-        except (UserError, OSError, ValueError, LookupError, TypeError, AttributeError,
-                RuntimeError):  # fmt: skip
-            return None  # not here, or no pipeline; loading it says what is wrong
-    return size
+    return run.generator.size(run.config)
 
 
 @dataclass(frozen=True)

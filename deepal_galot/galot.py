@@ -121,7 +121,9 @@ class Galot:
         self.store, self.journal = store, journal
         self.image_shape, self.class_names = image_shape, class_names
         self.n_classes = len(class_names)
-        self.prompts = tuple(fill(t, n) for n in class_names for t in templates(config.template))
+        texts = templates(config.template)
+        self.n_templates = len(texts)
+        self.prompts = tuple(fill(text, name) for name in class_names for text in texts)
 
     @cached_property
     def c0(self) -> Tensor:
@@ -263,12 +265,11 @@ class Galot:
         Args:
             texts: [B] rows of c0 that the embeddings being scored come from, if not all in order.
         """
-        per_class = len(self.prompts) // self.n_classes
         texts = torch.arange(len(self.prompts)) if texts is None else texts
 
         def score(images: Tensor, rows: Tensor) -> Tensor:
             answer = logits(fit_to(images, self.image_shape))
-            labels = texts[rows].to(answer.device) // per_class
+            labels = texts[rows].to(answer.device) // self.n_templates
             return text_score(self.config.text_target, answer, labels)
 
         return score
@@ -318,9 +319,8 @@ class Galot:
 
     def _probed_texts(self) -> Tensor:
         """[C·PROBES] rows of c0: probe i of a class has its prompt i mod P, as its images have."""
-        per_class = len(self.prompts) // self.n_classes
-        own = torch.arange(PROBES) % per_class
-        return (torch.arange(self.n_classes)[:, None] * per_class + own).flatten()
+        own = torch.arange(PROBES) % self.n_templates
+        return (torch.arange(self.n_classes)[:, None] * self.n_templates + own).flatten()
 
     def _no_probes(self) -> tuple[Tensor, Tensor]:
         none = (2, self.n_classes, 0)

@@ -20,7 +20,8 @@ from torch import Tensor
 from deepal_galot.config import RunConfig
 from deepal_galot.errors import UserError
 
-from .base import Generator, Graph
+from .base import Generator, Graph, Size
+from .flops import pipeline_size, read_configs
 from .memory import Parts
 from .networks import Networks
 from .weights import find_weights, hash_weights, load, make_scheduler
@@ -84,6 +85,16 @@ class DiffusionGenerator(Generator):
         return get_timestep_embedding(scale, width, downscale_freq_shift=1).to(self.device)
 
     @classmethod
+    def size(cls, config: RunConfig) -> Size | None:
+        """Counted on the configuration files; None where they are not here or not understood, of
+        which loading says what is wrong."""
+        try:
+            return pipeline_size(read_configs(find_weights(cls.source, False)), config)
+        except (UserError, OSError, ValueError, LookupError, TypeError, AttributeError,
+                RuntimeError):  # fmt: skip
+            return None
+
+    @classmethod
     def content_hash(cls) -> str:
         return hash_weights(find_weights(cls.source))
 
@@ -115,6 +126,8 @@ class DiffusionGenerator(Generator):
 
     @torch.no_grad()
     def arrived(self, c: Tensor) -> Tensor:
+        if self.networks.dtype.itemsize >= 4:
+            return c  # nothing is rounded, and the least squares of a full-size model take a while
         return self.networks.text.arrived(c.to(self.device), self.networks.dtype).cpu()
 
     def compile(self) -> None:

@@ -14,5 +14,5 @@ class MeanSTD(MonteCarloStrategy):
 
     @staticmethod
     def score(p: Tensor) -> Tensor:
-        # torch.std over the first axis takes ten times as long.
+        # torch.std over the first axis takes many times as long.
         return (p - p.mean(0)).square_().mean(0).sqrt().mean(1)

@@ -164,6 +164,12 @@ def test_a_text_for_each_image(tmp_path, direction, per_image):
     assert state["ascent_distance"].shape == (2, 10)
 
 
+def test_the_distance_that_arrives_in_sixteen_bits_is_recorded(tmp_path):
+    quick(tmp_path, "--strategy", "GALOT", "--dtype", "bfloat16", "--n-rounds", "0")
+    row = only(tmp_path, "GALOT")[0]
+    assert row["distance"] < row["arrived_distance"] < 1.5 * row["distance"]
+
+
 def test_several_templates_are_mixed_evenly(tmp_path):
     """Three prompts a class: image i has prompt i mod 3, each with a c of its own."""
     quick(tmp_path, "--strategy", "GALOT", "--template", "label | photo | {label} in print",
