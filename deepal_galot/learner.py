@@ -28,7 +28,7 @@ from .pool import ImageSet
 
 GPU_EVAL_BATCH = 1024
 CPU_EVAL_BATCH = 64  # its activations stay in the cache: 2.5× as fast as 1024 for small_cnn, 28 px
-MC_BLOCK = 3 * 2**19  # probabilities of all Monte Carlo passes held at once: 6 MB
+MC_BLOCK = 3 * 2**19  # probabilities of all Monte Carlo passes scored at once: 6 MB
 MC_GROUPS = 64
 NOISY_BATCH = 1000  # DeepALPlus's test batch, whose statistics are its Monte Carlo noise
 OBJECTIVE = "objective."  # prefix of its tensors in a stored classifier
@@ -269,20 +269,24 @@ class Learner:
     @torch.no_grad()
     def _dropped_heads(self, data: ImageSet, passes: int) -> Iterator[tuple[Tensor, Tensor]]:
         """(rows [B], their probabilities [T, B, K]), group by group; a pass multiplies by the kept
-        half of the head alone."""
+        rows of the head alone, and two passes share the product of the rows that both keep."""
         p, head = self.config.head_dropout, self.clf.head
         embeddings, weight = self.outputs(data).embeddings, head.weight.T.contiguous() / (1 - p)
         bias = weight.new_zeros(()) if head.bias is None else head.bias
-        size = max(1, min(MC_BLOCK // (passes * weight.shape[1]), len(data) // MC_GROUPS))
-        buffer = weight.new_empty(passes, size, weight.shape[1])
-        for rows in torch.randperm(len(data)).split(size):
+        buffer = weight.new_empty(passes, max(1, len(data) // MC_GROUPS), weight.shape[1])
+        at_once = max(1, MC_BLOCK // buffer[:, 0].numel())
+        for rows in torch.randperm(len(data)).split(buffer.shape[1]):
             # Transposed, because whole rows are quicker to pick than columns.
             h = embeddings[rows.to(self.device)].T.contiguous()
             logits = buffer[:, : len(rows)]
-            for out, mask in zip(logits, dropout_masks((passes, len(h)), p), strict=True):
-                kept = mask.nonzero()[:, 0].to(self.device)
-                torch.addmm(bias, h.index_select(0, kept).T, weight.index_select(0, kept), out=out)
-            yield rows, logits.softmax(2)
+            masks = dropout_masks((passes, len(h)), p)
+            for out, kept in zip(logits.split(2), masks.split(2), strict=True):
+                shared = kept.all(0)
+                _add_product(bias, h, weight, shared, out=out[0])
+                for k in reversed(range(len(out))):  # out[0] last: the other begins with it
+                    _add_product(out[0], h, weight, kept[k] & ~shared, out=out[k])
+            for part in split_batches(len(rows), at_once):
+                yield rows[part], logits[:, part].softmax(2)
 
     def predict_prob_dropout(self, data: ImageSet, n_drop: int | None = None) -> Tensor:
         """[N, K] float32 CPU, the mean of the Monte Carlo passes."""
@@ -399,6 +403,12 @@ def split_batches(n: int, size: int) -> list[slice]:
 def for_batchnorm(x: Tensor) -> Tensor:
     """[B, ...] as it is, or a single image twice: in training BatchNorm needs two in a batch."""
     return x if len(x) > 1 else torch.cat([x, x])
+
+
+def _add_product(x: Tensor, h: Tensor, weight: Tensor, kept: Tensor, out: Tensor) -> None:
+    """out [B, K] = x + hᵀ·weight over the kept of D rows; h: [D, B], weight: [D, K]."""
+    rows = kept.nonzero()[:, 0].to(h.device)
+    torch.addmm(x, h.index_select(0, rows).T, weight.index_select(0, rows), out=out)
 
 
 def rate_share(schedule: str, progress: float) -> float:
