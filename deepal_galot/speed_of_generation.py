@@ -242,8 +242,8 @@ def arrival_lines(text: KeysAndValues, c0: Tensor) -> Iterator[str]:
         for epsilon in (0.05, 0.5, 5.0):
             c = c0 + epsilon * delta
             ways = {
-                "as keys and values": text.arrived(c, dtype) - start,
-                "as c": c.to(dtype).double() - c0.to(dtype).double(),
+                "through its keys and values": text.arrived(c, dtype) - start,
+                "with c cast": c.to(dtype).double() - c0.to(dtype).double(),
             }
             said = []
             for way, moved in ways.items():

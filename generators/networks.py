@@ -1,8 +1,9 @@
 """The UNet and VAE of a diffusion model, and the path of the text into the UNet.
 
 The UNet reads a text embedding c only through the keys and values of its cross-attention. ‖c‖ is
-hundreds of times the ε that text optimisation may move it by, so c itself does not survive 16 bits:
-all keys and values are one float32 matrix product of c, and only the result is cast.
+hundreds of times the ε that text optimisation may move it by, so neither c nor its keys and values
+survive 16 bits: they are one float32 matrix product of c, and a 16-bit network reads each of them
+as the sum of two numbers.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Networks(nn.Module):
             dtype: of their weights and arithmetic.
         """
         super().__init__()
-        self.text = KeysAndValues(unet).to(device)
+        self.text = KeysAndValues(unet, parts_in(dtype)).to(device)
         # Convolutions on a GPU's matrix units want the channels last.
         layout = torch.channels_last if device.type == "cuda" else torch.preserve_format
         self.unet = unet.to(device, dtype, memory_format=layout)
@@ -61,7 +62,7 @@ class Networks(nn.Module):
         """
         if guidance is not None:
             guidance = guidance.to(self.dtype).expand(len(x), -1)
-        x_in, text = x.to(self.dtype), text.to(self.dtype)
+        x_in, text = x.to(self.dtype), split(text, self.dtype)
         return self.unet(x_in, t, encoder_hidden_states=text, timestep_cond=guidance).sample.to(x)
 
     def images(self, x: Tensor) -> Tensor:
@@ -73,7 +74,7 @@ class Networks(nn.Module):
 class KeysAndValues(nn.Module):
     """c [B, L, D] -> the keys and values of all cross-attentions side by side, [B, L, M].
 
-    Making one takes the matrices out of the UNet, where a slice of the product takes their place.
+    Making one takes the matrices out of the UNet, whose cross-attentions then read the product.
 
     Attributes:
         weight: [M, D] float32.
@@ -81,38 +82,71 @@ class KeysAndValues(nn.Module):
 
     weight: Tensor
 
-    def __init__(self, unet: nn.Module) -> None:
+    def __init__(self, unet: nn.Module, parts: int) -> None:
         super().__init__()
-        places = [(a, key) for a in cross_attentions(unet) for key in ("to_k", "to_v")]
-        matrices = [getattr(attention, key).weight.detach() for attention, key in places]
+        attentions = cross_attentions(unet)
+        matrices = [m.weight.detach() for a in attentions for m in (a.to_k, a.to_v)]
         self.register_buffer("weight", torch.cat(matrices).float())
-        edges = accumulate(map(len, matrices), initial=0)
-        for (attention, key), (start, stop) in zip(places, pairwise(edges), strict=True):
-            setattr(attention, key, _Slice(start, stop))
+        edges = accumulate((parts * len(m) for m in matrices), initial=0)
+        slices = [slice(*ends) for ends in pairwise(edges)]
+        for attention, keys, values in zip(attentions, slices[::2], slices[1::2], strict=True):
+            attention.to_k = attention.to_v = None
+            attention.set_processor(_TextAttention(keys, values, parts))
 
     def forward(self, c: Tensor) -> Tensor:
         return F.linear(c, self.weight)
 
     def arrived(self, c: Tensor, dtype: torch.dtype) -> Tensor:
-        """The embedding that a network of this dtype reads in place of c.
+        """The embedding that a UNet of this dtype reads in place of c.
 
         Returns:
-            [B, L, D] float64: the least-squares solution for c of W·c = the cast keys and values.
+            [B, L, D] float64: the least-squares solution for c of W·c = what the parts sum to.
         """
-        cast = self(c).to(dtype).double().flatten(0, 1)
-        solution = torch.linalg.lstsq(self.weight.double(), cast.mT, driver="gels").solution
+        parts = split(self(c), dtype).double().unflatten(-1, (-1, parts_in(dtype)))
+        read = parts.sum(-1).flatten(0, 1)
+        solution = torch.linalg.lstsq(self.weight.double(), read.mT, driver="gels").solution
         return solution.mT.reshape(c.shape)
 
 
-class _Slice(nn.Module):
-    """Stands where a key or value matrix was."""
+def parts_in(dtype: torch.dtype) -> int:
+    """P, as how many numbers of this dtype a network reads each key and value.
 
-    def __init__(self, start: int, stop: int) -> None:
-        super().__init__()
-        self.start, self.stop = start, stop
+    The sum of two is off by at most 2⁻¹⁷ of the value in bfloat16, where one is by 2⁻⁹.
+    """
+    return 1 if dtype.itemsize >= 4 else 2
 
-    def forward(self, keys_and_values: Tensor) -> Tensor:
-        return keys_and_values[..., self.start : self.stop]
+
+def split(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """[B, L, M] -> [B, L, M·P] in this dtype, the parts of each number side by side."""
+    parts = []
+    for _ in range(parts_in(dtype)):
+        parts.append(x.to(dtype))
+        x = x - parts[-1]
+    return torch.stack(parts, -1).flatten(-2)
+
+
+class _TextAttention:
+    """Cross-attention whose keys and values are made already; a diffusers attention processor.
+
+    With P parts, q·k = Σ_p q·k_p is one product of heads P times as wide, and so is the sum of the
+    values.
+    """
+
+    def __init__(self, keys: slice, values: slice, parts: int) -> None:
+        self.keys, self.values, self.parts = keys, values, parts
+
+    def __call__(
+        self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, **unused: Any
+    ) -> Tensor:
+        q = attn.to_q(hidden_states).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+        wide = q.unsqueeze(-1).expand(*q.shape, self.parts).flatten(-2)
+        k, v = (
+            encoder_hidden_states[..., place].unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+            for place in (self.keys, self.values)
+        )
+        read = F.scaled_dot_product_attention(wide, k, v, scale=q.shape[-1] ** -0.5)
+        read = read.unflatten(-1, (-1, self.parts)).sum(-1).transpose(1, 2).flatten(2)
+        return attn.to_out[1](attn.to_out[0](read))  # product, dropout
 
 
 def cross_attentions(unet: nn.Module) -> list[Any]:
@@ -127,7 +161,8 @@ def reads_text_plainly(unet: Any) -> bool:
     matrices = [m for a in found for m in (a.to_k, a.to_v)]
     return (
         not any(config.get(option) for option in options)
-        and all(a.norm_cross is None and a.added_kv_proj_dim is None for a in found)
+        and all(norm is None for a in found for norm in (a.norm_cross, a.norm_q, a.norm_k))
+        and not any(a.added_kv_proj_dim or a.residual_connection for a in found)
         and all(type(m) is nn.Linear and m.bias is None for m in matrices)
         and len({m.in_features for m in matrices}) == 1
     )
