@@ -19,7 +19,7 @@ from . import acquisition
 from .errors import UserError
 from .registry import did_you_mean
 
-SCHEMA = 3  # raise it when the meaning of a field or of a stored row changes
+SCHEMA = 4  # raise it when the meaning of a field or of a stored row changes
 
 BUDGET = "labeling budget"
 TRAINING = "classifier and training"
@@ -68,12 +68,17 @@ class RunConfig:
         unit="labels", at_least=1)  # fmt: skip
 
     classifier: str = _option("resnet18", TRAINING, "network, see --list")
-    optimizer: str = _option("sgd", TRAINING, "optimiser", choices=("sgd", "adam"))
+    optimizer: str = _option("sgd", TRAINING, "optimiser", choices=("sgd", "adam", "adamw"))
     lr: float = _option(0.01, TRAINING, "initial learning rate", above=0)
-    schedule: str = _option("cosine", TRAINING, "learning rate by epoch: cosine to 0, or constant",
-                            choices=("cosine", "constant"))  # fmt: skip
+    schedule: str = _option("cosine", TRAINING, "learning rate: cosine to 0 by epoch; onecycle, up "
+                            "and then to 0 by step; or constant",
+                            choices=("cosine", "onecycle", "constant"))  # fmt: skip
     momentum: float = _option(0.9, TRAINING, "SGD momentum", at_least=0, at_most=1)
-    weight_decay: float = _option(5e-4, TRAINING, "L2 penalty", at_least=0)
+    weight_decay: float = _option(5e-4, TRAINING, "L2 penalty; of adamw, decoupled", at_least=0)
+    label_smoothing: float = _option(0.0, TRAINING, "share of a label spread over all classes",
+                                     at_least=0, at_most=0.9)  # fmt: skip
+    ema: float = _option(0.0, TRAINING, "decay of the moving average of the weights that the fit "
+                         "ends with; 0 = its last weights", at_least=0, at_most=0.9999)  # fmt: skip
     epochs: int = _option(300, TRAINING, "passes over the training set", unit="epochs", at_least=1)
     min_steps: int = _option(0, TRAINING, "more epochs if needed for this many steps",
                              unit="steps", at_least=0)  # fmt: skip
@@ -83,6 +88,9 @@ class RunConfig:
     rotate: float = _option(0.0, TRAINING, "random rotation up to ±", unit="degrees", at_least=0)
     zoom: float = _option(0.0, TRAINING, "random scale of each axis up to ± this share",
                           at_least=0, at_most=0.9)  # fmt: skip
+    rand_augment: int = _option(0, TRAINING, "RandAugment: random operations an image", at_least=0,
+                                at_most=5)  # fmt: skip
+    rand_magnitude: float = _option(9.0, TRAINING, "their strength, of 30", at_least=0, at_most=30)
     score_augmented: int = _option(0, TRAINING, "strategies see the pool under the random crop, "
                                    "flip, …, 0 or 1", at_least=0, at_most=1)  # fmt: skip
 
@@ -137,6 +145,12 @@ class RunConfig:
                                 at_least=1)  # fmt: skip
     keep: str = _option("random", GALOT, "which of them, in each class: at random, or those of "
                         "highest text-target", choices=("random", "acquisition"))  # fmt: skip
+
+    synthetic_weight: float = _option(1.0, GALOT, "weight of a generated image's loss, where that "
+                                      "of a real one is 1", above=0)  # fmt: skip
+    synthetic_norm: str = _option(
+        "shared", GALOT, "BatchNorm statistics of generated images: those of all, or separate, "
+        "unused in testing", choices=("shared", "separate"))  # fmt: skip
 
     synthetic_from: str | None = _option(
         None, GALOT, "train on the generated images of a finished run, given by its seed folder"
@@ -233,7 +247,9 @@ class RunConfig:
         if self.optimizer != "sgd":
             unread.add("momentum")
         if self.mode == "gal":
-            unread.add("base_sampler")
+            unread |= {"base_sampler", "synthetic_weight", "synthetic_norm"}
+        if self.rand_augment == 0:
+            unread.add("rand_magnitude")
         if self.epsilon == 0:
             unread |= {"epsilon_schedule", "eta", "text_per", "ascent_steps", "ascent_samples",
                        "ascent_denoising", "direction", "norm"}  # fmt: skip

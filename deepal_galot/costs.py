@@ -30,11 +30,12 @@ from .datasets.base import DatasetSpec
 from .errors import UserError
 from .galot import PROBES, image_counts
 from .images import fit_to
-from .learner import Learner, split_batches
+from .learner import Learner
 from .plan import Plan, Run, weights_at_hand
 from .pool import ImageSet
 from .results import RunFolder
 from .timing import matrix_rate
+from .training import split_batches
 
 FULL_SIZE = 10e12  # FLOP an image; beyond it an image takes a CPU minutes
 PROBE_SECONDS = 1.0  # for each of the few things that are timed, ten seconds in all as a rule

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import math
 import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -17,14 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from . import seeding
+from .augmentation import augment, draw
 from .classifiers.base import Classifier
 from .config import RunConfig
 from .errors import UserError
 from .objective import HeadDropout, Objective, dropout_masks
 from .pool import ImageSet
+from .training import Training, for_batchnorm, split_batches
 
 GPU_EVAL_BATCH = 1024
 CPU_EVAL_BATCH = 64  # its activations stay in the cache: 2.5× as fast as 1024 for small_cnn, 28 px
@@ -78,8 +78,6 @@ class Learner:
         """Train a newly initialised classifier, and what its objective brings, from this round's
         streams of weights, batches and dropout.
 
-        Every image is used in every epoch, in even batches (see split_batches).
-
         Args:
             data: the training set, at least one image.
             round: names the random streams.
@@ -87,43 +85,16 @@ class Learner:
         Returns:
             The number of optimiser steps.
         """
-        config = self.config
         self._new_classifier(round)
         self._use_statistics(data)
         self._use_dropout(round)
-        x, y = self._on_device(data.X), data.Y.to(self.device)
-        batches_per_epoch = len(split_batches(len(x), config.batch_size))
-        epochs = max(config.epochs, math.ceil(config.min_steps / batches_per_epoch))
-        optimizer = self._optimizer()
-        rng = seeding.torch_rng(config.seed, "batches", round)
-        self.clf.train()
-        for epoch in tqdm(range(epochs), "  fit", unit="epoch", leave=False, disable=None):
-            for group in optimizer.param_groups:
-                group["lr"] = config.lr * rate_share(config.schedule, epoch / epochs)
-            order = torch.randperm(len(x), generator=rng).to(self.device)
-            for i, batch in enumerate(split_batches(len(x), config.batch_size)):
-                progress = (epoch + i / batches_per_epoch) / epochs
-                self._step(x[order[batch]], y[order[batch]], optimizer, rng, progress)
-        self.clf.eval()
-        return epochs * batches_per_epoch
+        rng = seeding.torch_rng(self.config.seed, "batches", round)
+        training = Training(self.clf, self.objective, self.config, self._normalise, self._autocast)
+        return training.run(self._on_device(data.X), data.Y.to(self.device), data.n_generated, rng)
 
     def train(self, data: ImageSet) -> None:
         """DeepALPlus's name for a fit outside the rounds; uses round 0's streams."""
         self.fit(data, round=0)
-
-    def _step(
-        self,
-        x: Tensor,
-        y: Tensor,
-        optimizer: torch.optim.Optimizer,
-        rng: torch.Generator,
-        progress: float,
-    ) -> None:
-        x, y = for_batchnorm(x), for_batchnorm(y)
-        x = self._normalise(augment(x.float().div(255), self.config, rng))
-        optimizer.zero_grad(set_to_none=True)
-        self.objective.backward(self.clf, x, y, progress, self._autocast)
-        optimizer.step()
 
     def _new_classifier(self, round: int) -> None:
         """Initialise without disturbing the global generator; the same for every strategy."""
@@ -145,14 +116,6 @@ class Learner:
                 )
             rng = seeding.torch_rng(self.config.seed, "dropout", round)
             self.objective.dropout = HeadDropout(self.config.head_dropout, rng)
-
-    def _optimizer(self) -> torch.optim.Optimizer:
-        c, parameters = self.config, [*self.clf.parameters(), *self.objective.parameters()]
-        if c.optimizer == "sgd":
-            return torch.optim.SGD(
-                parameters, lr=c.lr, momentum=c.momentum, weight_decay=c.weight_decay
-            )
-        return torch.optim.Adam(parameters, lr=c.lr, weight_decay=c.weight_decay)
 
     @contextlib.contextmanager
     def extra_training(self) -> Iterator[None]:
@@ -326,7 +289,8 @@ class Learner:
         """Normalised images as strategies see them."""
         x = self._on_device(data.X[part]).float().div(255)
         if data.augmented:
-            x = augment(x, self.config, torch.default_generator)
+            draws = draw(len(x), self.config, torch.default_generator)
+            x = augment(x, {k: v.to(x.device) for k, v in draws.items()}, self.config)
         return self._normalise(x)
 
     @torch.no_grad()
@@ -383,70 +347,7 @@ class Learner:
         return contextlib.nullcontext()
 
 
-def split_batches(n: int, size: int) -> list[slice]:
-    """Slices of at most `size` that cover 0 … n-1, as few and as even as they go; none of a single
-    image where a slice of size + 1 avoids it.
-
-    Even, because BatchNorm's running statistics are mostly those of the last few batches, and a
-    short one spoils them: MeanSTD on Digits (5 seeds) lost 6 points at 100 labels to one of 4.
-
-    >>> split_batches(5, 4)
-    [slice(0, 3, None), slice(3, 5, None)]
-    """
-    count = -(-n // size)
-    if size > 1 and n > 1:
-        count = min(count, n // 2)
-    ends = [-(-(i + 1) * n // count) for i in range(count)]
-    return [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]
-
-
-def for_batchnorm(x: Tensor) -> Tensor:
-    """[B, ...] as it is, or a single image twice: in training BatchNorm needs two in a batch."""
-    return x if len(x) > 1 else torch.cat([x, x])
-
-
 def _add_product(x: Tensor, h: Tensor, weight: Tensor, kept: Tensor, out: Tensor) -> None:
     """out [B, K] = x + hᵀ·weight over the kept of D rows; h: [D, B], weight: [D, K]."""
     rows = kept.nonzero()[:, 0].to(h.device)
     torch.addmm(x, h.index_select(0, rows).T, weight.index_select(0, rows), out=out)
-
-
-def rate_share(schedule: str, progress: float) -> float:
-    """The learning rate as a share of the initial one, after this share of the epochs."""
-    return 1.0 if schedule == "constant" else (1 + math.cos(math.pi * progress)) / 2
-
-
-def augment(x: Tensor, config: RunConfig, rng: torch.Generator) -> Tensor:
-    """Random shift, flip, rotation and zoom of each image, in one batch on its device.
-
-    Shift is the random crop after zero padding; rotation and zoom resample bilinearly, zeros
-    outside. All draws come from `rng` on the CPU, so that every device sees the same.
-
-    Args:
-        x: [B, C, H, W] float in [0, 1].
-        config: its shift (pixels), flip (0 or 1), rotate (degrees) and zoom (share).
-        rng: the batches stream.
-    """
-    n, _, height, width = x.shape
-    if config.rotate or config.zoom:
-        angle = (torch.rand(n, generator=rng) * 2 - 1) * math.radians(config.rotate)
-        scale = 1 + (torch.rand(n, 2, generator=rng) * 2 - 1) * config.zoom
-        cos, sin = angle.cos(), angle.sin()
-        aspect = width / height  # grid_sample's axes run over [-1, 1] whatever the pixel counts
-        theta = torch.zeros(n, 2, 3)
-        theta[:, 0, 0], theta[:, 0, 1] = cos / scale[:, 0], -sin / aspect / scale[:, 0]
-        theta[:, 1, 0], theta[:, 1, 1] = sin * aspect / scale[:, 1], cos / scale[:, 1]
-        grid = F.affine_grid(theta, list(x.shape), align_corners=False).to(x.device)
-        x = F.grid_sample(x, grid, padding_mode="zeros", align_corners=False)
-    if config.flip:
-        flip = torch.rand(n, generator=rng).to(x.device) < 0.5
-        x = torch.where(flip[:, None, None, None], x.flip(3), x)
-    if config.shift:
-        pad = config.shift
-        dy, dx = torch.randint(0, 2 * pad + 1, (2, n), generator=rng).to(x.device)
-        rows = (dy[:, None] + torch.arange(height, device=x.device))[:, None, :, None]
-        cols = (dx[:, None] + torch.arange(width, device=x.device))[:, None, None, :]
-        image = torch.arange(n, device=x.device)[:, None, None, None]
-        channel = torch.arange(x.shape[1], device=x.device)[None, :, None, None]
-        x = F.pad(x, (pad,) * 4)[image, channel, rows, cols]
-    return x

@@ -28,6 +28,7 @@ class ImageSet:
         Y: [N] int64; UNKNOWN where the label is hidden.
         mean, std: per channel, in units of [0, 1].
         augmented: whether it is also scored under training augmentation.
+        n_generated: how many of them, the last, are generated.
     """
 
     X: np.ndarray
@@ -35,6 +36,7 @@ class ImageSet:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augmented: bool = False
+    n_generated: int = 0
 
     def __len__(self) -> int:
         return len(self.X)
@@ -145,7 +147,8 @@ class Pool:
 
     def training_set(self, *, real: bool = True) -> ImageSet:
         """Human-labeled images (unless real=False) followed by the pseudo-labeled ones."""
-        return self._together(([self.human_labeled()] if real else []) + self._synthetic)
+        together = self._together(([self.human_labeled()] if real else []) + self._synthetic)
+        return replace(together, n_generated=self.n_synthetic)
 
     def human_labeled(self) -> ImageSet:
         """All images whose labels were bought: of the pool, then of synthetic queries."""

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from deepal_galot.classifiers.base import Classifier, GlobalAverage
 from deepal_galot.config import RunConfig
 from deepal_galot.learner import Learner
-from deepal_galot.objective import Context, Objective
+from deepal_galot.objective import Batch, Context, Objective
 from deepal_galot.pool import Pool
 
 from .strategy import Strategy
@@ -75,13 +75,11 @@ class LearningLoss(Objective):
         branches = [branch(m) for branch, m in zip(self.branches, maps, strict=True)]
         return self.last(torch.cat(branches, 1))[:, 0]
 
-    def backward(
-        self, clf: Classifier, x: Tensor, y: Tensor, progress: float, autocast: Context
-    ) -> None:
+    def backward(self, clf: Classifier, batch: Batch, progress: float, autocast: Context) -> None:
         with autocast():
-            maps = clf.feature_maps(x)
+            maps = clf.feature_maps(batch.x)
             logits = clf.head(clf.neck(maps[-1]))
-            losses = F.cross_entropy(logits.float(), y, reduction="none")
+            losses = self.losses(logits, batch)
         with self.net.extra_training():
             # On copies of the maps, so that this part's time can be told from the classifier's.
             copies = [m.detach().requires_grad_() for m in maps]

@@ -18,6 +18,7 @@ from deepal_galot.classifiers.small_cnn import SmallCNN
 from deepal_galot.config import resolve
 from deepal_galot.datasets.digits import Digits
 from deepal_galot.learner import Learner
+from deepal_galot.objective import Batch
 from deepal_galot.pool import Pool
 from helpers import make_strategy, recorded_scores, small_config
 
@@ -110,7 +111,7 @@ def test_split_backward_equals_the_loss_in_one_piece(architecture, n, progress, 
     x = torch.randn(n, 1, 8, 8, generator=rng, dtype=torch.float64)
     y = torch.randint(0, 3, (n,), generator=rng)
     reference = copy.deepcopy((clf, objective.branches, objective.last))
-    objective.backward(clf, x, y, progress, contextlib.nullcontext)
+    objective.backward(clf, Batch(x, y), progress, contextlib.nullcontext)
     ours = gradients(clf, objective.branches, objective.last)
     clf, objective.branches, objective.last = reference
     in_one_piece(clf, objective, x, y, detached)
@@ -129,7 +130,7 @@ def test_after_the_detach_point_the_classifier_learns_by_cross_entropy_alone(pro
     y = torch.randint(0, 3, (8,), generator=rng)
     plain = copy.deepcopy(clf)
     F.cross_entropy(plain(x)[0], y).backward()
-    objective.backward(clf, x, y, progress, contextlib.nullcontext)
+    objective.backward(clf, Batch(x, y), progress, contextlib.nullcontext)
     close = [torch.allclose(a.grad, b.grad, rtol=0, atol=1e-5 * b.grad.abs().max().item())
              for a, b in zip(clf.parameters(), plain.parameters(), strict=True)]  # fmt: skip
     assert all(close) if progress >= DETACH_AFTER else not all(close)

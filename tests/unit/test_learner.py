@@ -1,7 +1,5 @@
 """Exactness of the harness: every image in every epoch, no leaks, same bits from the same seed."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -13,8 +11,9 @@ from deepal_galot.classifiers.base import Classifier
 from deepal_galot.classifiers.resnet18 import ResNet18
 from deepal_galot.classifiers.small_cnn import SmallCNN
 from deepal_galot.errors import UserError
-from deepal_galot.learner import Learner, augment, split_batches
+from deepal_galot.learner import Learner
 from deepal_galot.pool import Pool
+from deepal_galot.training import Training, split_batches
 from helpers import small_config
 
 CPU = torch.device("cpu")
@@ -73,9 +72,9 @@ def test_trains_on_sets_of_any_size(toy, n, architecture):
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 def test_every_image_is_seen_in_every_epoch(toy, monkeypatch):
     learner, seen = learner_for(toy, epochs=3), []
-    monkeypatch.setattr(learner, "_step", lambda x, y, *_: seen.append(len(x)))
+    monkeypatch.setattr(Training, "_step", lambda self, order, *_: seen.append(order))
     steps = learner.fit(labeled(toy, 17), 0)
-    assert sum(seen) == 3 * 17 and len(seen) == steps == 9
+    assert torch.cat(seen).bincount().tolist() == [3] * 17 and len(seen) == steps == 9
 
 
 def test_min_steps_adds_epochs(toy, monkeypatch):
@@ -147,68 +146,6 @@ def test_state_round_trip(toy):
     other.load_state(learner.state(), toy.mean, toy.std)
     data = Pool(toy).get_test_data()
     assert torch.equal(other.predict_logits(data), learner.predict_logits(data))
-
-
-# -- augmentation ------------------------------------------------------------------------------
-
-
-def augmented(x, seed=0, **fields):
-    still = {"shift": 0, "flip": 0, "rotate": 0.0, "zoom": 0.0}
-    return augment(x, small_config(**still | fields), torch.Generator().manual_seed(seed))
-
-
-def test_no_augmentation_is_the_identity():
-    x = torch.rand(3, 2, 5, 7)
-    assert torch.equal(augmented(x), x)
-
-
-def test_shift_is_a_crop_of_the_padded_image():
-    x = torch.rand(64, 2, 5, 7)
-    out, padded = augmented(x, shift=2), F.pad(x, (2, 2, 2, 2))
-    found = set()
-    for i in range(64):
-        crops = [(r, c) for r in range(5) for c in range(5)
-                 if torch.equal(padded[i, :, r : r + 5, c : c + 7], out[i])]  # fmt: skip
-        assert len(crops) == 1
-        found.add(crops[0])
-    assert len(found) > 15  # all over the 25 places
-
-
-def test_flip_mirrors_about_half():
-    x = torch.rand(400, 1, 4, 4)
-    out = augmented(x, flip=1)
-    flipped = [torch.equal(o, i.flip(2)) for o, i in zip(out, x, strict=True)]
-    kept = [torch.equal(o, i) for o, i in zip(out, x, strict=True)]
-    assert all(f != k for f, k in zip(flipped, kept, strict=True))
-    assert 150 < sum(flipped) < 250
-
-
-def test_rotation_turns_pixels_not_the_frame(monkeypatch):
-    """A quarter turn of a non-square image's central square, pixel for pixel."""
-    x = torch.rand(1, 1, 4, 8)
-    monkeypatch.setattr(torch, "rand", lambda *size, generator: torch.ones(*size))
-    out = augmented(x, rotate=90.0)
-    middle = x[..., 2:6]
-    turned = min(
-        (torch.rot90(middle, k, (2, 3)) for k in (1, 3)),
-        key=lambda t: (t - out[..., 2:6]).abs().max(),
-    )
-    torch.testing.assert_close(out[..., 2:6], turned, atol=1e-5, rtol=0)
-    assert math.isclose(float(out[..., :2].sum() + out[..., 6:].sum()), 0, abs_tol=1e-4)
-
-
-def test_zoom_keeps_a_constant_centre():
-    x = torch.ones(8, 1, 9, 9)
-    out = augmented(x, zoom=0.3)
-    assert torch.allclose(out[:, :, 3:6, 3:6], torch.ones(8, 1, 3, 3))
-    assert not torch.allclose(out, x)
-
-
-def test_augmentation_does_not_depend_on_the_global_generator():
-    x = torch.rand(4, 1, 8, 8)
-    first = augmented(x, shift=1, rotate=9.0, zoom=0.1, flip=1)
-    np.random.rand(3), torch.rand(3)
-    assert torch.equal(first, augmented(x, shift=1, rotate=9.0, zoom=0.1, flip=1))
 
 
 class ForwardOnly(Classifier):

@@ -1,0 +1,66 @@
+"""Batch statistics of real images apart from those of generated ones (AdvProp, Xie et al. 2020).
+
+Generated images may be distributed otherwise than real ones; in a common BatchNorm they shift the
+statistics by which the test images are normalised.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+@dataclass
+class Rows:
+    """Which rows of the coming batch are generated, for all layers; [B] bool."""
+
+    generated: Tensor
+
+
+class AuxiliaryBatchNorm(nn.Module):
+    """Two BatchNorms with weights of their own: real images go through `main`, the others through
+    `auxiliary`. A batch without images of a kind leaves its statistics alone."""
+
+    def __init__(self, main: _BatchNorm, rows: Rows) -> None:
+        super().__init__()
+        self.main, self.auxiliary, self.rows = main, copy.deepcopy(main), rows
+
+    def forward(self, x: Tensor) -> Tensor:
+        generated = self.rows.generated.nonzero()[:, 0]
+        real = (~self.rows.generated).nonzero()[:, 0]
+        parts = [
+            _normalised(norm, x[rows])
+            for norm, rows in ((self.main, real), (self.auxiliary, generated))
+        ]
+        return torch.cat(parts)[torch.cat([real, generated]).argsort()]
+
+
+def _normalised(norm: _BatchNorm, x: Tensor) -> Tensor:
+    """norm(x) of any number of rows, none and one included."""
+    if len(x) == 0:
+        return x
+    if x[:, 0].numel() == 1:  # one value a channel has no variance
+        return norm(torch.cat([x, x]))[:1]
+    return norm(x)
+
+
+def set_apart(clf: nn.Module) -> Rows:
+    """Give each BatchNorm of a classifier an auxiliary one, until `join`."""
+    rows = Rows(torch.zeros(0, dtype=torch.bool))
+    for module in list(clf.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, _BatchNorm):
+                setattr(module, name, AuxiliaryBatchNorm(child, rows))
+    return rows
+
+
+def join(clf: nn.Module) -> None:
+    """Leave the classifier as it was, with the real images' statistics."""
+    for module in list(clf.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, AuxiliaryBatchNorm):
+                setattr(module, name, child.main)

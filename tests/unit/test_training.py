@@ -1,0 +1,208 @@
+"""A fit's recipe: rates, optimisers, smoothing, weights, averages and auxiliary norms."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from deepal_galot import auxiliary_norm
+from deepal_galot.classifiers.resnet18 import ResNet18
+from deepal_galot.classifiers.small_cnn import SmallCNN
+from deepal_galot.learner import Learner
+from deepal_galot.objective import Batch, Objective
+from deepal_galot.pool import Pool
+from deepal_galot.training import WeightAverage, make_optimizer, rate_share
+from helpers import small_config
+
+CPU = torch.device("cpu")
+STILL = {"shift": 0, "flip": 0, "rotate": 0.0, "zoom": 0.0}
+
+
+def trained(spec, n_real=12, n_generated=0, architecture=SmallCNN, **fields):
+    """A learner after one fit, and its training set; generated images are the pool's, inverted."""
+    config = small_config(**{"batch_size": 8} | fields)
+    pool = Pool(spec)
+    pool.initialize_labels(max(n_real, 1), 0)
+    if n_generated:
+        pool.set_synthetic(
+            255 - spec.x_train[-n_generated:], np.arange(n_generated) % 3, accumulate=False
+        )
+    learner = Learner(config, architecture, spec.image_shape, spec.n_classes, CPU)
+    data = pool.training_set(real=n_real > 0)
+    assert (len(data), data.n_generated) == (n_real + n_generated, n_generated)
+    learner.fit(data, 0)
+    return learner, data
+
+
+# -- learning rate and optimiser ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("epochs", [1, 4, 7])
+def test_one_cycle_is_pytorchs(epochs):
+    per_epoch = 25
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=1.0, total_steps=epochs * per_epoch + 1, final_div_factor=1e12,
+        cycle_momentum=False,
+    )  # fmt: skip
+    for step in range(epochs * per_epoch):
+        # Theirs peaks one step before WARM_UP of the fit.
+        lag = 1.5 / (epochs * per_epoch) * np.pi / 0.3
+        assert rate_share("onecycle", step / per_epoch, epochs) == pytest.approx(
+            theirs.get_last_lr()[0], abs=lag
+        )
+        optimizer.step()
+        theirs.step()
+
+
+def test_rates_at_their_turning_points():
+    assert rate_share("onecycle", 0, 10) == pytest.approx(1 / 25)
+    assert rate_share("onecycle", 3, 10) == pytest.approx(1)
+    assert rate_share("onecycle", 6.5, 10) == pytest.approx(0.5)
+    assert [rate_share("cosine", e, 4) for e in (0, 0.9, 2, 2.5)] == pytest.approx([1, 1, 0.5, 0.5])
+    assert rate_share("constant", 3.7, 4) == 1
+
+
+def test_adamw_shrinks_the_weights_apart_from_the_gradient():
+    """First step of Loshchilov & Hutter 2019: w ← (1 - lr·λ)·w - lr·sign(g)."""
+    for name, expected in (("adamw", (1 - 0.1 * 0.5) * 2 - 0.1), ("adam", 2 - 0.1)):
+        layer = nn.Linear(1, 1, bias=False)
+        layer.weight.data.fill_(2.0)
+        config = small_config(optimizer=name, lr=0.1, weight_decay=0.5)
+        optimizer = make_optimizer(config, layer)
+        (3 * layer.weight).sum().backward()
+        optimizer.step()
+        assert layer.weight.item() == pytest.approx(expected, abs=1e-5)
+
+
+# -- the loss ----------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 10_000), st.sampled_from([0.0, 0.1, 0.5]))
+@settings(max_examples=25, deadline=None)
+def test_losses_are_those_written_out(seed, smoothing):
+    """−Σ_k q_k log p_k with q = (1 − s)·onehot + s/K, in float64; times the weight."""
+    rng = torch.Generator().manual_seed(seed)
+    logits, y = 5 * torch.randn(6, 4, generator=rng), torch.randint(4, (6,), generator=rng)
+    weight = torch.rand(6, generator=rng)
+    objective = Objective()
+    objective.label_smoothing = smoothing
+    q = (1 - smoothing) * F.one_hot(y, 4).double() + smoothing / 4
+    p = logits.double().exp() / logits.double().exp().sum(1, keepdim=True)
+    expected = -(q * p.log()).sum(1)
+    blank = torch.zeros(6, 1, 1, 1)
+    close = {"rtol": 1e-4, "atol": 1e-5, "check_dtype": False}
+    torch.testing.assert_close(objective.losses(logits, Batch(blank, y)), expected, **close)
+    weighted = objective.losses(logits, Batch(blank, y, weight))
+    torch.testing.assert_close(weighted, expected * weight, **close)
+
+
+@pytest.mark.parametrize("architecture", [SmallCNN, ResNet18])
+def test_a_weighted_step_is_that_of_the_weighted_mean(toy, architecture):
+    """One batch of 5 real and 3 generated images: Σ w·loss / Σ w, and SGD written out."""
+    fields = STILL | {"optimizer": "sgd", "epochs": 1, "lr": 0.1, "momentum": 0.0,
+                      "weight_decay": 0.0, "synthetic_weight": 0.25}  # fmt: skip
+    learner, data = trained(toy, 5, 3, architecture, **fields)
+    after = {k: p.detach().clone() for k, p in learner.clf.named_parameters()}
+    learner._new_classifier(0)
+    reference = learner.clf.train()
+    x = torch.stack([data[i][0] for i in range(8)])
+    losses = F.cross_entropy(reference(x)[0], data.Y, reduction="none")
+    weight = torch.tensor([1.0] * 5 + [0.25] * 3)
+    ((losses * weight).sum() / weight.sum()).backward()
+    for name, p in reference.named_parameters():
+        torch.testing.assert_close(after[name], p - 0.1 * p.grad, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_where_all_images_are_alike_their_weight_is_one(toy):
+    for n_real, n_generated in ((8, 0), (0, 8)):
+        plain, weighted = (
+            trained(toy, n_real, n_generated, synthetic_weight=w, synthetic_norm=norm)[0].state()
+            for w, norm in ((1.0, "shared"), (0.1, "separate"))
+        )
+        assert all(torch.equal(plain[k], weighted[k]) for k in plain)
+
+
+# -- averaged weights --------------------------------------------------------------------------
+
+
+def test_the_average_is_the_recursion_written_out():
+    model = nn.BatchNorm1d(3)
+    average, naive = WeightAverage(model, 0.7), None
+    rng = np.random.default_rng(0)
+    for t in range(20):
+        w = rng.normal(size=3)
+        naive = np.ones(3) if naive is None else naive  # what the weight starts as
+        model.weight.data = model.weight.data.copy_(torch.tensor(w))
+        average.update()
+        d = min(0.7, (1 + t) / (10 + t))
+        naive = naive + (1 - d) * (np.float32(w).astype(np.float64) - naive)
+    average.give_back()
+    np.testing.assert_allclose(model.weight.detach(), naive, rtol=1e-5)
+
+
+def test_a_fit_ends_with_the_average_of_what_it_went_through(toy):
+    """With decay 0.0001 those are the last weights; with 0.99 they are others, statistics too."""
+    last, nearly, averaged = (
+        trained(toy, ema=decay, epochs=6, schedule="constant")[0].state()
+        for decay in (0.0, 1e-4, 0.99)
+    )
+    for key, value in last.items():
+        if value.is_floating_point():
+            torch.testing.assert_close(nearly[key], value, rtol=1e-3, atol=1e-4)
+            assert not torch.allclose(averaged[key], value, rtol=1e-3, atol=1e-4), key
+
+
+# -- auxiliary norms ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("architecture", [SmallCNN, ResNet18])
+def test_the_classifier_keeps_the_real_images_statistics(toy, architecture):
+    """After one step its first BatchNorm holds a tenth of the real half's mean."""
+    learner, data = trained(toy, 5, 3, architecture, **STILL, epochs=1, synthetic_norm="separate")
+    after = learner.state()
+    learner._new_classifier(0)
+    fresh = learner.clf
+    assert list(fresh.state_dict()) == list(after)  # nothing auxiliary is left
+    name, norm = next((k, m) for k, m in fresh.named_modules() if isinstance(m, nn.BatchNorm2d))
+    seen = []
+    norm.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    with torch.no_grad():
+        fresh.train()(torch.stack([data[i][0] for i in range(5)]))
+    expected = 0.1 * seen[0].mean((0, 2, 3))
+    torch.testing.assert_close(after[f"{name}.running_mean"], expected, rtol=1e-3, atol=1e-5)
+
+
+def test_each_kind_is_normalised_by_its_own_batch():
+    """Rows of two kinds, interleaved, against two BatchNorms called on each kind alone."""
+    clf = nn.Sequential(nn.BatchNorm2d(2), nn.Flatten(), nn.BatchNorm1d(8))
+    plain = copy.deepcopy(clf)
+    rows = auxiliary_norm.set_apart(clf)
+    rows.generated = torch.tensor([False, True, True, False, True])
+    x = torch.randn(5, 2, 2, 2, requires_grad=True)
+    out = clf(x)
+    expected = torch.empty_like(out)
+    expected[~rows.generated] = copy.deepcopy(plain)(x[~rows.generated])
+    expected[rows.generated] = copy.deepcopy(plain)(x[rows.generated])
+    torch.testing.assert_close(out, expected)
+    out.square().sum().backward()
+    assert x.grad.isfinite().all() and x.grad.abs().sum() > 0
+    auxiliary_norm.join(clf)
+    assert list(clf.state_dict()) == list(plain.state_dict())
+
+
+@pytest.mark.parametrize("generated", [[True, True], [False, False], [True, False], [True]])
+def test_batches_with_one_or_no_image_of_a_kind(generated):
+    clf = nn.Sequential(nn.BatchNorm2d(2), nn.Flatten(), nn.BatchNorm1d(8))
+    rows = auxiliary_norm.set_apart(clf)
+    rows.generated = torch.tensor(generated)
+    out = clf(torch.randn(len(generated), 2, 2, 2))
+    assert out.shape == (len(generated), 8) and out.isfinite().all()
+    before = clf[0].main.running_mean if all(generated) else clf[0].auxiliary.running_mean
+    if len(set(generated)) == 1:
+        assert torch.equal(before, torch.zeros(2))
