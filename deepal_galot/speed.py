@@ -1,5 +1,6 @@
-"""What this machine does a second: `python -m deepal_galot.speed query | generate`.
+"""What this machine does a second: `python -m deepal_galot.speed train | query | generate`.
 
+train: images a second of a fit, beside a plain DataLoader loop.
 query: seconds of each strategy's query beyond the pass over the pool, on random logits and
 embeddings, and beside it the plain way on a smaller pool, in the same run.
 generate: images a second of Stable Diffusion 2.1 base with random weights, beside a plain pipeline
@@ -31,6 +32,7 @@ from .learner import Learner, Outputs
 from .plan import pick_device
 from .pool import UNKNOWN, ImageSet, Pool, check_query
 from .speed_of_generation import generate_lines
+from .speed_of_training import train_lines
 from .timing import measured, with_spread
 
 LABELED = 1000
@@ -225,9 +227,21 @@ def query_lines(args: argparse.Namespace) -> Iterator[str]:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """`query` and `generate`, and their sizes."""
+    """`train`, `query` and `generate`, and their sizes."""
     parser = argparse.ArgumentParser(prog="python -m deepal_galot.speed", description=__doc__)
     commands = parser.add_subparsers(dest="what", required=True)
+    train = commands.add_parser("train")
+    train.set_defaults(lines=train_lines)
+    train.add_argument("--classifier", default="resnet18", metavar="NAME")
+    train.add_argument("--dataset", metavar="NAME", help="default: 32×32 colour images of noise")
+    train.add_argument("--protocol", default="paper", metavar="NAME", help="default: paper")
+    train.add_argument("--epochs", type=_positive, default=1, help="of one fit that is timed")
+    train.add_argument("--batch", type=_positive, nargs="+",
+                       help="default: 32 128 512, on a CPU 32")  # fmt: skip
+    train.add_argument("--images", type=_positive, nargs="+",
+                       help="in the training set; default: 1000 10000, on a CPU 256")  # fmt: skip
+    train.add_argument("--workers", type=int, help="of the plain loop's loader; default: 1, on a "
+                       "CPU 0")  # fmt: skip
     query = commands.add_parser("query")
     query.set_defaults(lines=query_lines)
     query.add_argument("--pool", type=_positive, default=50_000, help="unlabeled images")
@@ -241,7 +255,7 @@ def build_parser() -> argparse.ArgumentParser:
     generate.add_argument("--batch", type=_positive, default=16, help="images of ours at once")
     generate.add_argument("--small", action="store_true", help="a miniature, for a CPU")
     generate.add_argument("--compile", action="store_true", help="ours with a compiled UNet")
-    for command in (query, generate):
+    for command in (train, query, generate):
         command.add_argument("--device", default="auto", help="auto, cpu, cuda, … (default: auto)")
     return parser
 

@@ -357,3 +357,37 @@ def test_a_classifier_from_class_names_alone(tmp_path, digits, capsys):
     assert rows[-1]["accuracy"] > 0.7 and rows[-1]["labels"] == 0
     (card,) = (tmp_path / "blind").glob("even/GALOT/*/seed0/classifier.json")
     assert json.loads(card.read_text())["class_names"] == ["zero", "two", "four"]
+
+
+RECIPE = ["--optimizer", "adamw", "--schedule", "onecycle", "--label-smoothing", "0.1",
+          "--ema", "0.9", "--rand-augment", "2", "--rand-magnitude", "5"]  # fmt: skip
+
+
+def test_a_recipe_by_flags(tmp_path):
+    """Each flag changes the fit; all together train, twice to the same bits."""
+    accuracy, n_rounds = {}, ["--n-rounds", "0", "--strategy", "RandomSampling"]
+    pairs = [[], *(RECIPE[i : i + 2] for i in range(0, len(RECIPE) - 2, 2)), RECIPE, RECIPE]
+    states = []
+    for i, flags in enumerate(pairs):
+        output = tmp_path / str(i)
+        quick(output, *n_rounds, *flags, "--epochs", "20")
+        (file,) = output.glob("*/*/*/seed0/config.json")
+        states.append(RunFolder.open(file.parent).classifier()[0]["head.weight"])
+        accuracy[i] = only(output, "RandomSampling")[0]["accuracy"]
+    for i, state in enumerate(states[:-1]):
+        assert not any(torch.equal(state, other) for other in states[:i]), pairs[i]
+    assert torch.equal(states[-1], states[-2])
+    assert min(accuracy.values()) > 0.2, accuracy
+
+
+@pytest.mark.parametrize("own", ["synthetic_weight=0.3", "synthetic_norm=separate"])
+def test_generated_images_may_weigh_less_or_stand_apart(tmp_path, own):
+    """A fit of another outcome under another name; the classifier is an ordinary one."""
+    quick(tmp_path, "--strategy", "GALOT:epsilon=0", f"GALOT:epsilon=0,{own}", "--n-rounds", "0")
+    files = sorted(tmp_path.glob("*/GALOT/*/seed0/config.json"))
+    plain, other = (RunFolder.open(f.parent).classifier()[0] for f in files)
+    assert list(plain) == list(other) and not torch.equal(
+        plain["head.weight"], other["head.weight"]
+    )
+    keys = {rows[0]["images_key"] for rows in rows_of(tmp_path, "GALOT").values()}
+    assert len(keys) == 1  # trained on the same images

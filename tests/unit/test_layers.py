@@ -24,7 +24,7 @@ LAYERS = [  # a file may import from its own layer's earlier files and from lowe
     ["trial", "plan"],
     ["costs"],
     ["campaign"],
-    ["speed_of_generation"],
+    ["speed_of_generation", "speed_of_training"],
     ["report", "predict", "speed"],
     ["cli"],
 ]

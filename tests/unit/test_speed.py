@@ -1,4 +1,4 @@
-"""`python -m deepal_galot.speed query | generate` measures what it says."""
+"""`python -m deepal_galot.speed train | query | generate` measures what it says."""
 
 import re
 
@@ -7,6 +7,10 @@ import pytest
 import torch
 
 from deepal_galot import registry, speed, timing
+from deepal_galot.classifiers.resnet18 import ResNet18
+from deepal_galot.classifiers.small_cnn import SmallCNN
+from deepal_galot.learner import Learner
+from deepal_galot.pool import Pool
 from deepal_galot.selection import k_center
 from deepal_galot.speed_of_generation import (
     MINIATURE,
@@ -15,6 +19,9 @@ from deepal_galot.speed_of_generation import (
     make_generator,
     plain_pipeline,
 )
+from deepal_galot.speed_of_training import count_flops as count_training_flops
+from deepal_galot.speed_of_training import fit_plainly
+from helpers import small_config
 
 SIZES = ["--pool", "300", "--dim", "16", "--picks", "20", "--device", "cpu"]
 
@@ -128,3 +135,54 @@ def test_lines_of_generate(capsys):
     for line in arrived:
         ours, naive = (float(x) for x in re.findall(r"cosine ([\d.]+)", line))
         assert ours >= naive
+
+
+# -- train -------------------------------------------------------------------------------------
+
+TRAIN = re.compile(
+    rf" *([\d,]+) images +batch (\d+) +ours {NUMBER} \(.*n=1\) +{NUMBER} TFLOP/s +([\d.]+)% of "
+    rf"{NUMBER} +plain {NUMBER} \(.*n=1\) +ours is ([\d.]+)× plain$"
+)
+
+
+def test_lines_of_train(capsys):
+    sizes = ["--batch", "8", "16", "--images", "24", "40", "--device", "cpu"]
+    assert speed.main(["train", "--classifier", "small_cnn", "--protocol", "demo", *sizes]) == 0
+    first, _, *lines = capsys.readouterr().out.splitlines()
+    assert first.startswith("versions")
+    found = [TRAIN.fullmatch(line).groups() for line in lines]
+    assert [f[:2] for f in found] == [("24", "8"), ("24", "16"), ("40", "8"), ("40", "16")]
+    flops = count_training_flops(SmallCNN, (32, 32, 3))
+    for _, _, ours, tflop, share, limit, plain, ratio in found:
+        assert float(tflop) == pytest.approx(float(ours) * flops / 1e12, rel=0.02)
+        assert float(share) / 100 == pytest.approx(float(tflop) / float(limit), rel=0.02, abs=0.001)
+        assert float(ratio) == pytest.approx(float(ours) / float(plain), rel=0.02, abs=0.006)
+
+
+def test_operations_of_a_training_step():
+    """ResNet18 at 32 px: 0.5564 G multiply-adds forwards, as published for this stem."""
+    assert count_training_flops(ResNet18, (32, 32, 3)) == pytest.approx(3 * 2 * 0.5564e9, rel=0.01)
+
+
+def test_the_plain_loop_trains_as_well(digits):
+    """200 labels, demo: both are right on three test images of four."""
+    config = small_config(epochs=10, min_steps=0, batch_size=32)
+    pool = Pool(digits)
+    pool.initialize_labels(200, 0)
+    data, cpu = pool.training_set(), torch.device("cpu")
+    learner = Learner(config, SmallCNN, digits.image_shape, 10, cpu)
+    learner.fit(data, 0)
+    torch.manual_seed(0)
+    ours, learner.clf = learner.clf, fit_plainly(config, SmallCNN, data, cpu, 0).eval()
+    plain = pool.cal_test_acc(learner.predict(pool.get_test_data()))
+    learner.clf, learner._seen = ours, None
+    assert min(plain, pool.cal_test_acc(learner.predict(pool.get_test_data()))) > 0.75
+
+
+def test_work_in_turns(monkeypatch):
+    monkeypatch.setattr(timing, "MOST", 3)
+    done = []
+    works = {"a": lambda: done.append("a"), "b": lambda: done.append("b")}
+    seconds = timing.alternately(works, torch.device("cpu"))
+    assert "".join(done) == "abababab"  # the first of each is not counted
+    assert {k: len(v) for k, v in seconds.items()} == {"a": 3, "b": 3}
