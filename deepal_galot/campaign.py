@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
@@ -22,7 +22,7 @@ from .config import RunConfig
 from .galot import BorrowedGalot, Galot
 from .oracle import ReferenceOracle
 from .plan import Plan, Request, Run
-from .results import Row, RunFolder
+from .results import Row, RunFolder, label_of
 from .trial import Trial
 
 
@@ -41,51 +41,61 @@ class Campaign:
         Returns:
             The folders, in the order of the plan.
         """
-        if self.request.deterministic:
-            torch.use_deterministic_algorithms(True)
-            torch.backends.cudnn.benchmark = False
-        torch.backends.cudnn.allow_tf32 = False  # the ascent needs float32's digits
+        folders = self.prepare()
+        with rounds_bar(folders) as bar:
+            for run, folder in zip(self.plan.runs, folders, strict=True):
+                bar.set_description(name_of(folder))
+
+                def on_round(row: Row, folder: RunFolder = folder) -> None:
+                    bar.update(1)
+                    bar.write(describe_row(row, folder), file=sys.stderr)
+
+                self.play(run, folder, on_round)
+        return folders
+
+    def prepare(self) -> list[RunFolder]:
+        """Check what only loading can show, say what is left to pay, and open the folders."""
+        self.set_backends()
         counted = costs.costs_of(self.plan, self.request.output)
         if not self.request.device_named:
             costs.ask_for_cpu(counted, self.request.device)
-        folders = [self._open(run) for run in self.plan.runs]
+        folders = [self.open(run) for run in self.plan.runs]
         for run, folder in zip(self.plan.runs, folders, strict=True):
             if run.generator and not run.source and not folder.finished:
                 _ = self._galot(run, folder).c0  # a bad model or prompt shows before the first fit
         if not all(cost.finished for cost in counted):
             print(costs.summary(counted, self.request.device), file=sys.stderr)
-        done = sum(len(f.rows()) for f in folders)
-        total = sum(f.config.cycles for f in folders)
-        with tqdm(total=total, initial=done, desc="campaign", unit="round", disable=None) as bar:
-            for run, folder in zip(self.plan.runs, folders, strict=True):
-                if folder.finished:
-                    folder.mark_done()
-                else:
-                    self._play(run, folder, bar)
-                if run.generator and self.request.save_full_size:
-                    self._complete_gallery(run, folder)
         return folders
 
-    def _open(self, run: Run) -> RunFolder:
+    def set_backends(self) -> None:
+        """What torch keeps for the whole process."""
+        if self.request.deterministic:
+            torch.use_deterministic_algorithms(True)
+            torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.allow_tf32 = False  # the ascent needs float32's digits
+
+    def open(self, run: Run) -> RunFolder:
+        """The folder of a run, made if it is new."""
         return RunFolder.create(
             self.request.output, run.config, run.content, run.settings, run.remark
         )
 
-    def _play(self, run: Run, folder: RunFolder, bar: tqdm) -> None:
-        folder.save_environment(environment(self.request))
-        name = f"{self.plan.spec.name} {run.label} seed {run.config.seed}"
-        bar.set_description(name)
-
-        def on_round(row: Row) -> None:
-            bar.update(1)
-            bar.write(f"{name}  {describe_row(row, run.config)}", file=sys.stderr)
-
-        make_galot = (lambda: self._galot(run, folder)) if run.generator else None
-        trial = Trial(
-            folder, self.plan.spec, run.strategy, run.architecture, self.request.device,
-            self._oracle(run), make_galot,
-        )  # fmt: skip
-        trial.run(on_round)
+    def play(
+        self, run: Run, folder: RunFolder, on_round: Callable[[Row], None] = lambda row: None
+    ) -> None:
+        """One run from where it stopped; `on_round` hears of each round played."""
+        if folder.finished:
+            folder.mark_done()
+        else:
+            folder.save_environment(environment(self.request))
+            make_galot = (lambda: self._galot(run, folder)) if run.generator else None
+            trial = Trial(
+                folder, self.plan.spec, run.strategy, run.architecture, self.request.device,
+                self._oracle(run), make_galot,
+            )  # fmt: skip
+            trial.run(on_round)
+        if run.generator and self.request.save_full_size:
+            self._complete_gallery(run, folder)
 
     def _complete_gallery(self, run: Run, folder: RunFolder) -> None:
         """Pictures of the rounds that were played without one."""
@@ -113,6 +123,10 @@ class Campaign:
         store = ImageStore(images, Gallery(full, first) if first else None)
         return Galot(run.config, self.generator(run), store, folder, words, shape)
 
+    def free(self) -> None:
+        """Let go of what is loaded."""
+        self._generators.clear()
+
     def generator(self, run: Run) -> Generator:
         """Loaded once for all runs that use it alike."""
         c = run.config
@@ -126,13 +140,25 @@ class Campaign:
         return self._generators[key]
 
 
-def describe_row(row: Row, config: RunConfig) -> str:
+def rounds_bar(folders: Sequence[RunFolder]) -> tqdm:
+    """Progress over all rounds, those that are recorded already included."""
+    done, total = sum(len(f.rows()) for f in folders), sum(f.config.cycles for f in folders)
+    return tqdm(total=total, initial=done, desc="campaign", unit="round", disable=None)
+
+
+def name_of(folder: RunFolder) -> str:
+    """What a person calls this run."""
+    config = folder.config
+    return f"{config.dataset} {label_of(config.strategy, folder.settings)} seed {config.seed}"
+
+
+def describe_row(row: Row, folder: RunFolder) -> str:
     """One line about a finished round."""
     accuracy = "" if row["accuracy"] is None else f"  accuracy {row['accuracy']:.4f}"
     seconds = sum(v for k, v in row.items() if k.endswith("_seconds"))
     return (
-        f"round {row['round']}/{config.n_rounds}: {row['labels']} labels + {row['images']} "
-        f"generated{accuracy}  {seconds:.1f} s"
+        f"{name_of(folder)}  round {row['round']}/{folder.config.n_rounds}: {row['labels']} labels "
+        f"+ {row['images']} generated{accuracy}  {seconds:.1f} s"
     )
 
 

@@ -33,15 +33,6 @@ A strategy may carry its own settings, so that variants stand in one table:
 Exit codes: 0 done; 2 bad input or a missing resource; 130 interrupted, the same command goes on."""
 
 
-# The rows of the paper's Table 1, in its order.
-ALL = ("GAAL", "RandomSampling", "EntropySampling", "MarginSampling", "LeastConfidence",
-       "BALDDropout", "BadgeSampling", "MeanSTD", "VarRatio", "KMeansSampling", "KCenterGreedy",
-       "LossPredictionLoss", "GALOTBasic", "GALOT")  # fmt: skip
-# What a plug-in's code raises, or ours where it is wrong.
-BUGS_OR_PLUGINS = (TypeError, ValueError, LookupError, AttributeError, RuntimeError,
-                   ArithmeticError)  # fmt: skip
-
-
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
         raise UserError(message)
@@ -184,6 +175,14 @@ def _add_where(group: argparse._ArgumentGroup) -> None:
         default="auto",
         help="auto, cpu, cuda, cuda:1, mps (default: auto)",
     )
+    add(
+        "--jobs",
+        metavar="N",
+        type=int,
+        default=1,
+        help="runs at once, each in a process of its own with its share of the CPU's threads and "
+        "of the GPU's memory; the same results as one after the other (default: 1)",
+    )
     add("--deterministic", action="store_true",
         help="same bits on the same GPU, slower; a CPU always is")  # fmt: skip
     add("--compile", action="store_true",
@@ -214,7 +213,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _dispatch(build_parser().parse_args(argv))
     except UserError as error:
         return _complain(error)
-    except BUGS_OR_PLUGINS as error:
+    except registry.FAULTS as error:
         fault = registry.plugin_fault(error)
         if fault is None:
             raise  # a bug of ours; its traceback is wanted
@@ -299,103 +298,22 @@ def _report(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     from .campaign import Campaign, dry_run
+    from .jobs import run_at_once
     from .plan import make_plan
     from .report import write_report
+    from .request import request_of
 
-    request = _request(args)
+    if args.jobs < 1:
+        raise UserError(f"--jobs {args.jobs}: at least 1 run at once")
+    request = request_of(args)
     campaign = Campaign(request, make_plan(request, download=not args.dry_run))
     if args.dry_run:
         print("\n".join(dry_run(campaign)))
         return 0
-    folders = campaign.run()
+    folders = campaign.run() if args.jobs == 1 else run_at_once(campaign, args)
     if campaign.plan.spec.x_test.size:
         print(write_report(folders, args.output, bold=sys.stdout.isatty()))
     else:
         print("no test data, so no accuracy; the classifiers, for --predict FOLDER --from RUN:")
         print("\n".join(f"  {f.path}" for f in folders))
     return 0
-
-
-def _request(args: argparse.Namespace) -> Any:
-    """The command line as a plan.Request."""
-    from .datasets.class_names import prompt_words
-    from .plan import Request, pick_device
-
-    prefix = "config_"
-    flags = {
-        k.removeprefix(prefix): v
-        for k, v in vars(args).items()
-        if k.startswith(prefix) and v is not None
-    }
-    if args.protocol is not None:
-        flags["protocol"] = args.protocol
-    strategies = [name for s in args.strategy for name in (ALL if s == "all" else [s])]
-    dataset, spec, words = None, None, None
-    if args.class_names is not None and args.dataset is None:
-        spec = _class_names_only(args)
-        if strategies == ["MarginSampling", "GALOT"]:
-            strategies = ["GALOT"]
-    else:
-        dataset = _dataset(args)
-        if args.class_names is not None:
-            words = prompt_words(args.class_names, dataset.class_names)
-    return Request(
-        strategies=tuple(strategies), dataset=dataset, spec=spec, seeds=_seeds(args),
-        mode=args.mode, flags=flags, output=args.output, data_dir=args.data_dir,
-        device=pick_device(args.device), deterministic=args.deterministic,
-        device_named=args.device != "auto", words=words,
-        compile=args.compile, checkpointing=args.checkpointing,
-        save_full_size=args.save_full_size,
-    )  # fmt: skip
-
-
-def _dataset(args: argparse.Namespace) -> Any:
-    """The data set class that --dataset names: registered, or made for a path."""
-    from .datasets.user_data import dataset_at, is_path
-
-    source = args.dataset or "Digits"
-    if args.test_data is not None:
-        raise UserError("--test-data belongs to --class-names FILE without --dataset")
-    if is_path(source):
-        _check_image_size(args.image_size)
-        return dataset_at(source, args.image_size)
-    if args.image_size is not None:
-        raise UserError(
-            f"--image-size {args.image_size}: belongs to --class-names FILE or a folder as "
-            f"--dataset; the images of {source} have a size"
-        )
-    return registry.datasets.get(source)
-
-
-def _check_image_size(side: int | None) -> None:
-    if side is not None and not 8 <= side <= 1024:
-        raise UserError(f"--image-size {side}: must be from 8 to 1024 pixels")
-
-
-def _class_names_only(args: argparse.Namespace) -> Any:
-    from .datasets.class_names import from_class_names
-
-    if args.mode != "gal":
-        raise UserError("--class-names FILE has no real images: add --mode gal, or --dataset NAME")
-    if args.image_size is None:
-        raise UserError("--class-names FILE needs --image-size N, from 8 to 1024 pixels")
-    _check_image_size(args.image_size)
-    return from_class_names(args.class_names, args.image_size, args.test_data)
-
-
-def _seeds(args: argparse.Namespace) -> tuple[int, ...]:
-    """--seeds, or -t seeds from --seed on, as DeepALPlus counts trials."""
-    if args.seeds is not None:
-        if args.seed is not None or args.trials is not None:
-            raise UserError("--seeds names them all; leave out --seed and -t")
-        seeds = tuple(dict.fromkeys(args.seeds))
-    elif args.seed is None and args.trials is None:
-        seeds = (0, 1, 2)
-    else:
-        trials = 1 if args.trials is None else args.trials
-        if trials < 1:
-            raise UserError(f"-t {trials}: at least 1 seed")
-        seeds = tuple(range(args.seed or 0, (args.seed or 0) + trials))
-    if min(seeds) < 0:
-        raise UserError(f"--seeds {min(seeds)}: a seed is a whole number ≥ 0")
-    return seeds

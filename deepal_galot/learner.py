@@ -342,8 +342,10 @@ class Learner:
         return x.contiguous(memory_format=torch.channels_last)
 
     def _autocast(self) -> contextlib.AbstractContextManager:
-        if self.device.type == "cuda" and torch.cuda.is_bf16_supported():
-            return torch.autocast("cuda", dtype=torch.bfloat16)
+        wanted = self.config.precision
+        on_gpu = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        if wanted == "bfloat16" or (wanted == "auto" and on_gpu):
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return contextlib.nullcontext()
 
 

@@ -227,6 +227,10 @@ def load_plugin(path: str | Path) -> list[str]:
     return added
 
 
+# What a plug-in's code may raise, or ours where it is wrong.
+FAULTS = (TypeError, ValueError, LookupError, AttributeError, RuntimeError, ArithmeticError)
+
+
 def plugin_fault(error: Exception) -> str | None:
     """What to tell about an error that was raised below a plug-in's code; None if it was not."""
     for registry in ALL.values():

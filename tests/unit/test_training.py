@@ -206,3 +206,24 @@ def test_batches_with_one_or_no_image_of_a_kind(generated):
     before = clf[0].main.running_mean if all(generated) else clf[0].auxiliary.running_mean
     if len(set(generated)) == 1:
         assert torch.equal(before, torch.zeros(2))
+
+
+# -- precision ---------------------------------------------------------------------------------
+
+
+def test_bfloat16_learns_what_float32_learns(digits):
+    """200 labels, 3 seeds: other bits, the same accuracy to a point + 3 standard errors."""
+    accuracy = {}
+    for precision in ("float32", "bfloat16"):
+        for seed in range(3):
+            config = small_config(epochs=10, batch_size=32, seed=seed, precision=precision)
+            learner = Learner(config, SmallCNN, digits.image_shape, 10, CPU)
+            pool = Pool(digits)
+            pool.initialize_labels(200, seed)
+            learner.fit(pool.training_set(), 0)
+            assert all(p.dtype == torch.float32 for p in learner.clf.parameters())
+            test = pool.cal_test_acc(learner.predict(pool.get_test_data()))
+            accuracy.setdefault(precision, []).append(test)
+    assert accuracy["float32"] != accuracy["bfloat16"]
+    gap = np.subtract(accuracy["float32"], accuracy["bfloat16"])
+    assert abs(gap.mean()) < 0.01 + 3 * gap.std(ddof=1) / 3**0.5, accuracy

@@ -1,0 +1,99 @@
+"""From parsed flags to what is asked for."""
+
+from __future__ import annotations
+
+import argparse
+
+from . import registry
+from .datasets.base import Dataset, DatasetSpec
+from .datasets.class_names import from_class_names, prompt_words
+from .datasets.user_data import dataset_at, is_path
+from .errors import UserError
+from .plan import Request, pick_device
+
+# The rows of the paper's Table 1, in its order.
+ALL = ("GAAL", "RandomSampling", "EntropySampling", "MarginSampling", "LeastConfidence",
+       "BALDDropout", "BadgeSampling", "MeanSTD", "VarRatio", "KMeansSampling", "KCenterGreedy",
+       "LossPredictionLoss", "GALOTBasic", "GALOT")  # fmt: skip
+
+
+def request_of(args: argparse.Namespace) -> Request:
+    """The command line's flags as a Request; `all` is the paper's Table 1.
+
+    Raises:
+        UserError: flags that do not go together, or a name that is not known.
+    """
+    prefix = "config_"
+    flags = {
+        k.removeprefix(prefix): v
+        for k, v in vars(args).items()
+        if k.startswith(prefix) and v is not None
+    }
+    if args.protocol is not None:
+        flags["protocol"] = args.protocol
+    strategies = [name for s in args.strategy for name in (ALL if s == "all" else [s])]
+    dataset, spec, words = None, None, None
+    if args.class_names is not None and args.dataset is None:
+        spec = _class_names_only(args)
+        if strategies == ["MarginSampling", "GALOT"]:
+            strategies = ["GALOT"]
+    else:
+        dataset = _dataset(args)
+        if args.class_names is not None:
+            words = prompt_words(args.class_names, dataset.class_names)
+    return Request(
+        strategies=tuple(strategies), dataset=dataset, spec=spec, seeds=_seeds(args),
+        mode=args.mode, flags=flags, output=args.output, data_dir=args.data_dir,
+        device=pick_device(args.device), deterministic=args.deterministic,
+        device_named=args.device != "auto", words=words,
+        compile=args.compile, checkpointing=args.checkpointing,
+        save_full_size=args.save_full_size,
+    )  # fmt: skip
+
+
+def _dataset(args: argparse.Namespace) -> type[Dataset]:
+    """The data set class that --dataset names: registered, or made for a path."""
+    source = args.dataset or "Digits"
+    if args.test_data is not None:
+        raise UserError("--test-data belongs to --class-names FILE without --dataset")
+    if is_path(source):
+        _check_image_size(args.image_size)
+        return dataset_at(source, args.image_size)
+    if args.image_size is not None:
+        raise UserError(
+            f"--image-size {args.image_size}: belongs to --class-names FILE or a folder as "
+            f"--dataset; the images of {source} have a size"
+        )
+    return registry.datasets.get(source)
+
+
+def _check_image_size(side: int | None) -> None:
+    if side is not None and not 8 <= side <= 1024:
+        raise UserError(f"--image-size {side}: must be from 8 to 1024 pixels")
+
+
+def _class_names_only(args: argparse.Namespace) -> DatasetSpec:
+    if args.mode != "gal":
+        raise UserError("--class-names FILE has no real images: add --mode gal, or --dataset NAME")
+    if args.image_size is None:
+        raise UserError("--class-names FILE needs --image-size N, from 8 to 1024 pixels")
+    _check_image_size(args.image_size)
+    return from_class_names(args.class_names, args.image_size, args.test_data)
+
+
+def _seeds(args: argparse.Namespace) -> tuple[int, ...]:
+    """--seeds, or -t seeds from --seed on, as DeepALPlus counts trials."""
+    if args.seeds is not None:
+        if args.seed is not None or args.trials is not None:
+            raise UserError("--seeds names them all; leave out --seed and -t")
+        seeds = tuple(dict.fromkeys(args.seeds))
+    elif args.seed is None and args.trials is None:
+        seeds = (0, 1, 2)
+    else:
+        trials = 1 if args.trials is None else args.trials
+        if trials < 1:
+            raise UserError(f"-t {trials}: at least 1 seed")
+        seeds = tuple(range(args.seed or 0, (args.seed or 0) + trials))
+    if min(seeds) < 0:
+        raise UserError(f"--seeds {min(seeds)}: a seed is a whole number ≥ 0")
+    return seeds

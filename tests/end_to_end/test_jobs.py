@@ -1,0 +1,99 @@
+"""Several runs at once: the rows they have alone, and what happens to a lost process."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from helpers import QUICK, ROOT, image_hashes, rows_of, run_benchmark
+
+FAILS = '''
+from query_strategies.random_sampling import RandomSampling
+
+class Fails(RandomSampling):
+    """fails in its first query"""
+
+    def query(self, n):
+        raise KeyError("nothing here")
+'''
+
+
+def start(output, *args):
+    command = [sys.executable, str(ROOT / "run_benchmark.py"), *QUICK, "--output", str(output)]
+    return subprocess.Popen(
+        [*command, *args, "--jobs", "2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def workers_of(pid):
+    """Processes below this one that play runs."""
+    found = subprocess.run(["pgrep", "-P", str(pid), "-f", "spawn_main"],
+                           capture_output=True, text=True)  # fmt: skip
+    return [int(p) for p in found.stdout.split()]
+
+
+def wait_for_a_row(process, output):
+    while process.poll() is None and not any(rows_of(output).values()):
+        time.sleep(0.1)
+    assert process.poll() is None
+
+
+def test_runs_at_once_have_the_rows_they_have_alone(tmp_path):
+    """Of two strategies and two seeds, on one thread each; shown as they come, in one table."""
+    args = [*QUICK, "--strategy", "MarginSampling", "GALOT", "--seeds", "0", "1"]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    for jobs in (1, 2):
+        done = run_benchmark(*args, "--jobs", jobs, "--output", tmp_path / str(jobs), env=env)
+        assert done.stderr.count(" labels + ") == 8 and "leaked" not in done.stderr
+        assert "GALOT − MarginSampling" in done.stdout
+    assert rows_of(tmp_path / "1") == rows_of(tmp_path / "2")
+    assert len(rows_of(tmp_path / "2")) == 4
+    assert image_hashes(tmp_path / "1") == image_hashes(tmp_path / "2")
+    again = run_benchmark(*args, "--jobs", 2, "--output", tmp_path / "2", env=env)
+    assert again.stderr.count(" labels + ") == 0  # all of it is there
+
+
+def test_a_killed_process_is_one_line_and_nothing_is_lost(tmp_path):
+    args = ["--strategy", "RandomSampling", "--seeds", "0", "1", "2", "--epochs", "300"]
+    process = start(tmp_path, *args)
+    wait_for_a_row(process, tmp_path)
+    os.kill(workers_of(process.pid)[-1], signal.SIGKILL)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 2 and "Traceback" not in said
+    assert "error: --jobs 2: a process was killed, as happens when memory runs out" in said
+    kept = {k: v for k, v in rows_of(tmp_path).items() if v}
+    run_benchmark(*QUICK, *args, "--output", tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    rows = rows_of(tmp_path)
+    assert kept and all(rows[k][: len(v)] == v for k, v in kept.items())
+    assert [len(v) for v in rows.values()] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("everyone", [True, False])
+def test_an_interrupt_leaves_no_process_behind(tmp_path, everyone):
+    """Ctrl-C reaches the whole group; a signal to the parent alone goes through the parent."""
+    process = start(tmp_path, "--strategy", "RandomSampling", "--seeds", "0", "1",
+                    "--epochs", "3000")  # fmt: skip
+    while len(workers_of(process.pid)) < 2:
+        time.sleep(0.1)
+    time.sleep(1)
+    workers = workers_of(process.pid)
+    (os.killpg if everyone else os.kill)(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in said, said
+    assert "interrupted: the same command goes on" in said
+    assert len(workers) == 2 and not any(os.path.exists(f"/proc/{pid}/exe") for pid in workers)
+
+
+def test_a_plugins_error_is_said_as_ever(tmp_path):
+    (tmp_path / "fails.py").write_text(FAILS)
+    plugin = ["--plugin", tmp_path / "fails.py", "--output", tmp_path / "r"]
+    done = run_benchmark(*QUICK, "--strategy", "Fails", "RandomSampling", "--jobs", 2, *plugin,
+                         check=False)  # fmt: skip
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "fails.py fails: KeyError: 'nothing here' (line 8)" in done.stderr
+    done = run_benchmark("--jobs", 0, check=False)
+    assert done.returncode == 2 and "--jobs 0: at least 1 run at once" in done.stderr
