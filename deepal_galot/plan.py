@@ -165,10 +165,12 @@ def parse_strategy(text: str) -> tuple[type[Strategy], dict[str, Any]]:
     Raises:
         UserError: an unknown strategy or setting, or a value that does not parse.
     """
-    name, _, settings = text.partition(":")
+    name, colon, settings = text.partition(":")
     cls = registry.strategies.get(name)
     own: dict[str, Any] = {}
     known = {f.name for f in option_fields()}
+    if colon and not settings:
+        raise UserError(f"--strategy {text!r}: write its settings as NAME:key=value,key=value")
     for setting in filter(None, re.split(r",(?=[\w-]+=)", settings)):
         key, equals, value = setting.partition("=")
         key = key.strip().replace("-", "_")
@@ -279,7 +281,7 @@ def _configure(
         generator_defaults=generator.all_defaults(), fixed=fixed, reads=reads,
     )  # fmt: skip
     sampler = registry.class_name(base)
-    if base.generates:
+    if base.generates or not base.picks_real:
         raise UserError(
             f"--base-sampler {sampler}: must pick real images only, e.g. MarginSampling"
         )
@@ -404,6 +406,10 @@ def _remark(config: RunConfig, strategy: type[Strategy], renamed: Sequence[str])
     if strategy.generates and config.mode == "al+gal":
         strategies.append(registry.strategies.get(config.base_sampler))
     remarks = [s.remark for s in strategies if s.remark]
+    if config.mode == "full":
+        remarks.append("every label, one fit; no strategy and no budget plays a part")
+    if config.uses_generated_images and config.synthetic_from is not None:
+        remarks.append("every seed trains on the same run's images; ± leaves their chance out")
     if config.head_dropout is not None:
         remarks.append(f"head dropout {config.head_dropout:g} in training and scoring")
     if renamed:

@@ -35,7 +35,7 @@ def predict_folder(
         raise UserError(f"--predict {folder}: no such folder")
     files = image_files(folder)
     if not files:
-        raise UserError(f"--predict {folder}: no image files in it")
+        raise UserError(f"--predict {folder}: no image files in it (sub-folders are not read)")
     if not (run / "classifier.safetensors").is_file():
         raise UserError(
             f"--from {run}: no classifier.safetensors in it; give a run's seed folder, "

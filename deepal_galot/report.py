@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from .config import BUDGET, TRAINING, option_fields
+from .config import BUDGET, TRAINING, RunConfig, option_fields
 from .disk import atomic_write
 from .errors import UserError
 from .results import Row, RunFolder, label_of, load_tensors
 
 SECONDS = ("query s", "train s", "extra s", "gen s")
 OWN = "own_"  # prefix of the columns that a strategy measures itself
+LEGEND_WIDTH = 100  # letters in a line of a legend
+LETTERS = 10  # an inch of a title
 SHOWN = 2  # probe pairs a class in the picture
 COSTS = ("query_seconds", "train_seconds", "extra_train_seconds", "generate_seconds")
 
@@ -389,21 +394,22 @@ def _control_line(curve: Curve, curves: Sequence[Curve]) -> list[str]:
             what = "a random direction adds: " if random else "text optimisation adds: "
             return [what + line for line in _difference_line(curve, other)]
     first = curve.folders[0]
-    kept = {k: v for k, v in first.settings.items() if k not in _ASCENT}
+    read = _control_of(first.config).keys() | {"generator", "synthetic_from"}
+    kept = {k: v for k, v in first.settings.items() if k in read and k != "epsilon"}
     control = label_of(first.config.strategy, {"epsilon": "0"} | kept)
     return [f'what the text optimisation of {curve.label} adds is not known: run "{control}" too']
 
 
-_ASCENT = ("epsilon", "epsilon_schedule", "eta", "text_target", "text_per", "ascent_steps",
-           "ascent_samples", "ascent_denoising", "direction", "norm")  # fmt: skip
+def _control_of(config: RunConfig) -> dict[str, Any]:
+    """What a run with ε = 0 and everything else alike reads."""
+    return dataclasses.replace(config, epsilon=0.0).fields_read()
 
 
 def _is_control(curve: Curve, other: Curve) -> bool:
     """Whether `other` is the same configuration, data and weights but for ε = 0."""
-    runs = (curve.folders[0], other.folders[0])
-    ignore = {*_ASCENT, "n_rounds"}
-    a, b = ({k: v for k, v in r.config.fields_read().items() if k not in ignore} for r in runs)
-    return a == b and runs[0].content == runs[1].content and runs[1].config.epsilon == 0
+    ours, theirs = (c.folders[0] for c in (curve, other))
+    same = _control_of(ours.config) == theirs.config.fields_read()
+    return same and ours.content == theirs.content
 
 
 # -- pictures ----------------------------------------------------------------------------------
@@ -424,29 +430,36 @@ def _figure(width: float, height: float, panels: int = 1):
 
 def plot_curves(comparison: Comparison) -> bytes:
     """Learning curves as PNG: mean accuracy over |L|, bands of one SEM."""
-    many = len(comparison.curves) > 6
-    plt, figure, (axes,) = _figure(10 if many else 7.5, 5)
-    markers, colors = "osD^vP*X", plt.get_cmap("tab20" if many else "tab10").colors
     # From the best downwards, so that the legend stands as the curves end.
     ranked = sorted(comparison.curves, key=lambda c: -c.accuracy[:, -1].mean())
-    for i, curve in enumerate(ranked):
+    names = [textwrap.fill(f"{c.label} (n={len(c.seeds)})", LEGEND_WIDTH) for c in ranked]
+    many = len(names) > 6 or max(map(len, names)) > LEGEND_WIDTH / 2
+    below = 0.19 * sum(name.count("\n") + 1 for name in names) if many else 0
+    plt, figure, (axes,) = _figure(7.5, 5 + below)
+    colors, markers, lines = plt.get_cmap("tab10").colors, "osD^vP*X", ("-", ":", "-.")
+    for i, (curve, name) in enumerate(zip(ranked, names, strict=True)):
         mean, sem = np.array([mean_sem(a) for a in curve.accuracy.T]).T
-        n = f"{curve.label} (n={len(curve.seeds)})"
         if len(curve.budgets) == 1:
             axes.axhline(
-                mean[0], color="0.4", linestyle="--", label=f"{n}, {curve.labels:,} labels"
+                mean[0], color="0.4", linestyle="--", label=f"{name}, {curve.labels:,} labels"
             )
             continue
-        style = {"color": colors[i % len(colors)], "marker": markers[i % len(markers)]}
-        axes.plot(curve.budgets, mean, **style, label=n)
+        style = {"color": colors[i % len(colors)], "marker": markers[i % len(markers)],
+                 "linestyle": lines[i // len(colors) % len(lines)]}  # fmt: skip
+        axes.plot(curve.budgets, mean, **style, label=name)
         band = 0.08 if many else 0.2
         axes.fill_between(curve.budgets, mean - sem, mean + sem, alpha=band, color=style["color"])
+    ticks = sorted({budget for curve in ranked for budget in curve.budgets})
+    if len(ticks) <= 12:
+        axes.set_xticks(ticks)
     axes.set_xlabel("|L|: human labels (in mode gal, what stands for them)")
     axes.set_ylabel("test accuracy")
     axes.set_title(f"{comparison.dataset}: mean ± SEM over seeds")
     axes.grid(alpha=0.3)
-    outside = {"loc": "center left", "bbox_to_anchor": (1, 0.5)} if many else {}
-    axes.legend(fontsize="small", **outside)
+    if many:
+        figure.legend(fontsize="small", loc="outside lower left")
+    else:
+        axes.legend(fontsize="small")
     return _png(plt, figure)
 
 
@@ -473,11 +486,11 @@ def plot_images(curve: Curve) -> bytes | None:
         ax.set_title(f"round {r}, ε = {float(state['epsilon']):.2g}", fontsize="medium")
         ax.set_xlabel("pairs: plain | optimised", fontsize="small")
     config = folder.config
-    figure.suptitle(
+    title = (
         f"{config.dataset}, {curve.label}, seed {config.seed}: {config.template!r}; "
-        f"a pair shares its noise",
-        fontsize="medium",
+        f"a pair shares its noise"
     )
+    figure.suptitle(textwrap.fill(title, int(LETTERS * size[0])), fontsize="medium")
     return _png(plt, figure)
 
 

@@ -18,6 +18,7 @@ from . import auxiliary_norm
 from .augmentation import Draws, augment, draw
 from .classifiers.base import Classifier
 from .config import RunConfig
+from .errors import UserError
 from .objective import Batch, Context, Objective
 
 WARM_UP = 0.3  # share of a one-cycle fit in which the rate rises, from ...
@@ -60,6 +61,9 @@ class Training:
 
         Returns:
             The number of optimiser steps.
+
+        Raises:
+            UserError: weights became infinite or NaN.
         """
         self._take(x, y, n_generated)
         models = nn.ModuleList([self.clf, self.objective])
@@ -78,6 +82,11 @@ class Training:
             self.average.give_back()
         auxiliary_norm.join(self.clf)
         self.clf.eval()
+        if not all(v.isfinite().all() for v in models.state_dict().values()):
+            raise UserError(
+                f"the fit on {len(x):,} images diverged: after {epochs * per_epoch:,} steps there "
+                f"are weights that are no numbers; lower --lr {self.config.lr:g}"
+            )
         return epochs * per_epoch
 
     def _take(self, x: Tensor, y: Tensor, n_generated: int) -> None:

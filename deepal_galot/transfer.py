@@ -78,7 +78,8 @@ def inherited(source: RunFolder, chosen: Mapping[str, Any]) -> tuple[dict[str, A
 def check_source(source: RunFolder, config: RunConfig, spec: DatasetSpec) -> None:
     """
     Raises:
-        UserError: its images are of other classes or another size, or of fewer rounds.
+        UserError: its images are of other classes or another size, of fewer rounds, or as many as
+            suit other numbers of labels.
     """
     where, card = f"--synthetic-from {config.synthetic_from}", source.classifier()[1]
     if tuple(card["class_names"]) != spec.class_names:
@@ -94,6 +95,13 @@ def check_source(source: RunFolder, config: RunConfig, spec: DatasetSpec) -> Non
             f"{where}: it has {source.config.n_rounds} rounds after round 0, this run wants "
             f"{config.n_rounds}: lower --n-rounds"
         )
+    for round in range(config.cycles):
+        theirs, ours = source.config.budget(round), config.budget(round)
+        if theirs != ours:
+            raise UserError(
+                f"{where}: its images of round {round} go with {theirs:,} labels, this run would "
+                f"have {ours:,}: leave out --n-init, --n-query and --quota"
+            )
 
 
 def source_hash(source: RunFolder, cycles: int) -> str:

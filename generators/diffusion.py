@@ -54,6 +54,7 @@ class DiffusionGenerator(Generator):
         self.networks = Networks(pipe.unet, pipe.vae, pick_dtype(config.dtype, device), device)
         self._float32: Networks | None = None
         self._scheduler = make_scheduler(config.scheduler, pipe.scheduler)
+        self._check_steps(config)
         self._latent_shape = self._latents_for(config.resolution)
         with torch.no_grad():
             self._unconditional = self.networks.text(self.encode([""]).to(device))
@@ -65,6 +66,12 @@ class DiffusionGenerator(Generator):
     def load(self, *parts: str) -> Any:
         """Components by name, as attributes, in float32 on the CPU."""
         return load(find_weights(self.source), parts)
+
+    def _check_steps(self, config: RunConfig) -> None:
+        most = self._scheduler.config.num_train_timesteps
+        for flag, steps in (("steps", config.steps), ("ascent-denoising", config.ascent_denoising)):
+            if steps is not None and steps > most:
+                raise UserError(f"--{flag} {steps}: this model was trained on {most:,} steps")
 
     def _latents_for(self, resolution: int | None) -> tuple[int, int, int]:
         unet, vae = self.networks.unet.config, self.networks.vae.config

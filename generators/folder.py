@@ -79,7 +79,11 @@ class FolderGenerator(Generator):
         files = cls._by_class()
         absent = [name for name in class_names if not files.get(name)]
         if absent:
-            hint = did_you_mean(absent[0], files) if files else "there are no folders in it"
+            hint = "there are no folders in it"
+            if absent[0] in files:
+                hint = "that folder is empty"
+            elif files:
+                hint = did_you_mean(absent[0], files)
             raise UserError(
                 f"--generator {cls.name}: no images of {len(absent)} of the {len(class_names)} "
                 f"classes of {dataset}; for {absent[0]!r} put some into "

@@ -16,6 +16,7 @@ from deepal_galot.registry import did_you_mean
 
 from .networks import reads_text_plainly
 
+FEW_STEPS = ("LCMScheduler", "TCDScheduler")  # no model lists them, distilled ones are used so
 COMPONENTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 MODELS = "DEEPAL_GALOT_MODELS"  # environment variable: a folder of models, looked at before the hub
 
@@ -107,11 +108,14 @@ def make_scheduler(name: str, original: Any) -> Any:
     Raises:
         UserError: no such class, or it does not fit this model.
     """
-    known = sorted({c.__name__ for c in original.compatibles} | {type(original).__name__})
-    if name not in known:
-        raise UserError(f"unknown --scheduler {name!r}: {did_you_mean(name, known)}")
-    cls = next(c for c in (*original.compatibles, type(original)) if c.__name__ == name)
-    return cls.from_config(original.config)
+    import diffusers
+
+    few_steps = (getattr(diffusers, n) for n in FEW_STEPS)
+    classes = {c.__name__: c for c in (*few_steps, *original.compatibles, type(original))}
+    if name not in classes:
+        fault = "does not fit this model" if hasattr(diffusers, name) else "unknown"
+        raise UserError(f"--scheduler {name!r}: {fault}; {did_you_mean(name, sorted(classes))}")
+    return classes[name].from_config(original.config)
 
 
 @cache

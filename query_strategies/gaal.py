@@ -58,6 +58,7 @@ class GAAL(Strategy):
     """
 
     remark = "queries are images that its GAN makes; a classifier trained on all labels names them"
+    picks_real = False
     gan_steps = 2000
 
     def __init__(

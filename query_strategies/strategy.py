@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from deepal_galot.config import RunConfig
+from deepal_galot.errors import UserError
 from deepal_galot.galot import Galot, SyntheticBatch
 from deepal_galot.learner import Learner
 from deepal_galot.pool import ImageSet, Pool, SyntheticQuery
@@ -29,6 +30,7 @@ class Strategy:
         fixed: RunConfig fields that the strategy is defined by.
         reads: RunConfig fields that only some strategies read, see --help.
         generates: whether `synthesize` makes training images.
+        picks_real: whether `query` gives images of the pool, as a base sampler must.
         remark: how its network or training differs from the others', for the tables.
 
     Attributes:
@@ -40,6 +42,7 @@ class Strategy:
     fixed: ClassVar[Mapping[str, Any]] = {}
     reads: ClassVar[tuple[str, ...]] = ()
     generates: ClassVar[bool] = False
+    picks_real: ClassVar[bool] = True
     remark: ClassVar[str] = ""
 
     def __init__(
@@ -73,15 +76,23 @@ class Strategy:
         return {}
 
     def top(self, n: int, idxs: np.ndarray, scores: Tensor) -> np.ndarray:
-        """The n indices of highest score; NaN ranks last.
+        """The n indices of highest score.
 
         Ties are broken at random, from stream query(round): many images may share a score, and by
         index the first classes of a sorted pool would win.
 
         Args:
             idxs: [U] pool indices; scores: [U] of the same images, higher = more informative.
+
+        Raises:
+            UserError: a score is NaN.
         """
-        scores = torch.nan_to_num(scores.cpu().double(), nan=-torch.inf)
+        scores = scores.cpu().double()
+        if scores.isnan().any():
+            raise UserError(
+                f"{type(self).__name__}: {int(scores.isnan().sum()):,} of {len(scores):,} scores "
+                f"are NaN, no number"
+            )
         shuffle = torch.randperm(len(scores))
         ranked = shuffle[scores[shuffle].argsort(descending=True, stable=True)]
         return idxs[ranked[:n].numpy()]

@@ -116,6 +116,8 @@ def check_images(what: str, x: np.ndarray) -> None:
     fault = None
     if x.dtype != np.uint8:
         fault = "of floats in [0, 1], save (x * 255).round().astype('uint8')"
+        if not np.issubdtype(x.dtype, np.floating):
+            fault = "of numbers from 0 to 255, save x.astype('uint8')"
     elif x.ndim == 4 and x.shape[1] in (1, 3) and x.shape[3] not in (1, 3):
         fault = "channels come first; save x.transpose(0, 2, 3, 1)"
     elif x.ndim != 4:
@@ -142,6 +144,8 @@ def check_labels(what: str, y: np.ndarray, n_images: int, n_classes: int | None 
             hint = ": save y.ravel()"
         elif y.ndim == 2 and len(y) == n_images:
             hint = ": of one-hot rows, save y.argmax(1)"
+        elif y.shape == (n_images,) and np.issubdtype(y.dtype, np.floating):
+            hint = ": of whole numbers, save y.astype(int)"
         raise UserError(
             f"{what}: {n_images} images need [{n_images}] whole-number labels, not {y.dtype} "
             f"{list(y.shape)}{hint}"

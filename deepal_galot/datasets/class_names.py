@@ -75,7 +75,7 @@ def _replaced(
     for old, *new in pairs:
         old = old.strip()
         if not new:
-            raise UserError(f"{where}: {old!r} is no line OLD = NEW, as others are")
+            raise UserError(f"{where}: {old!r} is no line OLD = NEW, with spaces around the =")
         if old not in class_names:
             raise UserError(f"{where}: no class {old!r}: {did_you_mean(old, class_names)}")
         if old in words:

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 from deepal_galot import learner as learner_module
 from deepal_galot import registry, seeding, selection
 from deepal_galot.classifiers.small_cnn import SmallCNN
+from deepal_galot.errors import UserError
 from deepal_galot.learner import Learner
 from deepal_galot.pool import Pool, SyntheticQuery, check_query
 from helpers import FixedLearner, indexed_pool, make_strategy, recorded_scores, small_config
@@ -197,9 +198,14 @@ def test_memory_is_that_of_logits_and_embeddings(name, monkeypatch):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_diverged_network_is_survived(toy, name, value):
+def test_a_diverged_network_gives_valid_picks_or_a_clear_error(toy, name, value):
     strategy = ready(toy, name)
     with torch.no_grad():
         strategy.net.clf.neck[-2].bias.fill_(value)
     seeding.seed_globals(0, "query", 1)
-    assert len(check_query(strategy.query(20), 20, strategy.dataset.labeled_idxs)) == 20
+    try:
+        picks = strategy.query(20)
+    except UserError as error:
+        assert "scores are NaN" in str(error)
+    else:
+        assert len(check_query(picks, 20, strategy.dataset.labeled_idxs)) == 20

@@ -8,6 +8,7 @@ import torch
 
 from deepal_galot import registry, seeding
 from deepal_galot.classifiers.small_cnn import SmallCNN
+from deepal_galot.errors import UserError
 from deepal_galot.galot import Galot
 from deepal_galot.learner import Learner
 from deepal_galot.pool import Pool, SyntheticQuery, check_query
@@ -135,8 +136,11 @@ def test_synthesize_adds_images_and_spends_no_label(toy, name, tmp_path):
 def test_scores_are_ranked_from_the_highest(toy):
     strategy = ready(toy, "MarginSampling")
     idxs = np.array([10, 20, 30, 40])
-    scores = torch.tensor([0.1, 0.9, float("nan"), 0.8])
+    scores = torch.tensor([0.1, 0.9, -float("inf"), 0.8])
     assert strategy.top(3, idxs, scores).tolist() == [20, 40, 10]
+    scores[1] = float("nan")
+    with pytest.raises(UserError, match="MarginSampling: 1 of 4 scores are NaN"):
+        strategy.top(3, idxs, scores)
 
 
 def test_equal_scores_are_ranked_by_chance(toy):

@@ -203,3 +203,12 @@ def test_what_cannot_be_a_source(made, tmp_path, capsys, fault):
     assert last.startswith("error: --synthetic-from" if fault != "full size" else "error: --save")
     assert FAULTS[fault] in last
     assert not rows_of(tmp_path / "out")
+
+
+def test_other_numbers_of_labels_are_refused(made, tmp_path, capsys):
+    """The images' number goes with the source's labels."""
+    source, _ = only(made)
+    args = ["--strategy", "GALOT", "--n-init", "9", "--output", str(tmp_path / "o")]
+    assert main([*args, "--synthetic-from", str(source.path)]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "go with 10 labels, this run would have 9: leave out --n-init" in line

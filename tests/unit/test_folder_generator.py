@@ -93,6 +93,9 @@ def test_a_blank_file_is_left_out(tmp_path):
 def test_what_does_not_fit_the_classes(folder):
     with pytest.raises(UserError, match="no images of 1 of the 2 classes of pets; for 'dig'.*dog"):
         FolderGenerator.at(folder).check_classes(("great cat", "dig"), "pets")
+    (folder / "dig").mkdir()
+    with pytest.raises(UserError, match="for 'dig' put some into .*that folder is empty"):
+        FolderGenerator.at(folder).check_classes(("great cat", "dig"), "pets")
     with pytest.raises(UserError, match="gone: no such folder"):
         FolderGenerator.at(folder / "gone").check_classes(NAMES, "pets")
     (folder / "great cat").mkdir()

@@ -105,6 +105,11 @@ def test_the_control_is_shown_or_asked_for(tmp_path):
     text = report.write_report(runs, tmp_path)
     assert "text optimisation adds: GALOT − GALOT:epsilon=0: +5.00 points" in text
     assert "is not known" not in text
+    kept = {"text_target": "max_loss", "oversample": "2", "keep": "acquisition"}
+    fields = {"text_target": "max_loss", "oversample": 2.0, "keep": "acquisition"}
+    chosen = finished(tmp_path, [0.5, 0.8], kept | two, n_synthetic=2.0, **fields, **galot)
+    text = report.write_report([*runs, chosen], tmp_path)  # what is kept is not kept by margin
+    assert 'run "GALOT:epsilon=0,text_target=max_loss,oversample=2,keep=acquisition' in text
     runs.append(finished(tmp_path, [0.5, 0.9], two, {"generator": "w"}, n_synthetic=2.0, **galot))
     (comparison,) = report.compare(runs)
     assert len({c.label for c in comparison.curves}) == 3

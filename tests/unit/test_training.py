@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from deepal_galot import auxiliary_norm
 from deepal_galot.classifiers.resnet18 import ResNet18
 from deepal_galot.classifiers.small_cnn import SmallCNN
+from deepal_galot.errors import UserError
 from deepal_galot.learner import Learner
 from deepal_galot.objective import Batch, Objective
 from deepal_galot.pool import Pool
@@ -78,6 +79,11 @@ def test_adamw_shrinks_the_weights_apart_from_the_gradient():
         (3 * layer.weight).sum().backward()
         optimizer.step()
         assert layer.weight.item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_fit_that_diverges_says_so(toy):
+    with pytest.raises(UserError, match="12 images diverged: .* lower --lr 1e[+]30"):
+        trained(toy, optimizer="sgd", lr=1e30, min_steps=50)
 
 
 # -- the loss ----------------------------------------------------------------------------------

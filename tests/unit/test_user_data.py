@@ -245,6 +245,18 @@ def test_an_npz(tmp_path):
     assert spec.class_names == ("0", "1", "2") and spec.image_shape == (8, 9, 1)
 
 
+@pytest.mark.parametrize(
+    ("key", "kind", "hint"),
+    [("x_train", int, r"save x.astype\('uint8'\)"), ("x_test", float, r"save \(x \* 255\)"),
+     ("y_train", float, r"save y.astype\(int\)")],
+)  # fmt: skip
+def test_the_hint_is_one_that_mends(tmp_path, key, kind, hint):
+    given = arrays()
+    given[key] = given[key].astype(kind)
+    with pytest.raises(UserError, match=hint):
+        load(npz(tmp_path, **given))
+
+
 def test_any_layout_and_integer_type_of_the_same_numbers_is_the_same_data(tmp_path):
     given = arrays()
     hashes = set()
