@@ -181,7 +181,7 @@ def _add_where(group: argparse._ArgumentGroup) -> None:
         type=int,
         default=1,
         help="runs at once, each in a process of its own with its share of the CPU's threads and "
-        "of the GPU's memory; the same results as one after the other (default: 1)",
+        "of the GPU's memory; where each has as many threads, with the same bits (default: 1)",
     )
     add("--deterministic", action="store_true",
         help="same bits on the same GPU, slower; a CPU always is")  # fmt: skip
