@@ -126,6 +126,7 @@ class Campaign:
     def free(self) -> None:
         """Let go of what is loaded."""
         self._generators.clear()
+        torch.cuda.empty_cache()
 
     def generator(self, run: Run) -> Generator:
         """Loaded once for all runs that use it alike."""

@@ -16,7 +16,7 @@ from deepal_galot.speed import main as speed
 from deepal_galot.timing import measured, with_spread
 from generators.text_optimization import score_gradient
 from generators.tiny import Tiny
-from helpers import QUICK, rows_of, small_config
+from helpers import QUICK, rows_of, run_benchmark, small_config
 
 pytestmark = [
     pytest.mark.gpu,
@@ -24,8 +24,8 @@ pytestmark = [
 ]
 
 
-def fitted(spec, device, architecture=SmallCNN, n=200):
-    config = small_config(epochs=20, min_steps=100)
+def fitted(spec, device, architecture=SmallCNN, n=200, **recipe):
+    config = small_config(epochs=20, min_steps=100, **recipe)
     learner = Learner(config, architecture, spec.image_shape, spec.n_classes, torch.device(device))
     pool = Pool(spec)
     pool.initialize_labels(n, 0)
@@ -38,6 +38,32 @@ def test_bfloat16_learns_as_well_as_float32(digits, architecture):
     assert fitted(digits, "cuda", architecture) == pytest.approx(
         fitted(digits, "cpu", architecture), abs=0.03
     )
+
+
+def test_the_whole_recipe_learns_as_well_as_on_the_cpu(digits):
+    recipe = {"optimizer": "adamw", "schedule": "onecycle", "label_smoothing": 0.1, "ema": 0.9,
+              "rand_augment": 1, "rand_magnitude": 5.0}  # fmt: skip
+    assert fitted(digits, "cuda", **recipe) == pytest.approx(
+        fitted(digits, "cpu", **recipe), abs=0.05
+    )
+
+
+def test_runs_at_once_are_those_of_one_after_the_other(tmp_path):
+    args = [*QUICK, "--strategy", "MarginSampling", "GALOT", "--seeds", "0", "1", "--device",
+            "cuda", "--deterministic"]  # fmt: skip
+    for jobs in (1, 2):
+        run_benchmark(*args, "--jobs", jobs, "--output", tmp_path / str(jobs))
+    assert rows_of(tmp_path / "1") == rows_of(tmp_path / "2")
+
+
+def test_a_fit_is_faster_than_the_plain_loop(capsys):
+    """ResNet18 at batch 32, 128 and 512 on 1,000 and 10,000 images."""
+    assert speed(["train", "--device", "cuda"]) == 0
+    said = capsys.readouterr().out
+    with capsys.disabled():
+        print(f"\n{said}")
+    ratios = [float(r) for r in re.findall(r"ours is ([\d.]+)× plain", said)]
+    assert len(ratios) == 6 and min(ratios) >= 2
 
 
 def test_images_are_the_cpus_within_one_grey_level():
