@@ -8,9 +8,10 @@ import torch
 from deepal_galot import registry
 from deepal_galot.classifiers.resnet18 import ResNet18
 from deepal_galot.classifiers.small_cnn import SmallCNN
-from deepal_galot.cli import ALL, main
+from deepal_galot.cli import main
 from deepal_galot.learner import Learner
 from deepal_galot.pool import Pool
+from deepal_galot.request import ALL
 from deepal_galot.speed import NO_POOL_SCORES, make_problem
 from deepal_galot.speed import main as speed
 from deepal_galot.timing import measured, with_spread
