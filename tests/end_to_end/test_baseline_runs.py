@@ -3,7 +3,8 @@
 import pytest
 
 from deepal_galot import registry
-from deepal_galot.cli import ALL, main
+from deepal_galot.cli import main
+from deepal_galot.request import ALL
 from deepal_galot.results import RunFolder, find_runs
 from helpers import QUICK, rows_of
 
