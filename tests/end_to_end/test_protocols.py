@@ -1,4 +1,4 @@
-"""Protocol deepalplus: its recipe, BatchNorm noise, and the pool scored under augmentation."""
+"""Protocols: `deepalplus` with BatchNorm noise and the pool scored under augmentation; `modern`."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from deepal_galot.config import resolve
 from deepal_galot.learner import Learner
 from deepal_galot.pool import Pool
 from deepal_galot.results import RunFolder
-from helpers import rows_of, small_config
+from helpers import QUICK, rows_of, small_config
 from query_strategies.monte_carlo import MonteCarloStrategy
 
 SMALL = ["--protocol", "deepalplus", "--n-init", "20", "--n-query", "10", "--quota", "15",
@@ -134,3 +134,16 @@ def test_augmented_scores_are_those_of_a_shifted_image(toy):
         logits = torch.stack([learner.logits(c) for c in crops])
     gap = (logits - ours).abs().amax(2).amin(0)
     assert gap.max() < 1e-4
+
+
+def test_modern_is_the_papers_but_for_how_a_fit_is_trained(tmp_path):
+    paper, modern = (
+        resolve("MarginSampling", "CIFAR10", flags={"protocol": p}) for p in ("paper", "modern")
+    )
+    differs = {k for k, v in vars(modern).items() if v != getattr(paper, k)} - {"protocol"}
+    assert differs == {"schedule", "lr", "ema", "label_smoothing", "rand_augment"}
+    assert modern.rand_magnitude == 9
+    small = ["--protocol", "modern", "--classifier", "small_cnn", "--dataset", "Digits"]
+    assert main([*QUICK, *small, "--strategy", "BADGE", "--output", str(tmp_path)]) == 0
+    ((row, _),) = rows_of(tmp_path).values()
+    assert (row["round"], row["labels"]) == (0, 10)
