@@ -21,7 +21,7 @@ RAND_AUGMENT = ("identity", "rotate", "shear_x", "shear_y", "translate_x", "tran
                 "autocontrast")  # fmt: skip
 STRONGEST = 30  # the scale of RandAugment's magnitude
 LUMA = (0.2989, 0.587, 0.114)
-ROUNDING = 1e-3  # of a grey level, which k / 255 · 255 may miss k by
+ROUNDING = 0.05  # of a grey level: by less does a warp that moves nothing miss k / 255
 
 
 def draw(n: int, config: RunConfig, rng: torch.Generator) -> Draws:

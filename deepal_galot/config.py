@@ -152,8 +152,8 @@ class RunConfig:
     synthetic_weight: float = _option(1.0, GALOT, "weight of a generated image's loss, where that "
                                       "of a real one is 1", above=0)  # fmt: skip
     synthetic_norm: str = _option(
-        "shared", GALOT, "BatchNorm statistics of generated images: those of all, or separate, "
-        "unused in testing", choices=("shared", "separate"))  # fmt: skip
+        "shared", GALOT, "BatchNorm of generated images: that of all, or separate with a scale and "
+        "offset of its own, unused in testing", choices=("shared", "separate"))  # fmt: skip
 
     synthetic_from: str | None = _option(
         None, GALOT, "train on the generated images of a finished run, given by its seed folder"

@@ -279,8 +279,9 @@ class Probe:
         n = training_images(run.config, self.spec, middle)
         batch = math.ceil(n / len(split_batches(n, run.config.batch_size)))
         c = dataclasses.replace(run.config, batch_size=batch, min_steps=0, seed=0)
+        apart = c.uses_generated_images and c.synthetic_norm == "separate"
         recipe = (run.architecture, batch, c.head_dropout, c.optimizer, c.shift, c.flip, c.rotate,
-                  c.zoom)  # fmt: skip
+                  c.zoom, c.rand_augment, c.precision, c.ema > 0, apart)  # fmt: skip
         if recipe not in self._seen:
             self._seen[recipe] = self._training(c, run.architecture)
         prices = self._seen[recipe]
@@ -296,6 +297,8 @@ class Probe:
     def _training(self, c: RunConfig, architecture: type[Classifier]) -> Prices:
         """Steps by the difference of a short and a long fit, so that a fit's own start is apart."""
         data = self._noise(2 * c.batch_size)  # two steps an epoch
+        if c.uses_generated_images:
+            data = dataclasses.replace(data, n_generated=c.batch_size)
         learner = self._learner(c, architecture)
 
         def seconds(epochs: int) -> float:

@@ -1,16 +1,20 @@
 """Several runs of a campaign at once, each in a process of its own.
 
 Processes, because a strategy may draw from global random generators: apart, each run has the bits
-it has alone. What is shared lies on disk, where a run may be stopped at any moment.
+it has alone. What is shared lies on disk, where a run may be stopped at any moment; what is only in
+memory, such as GAAL's reference classifier, each process makes for itself.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import multiprocessing
+import os
 import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 
@@ -24,8 +28,7 @@ from .request import request_of
 from .results import RunFolder
 
 LOOK_SECONDS = 0.5  # how often the processes' results are looked for
-
-_campaign: Campaign  # of this worker process
+MOST_JOBS = 61  # which Windows can wait for
 
 
 def run_at_once(campaign: Campaign, args: argparse.Namespace) -> list[RunFolder]:
@@ -42,12 +45,15 @@ def run_at_once(campaign: Campaign, args: argparse.Namespace) -> list[RunFolder]
     """
     folders = campaign.prepare()
     campaign.free()  # the processes load generators of their own
-    threads = max(1, torch.get_num_threads() // args.jobs)
-    pool = ProcessPoolExecutor(
-        args.jobs, multiprocessing.get_context("spawn"), _start, (args, threads)
-    )
+    again = campaign.request.save_full_size  # finished runs may lack pictures
+    left = [i for i, folder in enumerate(folders) if again or not folder.finished]
+    jobs = max(1, min(args.jobs, len(left), MOST_JOBS))
+    threads = max(1, torch.get_num_threads() // jobs)
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(jobs, context, _start, (threads, campaign.request.device, 1 / jobs))
     try:
-        futures = [pool.submit(_play, i) for i in range(len(folders))]
+        with _deaf_to_interrupts():  # which a new process is until `_start`
+            futures = [pool.submit(_play, args, i) for i in left]
         _watch(futures, folders)
     except BrokenProcessPool:
         raise UserError(
@@ -61,6 +67,13 @@ def run_at_once(campaign: Campaign, args: argparse.Namespace) -> list[RunFolder]
     finally:
         pool.shutdown(cancel_futures=True)
     return folders
+
+
+@contextlib.contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def _watch(futures: Sequence[Future], folders: Sequence[RunFolder]) -> None:
@@ -79,25 +92,39 @@ def _watch(futures: Sequence[Future], folders: Sequence[RunFolder]) -> None:
                 future.result()
 
 
-def _start(args: argparse.Namespace, threads: int) -> None:
-    """A worker process makes its own campaign."""
-    global _campaign
+# -- in the processes --------------------------------------------------------------------------
+
+
+def _start(threads: int, device: torch.device, share: float) -> None:
+    """What a new process does first; share: of the GPU's memory."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C stops it without a word
+    threading.Thread(target=_leave_with_the_parent, daemon=True).start()
     sys.stderr = _NoTerminal(sys.stderr)  # the bar is the parent's
     torch.set_num_threads(threads)
-    for plugin in args.plugin:
-        registry.load_plugin(plugin)
-    request = request_of(args)
-    if request.device.type == "cuda":
-        torch.cuda.set_per_process_memory_fraction(1 / args.jobs, request.device)
-    _campaign = Campaign(request, make_plan(request))
-    _campaign.set_backends()
+    if device.type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(share, device.index)
 
 
-def _play(i: int) -> None:
+def _leave_with_the_parent() -> None:
+    """Without it nobody asks for what this process does, nor tells it to stop."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+_campaign: Campaign | None = None  # of this process, made with its first run
+
+
+def _play(args: argparse.Namespace, i: int) -> None:
     """Run i of the plan; what a plug-in's code raises is said in the parent."""
-    run = _campaign.plan.runs[i]
+    global _campaign
     try:
+        if _campaign is None:
+            for plugin in args.plugin:
+                registry.load_plugin(plugin)
+            request = request_of(args)
+            _campaign = Campaign(request, make_plan(request))
+            _campaign.set_backends()
+        run = _campaign.plan.runs[i]
         _campaign.play(run, _campaign.open(run))
     except registry.FAULTS as error:
         fault = registry.plugin_fault(error)

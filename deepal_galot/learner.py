@@ -343,8 +343,10 @@ class Learner:
 
     def _autocast(self) -> contextlib.AbstractContextManager:
         wanted = self.config.precision
-        on_gpu = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
-        if wanted == "bfloat16" or (wanted == "auto" and on_gpu):
+        cuda = self.device.type == "cuda"
+        if wanted == "bfloat16" or (
+            wanted == "auto" and cuda and torch.cuda.is_bf16_supported(including_emulation=False)
+        ):
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return contextlib.nullcontext()
 

@@ -128,6 +128,8 @@ class _OneByOne(Dataset):
             changes.append(T.RandomHorizontalFlip())
         if config.shift:
             changes.append(T.RandomCrop(size, config.shift))
+        if config.rand_augment:
+            changes.append(T.RandAugment(config.rand_augment, int(config.rand_magnitude)))
         changes += [T.ToTensor(), T.Normalize(data.mean, data.std)]
         self.data, self.change = data, T.Compose(changes)
 
@@ -146,7 +148,8 @@ def fit_plainly(
     config: RunConfig, architecture: type[Classifier], data: ImageSet, device: torch.device,
     workers: int,
 ) -> Any:  # fmt: skip
-    """The same network, optimiser, batch size and augmentation the plain way; the network."""
+    """The same network, optimiser, batch size, augmentation and loss the plain way, without a
+    schedule and averaged weights; the network."""
     clf = architecture(data.X.shape[1:], N_CLASSES).to(device).train()
     optimizer = make_optimizer(config, clf)
     loader = DataLoader(
@@ -156,6 +159,6 @@ def fit_plainly(
         for x, y, _ in loader:
             x, y = x.to(device), y.to(device)
             optimizer.zero_grad()
-            F.cross_entropy(clf(x)[0], y).backward()
+            F.cross_entropy(clf(x)[0], y, label_smoothing=config.label_smoothing).backward()
             optimizer.step()
     return clf

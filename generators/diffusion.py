@@ -68,10 +68,13 @@ class DiffusionGenerator(Generator):
         return load(find_weights(self.source), parts)
 
     def _check_steps(self, config: RunConfig) -> None:
-        most = self._scheduler.config.num_train_timesteps
+        own = self._scheduler.config
+        most = own.get("original_inference_steps") or own.num_train_timesteps  # LCM's and TCD's
         for flag, steps in (("steps", config.steps), ("ascent-denoising", config.ascent_denoising)):
             if steps is not None and steps > most:
-                raise UserError(f"--{flag} {steps}: this model was trained on {most:,} steps")
+                raise UserError(
+                    f"--{flag} {steps}: {type(self._scheduler).__name__} has at most {most:,} steps"
+                )
 
     def _latents_for(self, resolution: int | None) -> tuple[int, int, int]:
         unet, vae = self.networks.unet.config, self.networks.vae.config

@@ -111,7 +111,7 @@ class KeysAndValues(nn.Module):
 def parts_in(dtype: torch.dtype) -> int:
     """P, as how many numbers of this dtype a network reads each key and value.
 
-    The sum of two is off by at most 2⁻¹⁷ of the value in bfloat16, where one is by 2⁻⁹.
+    The sum of two is off by at most 2⁻¹⁷ of the value in bfloat16, where one is by 2⁻⁸.
     """
     return 1 if dtype.itemsize >= 4 else 2
 

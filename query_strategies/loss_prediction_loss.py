@@ -80,12 +80,13 @@ class LearningLoss(Objective):
             maps = clf.feature_maps(batch.x)
             logits = clf.head(clf.neck(maps[-1]))
             losses = self.losses(logits, batch)
+        true_losses = F.cross_entropy(logits.detach().float(), batch.y, reduction="none")
         with self.net.extra_training():
             # On copies of the maps, so that this part's time can be told from the classifier's.
             copies = [m.detach().requires_grad_() for m in maps]
             with autocast():
                 predicted = self.score(copies).float()
-            (WEIGHT * ranking_loss(predicted, losses.detach())).backward()
+            (WEIGHT * ranking_loss(predicted, true_losses)).backward()
         if progress < DETACH_AFTER:
             torch.autograd.backward([losses.mean(), *maps], [None, *(m.grad for m in copies)])
         else:

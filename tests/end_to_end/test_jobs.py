@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -34,6 +35,11 @@ def workers_of(pid):
     found = subprocess.run(["pgrep", "-P", str(pid), "-f", "spawn_main"],
                            capture_output=True, text=True)  # fmt: skip
     return [int(p) for p in found.stdout.split()]
+
+
+def is_alive(pid):
+    """Neither gone nor a zombie, which has no executable."""
+    return os.path.exists(f"/proc/{pid}/exe")
 
 
 def wait_for_a_row(process, output):
@@ -72,6 +78,7 @@ def test_a_killed_process_is_one_line_and_nothing_is_lost(tmp_path):
     assert [len(v) for v in rows.values()] == [2, 2, 2]
 
 
+@pytest.mark.skipif(not Path("/proc").exists(), reason="tells dead processes by /proc")
 @pytest.mark.parametrize("everyone", [True, False])
 def test_an_interrupt_leaves_no_process_behind(tmp_path, everyone):
     """Ctrl-C reaches the whole group; a signal to the parent alone goes through the parent."""
@@ -85,7 +92,24 @@ def test_an_interrupt_leaves_no_process_behind(tmp_path, everyone):
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in said, said
     assert "interrupted: the same command goes on" in said
-    assert len(workers) == 2 and not any(os.path.exists(f"/proc/{pid}/exe") for pid in workers)
+    assert len(workers) == 2 and not any(map(is_alive, workers))
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="tells dead processes by /proc")
+def test_no_process_outlives_a_killed_parent(tmp_path):
+    process = start(tmp_path, "--strategy", "RandomSampling", "--seeds", "0", "1",
+                    "--epochs", "300000")  # fmt: skip
+    while len(list(tmp_path.glob("*/*/*/seed*/env.json"))) < 2:  # both have begun
+        time.sleep(0.1)
+        assert process.poll() is None
+    workers = workers_of(process.pid)
+    process.kill()
+    process.communicate(timeout=60)
+    for _ in range(100):
+        if not any(map(is_alive, workers)):
+            break
+        time.sleep(0.1)
+    assert len(workers) == 2 and not any(map(is_alive, workers))
 
 
 def test_a_plugins_error_is_said_as_ever(tmp_path):

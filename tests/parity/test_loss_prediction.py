@@ -199,3 +199,19 @@ def test_what_the_loss_module_learns_from_few_labels(digits, n):
     for name, rho in found.items():
         print(f"{n} labels, {name}: {np.mean(rho):.2f} ± {stats.sem(rho):.2f}")
     assert np.mean(found["entropy"]) > np.mean(found["predicted loss"])
+
+
+def test_the_loss_module_ranks_true_losses():
+    """Weights of generated images and label smoothing change what the classifier learns alone."""
+    found = []
+    for weight, smoothing in ((None, 0.0), (torch.tensor([0.3, 1.7] * 4), 0.2)):
+        clf, objective = objective_for(SmallCNN)
+        objective.label_smoothing = smoothing
+        rng = torch.Generator().manual_seed(0)
+        x = torch.randn(8, 1, 8, 8, generator=rng, dtype=torch.float64)
+        y = torch.randint(0, 3, (8,), generator=rng)
+        objective.backward(clf, Batch(x, y, weight), 0.7, contextlib.nullcontext)
+        found.append((gradients(objective.branches, objective.last), gradients(clf)))
+    (module, classifier), (same_module, other_classifier) = found
+    assert all(torch.equal(module[k], same_module[k]) for k in module)
+    assert not torch.allclose(classifier["0.head.weight"], other_classifier["0.head.weight"])
