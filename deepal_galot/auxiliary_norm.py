@@ -7,7 +7,9 @@ statistics by which the test images are normalised.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,16 +53,17 @@ def _normalised(norm: _BatchNorm, x: Tensor) -> Tensor:
 def set_apart(clf: nn.Module) -> Rows:
     """Give each BatchNorm of a classifier an auxiliary one, until `join`."""
     rows = Rows(torch.zeros(0, dtype=torch.bool))
-    for module in list(clf.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, _BatchNorm):
-                setattr(module, name, AuxiliaryBatchNorm(child, rows))
+    _replace(clf, _BatchNorm, lambda norm: AuxiliaryBatchNorm(norm, rows))
     return rows
 
 
 def join(clf: nn.Module) -> None:
     """Leave the classifier as it was, with the real images' statistics."""
+    _replace(clf, AuxiliaryBatchNorm, lambda pair: pair.main)
+
+
+def _replace(clf: nn.Module, kind: type, new: Callable[[Any], nn.Module]) -> None:
     for module in list(clf.modules()):
         for name, child in list(module.named_children()):
-            if isinstance(child, AuxiliaryBatchNorm):
-                setattr(module, name, child.main)
+            if isinstance(child, kind):
+                setattr(module, name, new(child))

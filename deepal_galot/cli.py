@@ -266,7 +266,7 @@ def _listing() -> str:
 
 
 def _predict(args: argparse.Namespace) -> int:
-    from .plan import pick_device
+    from .device import pick_device
     from .predict import predict_folder
 
     if not (args.predict and args.from_run):

@@ -21,6 +21,7 @@ from . import seeding
 from .augmentation import augment, draw
 from .classifiers.base import Classifier
 from .config import RunConfig
+from .device import has_bfloat16
 from .errors import UserError
 from .objective import HeadDropout, Objective, dropout_masks
 from .pool import ImageSet
@@ -342,13 +343,15 @@ class Learner:
         return x.contiguous(memory_format=torch.channels_last)
 
     def _autocast(self) -> contextlib.AbstractContextManager:
-        wanted = self.config.precision
-        cuda = self.device.type == "cuda"
-        if wanted == "bfloat16" or (
-            wanted == "auto" and cuda and torch.cuda.is_bf16_supported(including_emulation=False)
-        ):
-            return torch.autocast(self.device.type, dtype=torch.bfloat16)
-        return contextlib.nullcontext()
+        if product_dtype(self.config, self.device) == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+
+def product_dtype(config: RunConfig, device: torch.device) -> torch.dtype:
+    """What the classifier's products are calculated in: float32 or bfloat16."""
+    auto = config.precision == "auto" and has_bfloat16(device)
+    return torch.bfloat16 if auto or config.precision == "bfloat16" else torch.float32
 
 
 def _add_product(x: Tensor, h: Tensor, weight: Tensor, kept: Tensor, out: Tensor) -> None:

@@ -169,9 +169,7 @@ def parse_strategy(text: str) -> tuple[type[Strategy], dict[str, Any]]:
     cls = registry.strategies.get(name)
     own: dict[str, Any] = {}
     known = {f.name for f in option_fields()}
-    if colon and not settings:
-        raise UserError(f"--strategy {text!r}: write its settings as NAME:key=value,key=value")
-    for setting in filter(None, re.split(r",(?=[\w-]+=)", settings)):
+    for setting in re.split(r",(?=[\w-]+=)", settings) if colon else []:
         key, equals, value = setting.partition("=")
         key = key.strip().replace("-", "_")
         if not equals:
@@ -432,25 +430,3 @@ def _settings(config: RunConfig, default: RunConfig) -> dict[str, str]:
         if key in read and value != (unset[key] if usual is None else usual):
             differs[key] = f"{value:.12g}" if isinstance(value, float) else str(value)
     return differs
-
-
-def pick_device(name: str) -> torch.device:
-    """auto, cpu, cuda, cuda:1, mps -> a device that is there.
-
-    Raises:
-        UserError: it is not there, or no such kind.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"--device {name!r}: use auto, cpu, cuda, cuda:1 or mps") from None
-    there = {
-        "cpu": True,
-        "cuda": (device.index or 0) < torch.cuda.device_count(),
-        "mps": torch.backends.mps.is_available(),
-    }
-    if not there.get(device.type, False):
-        raise UserError(f"--device {name}: this machine has none; use --device auto or cpu")
-    return device

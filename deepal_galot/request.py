@@ -8,8 +8,9 @@ from . import registry
 from .datasets.base import Dataset, DatasetSpec
 from .datasets.class_names import from_class_names, prompt_words
 from .datasets.user_data import dataset_at, is_path
+from .device import pick_device
 from .errors import UserError
-from .plan import Request, pick_device
+from .plan import Request
 
 # The rows of the paper's Table 1, in its order.
 ALL = ("GAAL", "RandomSampling", "EntropySampling", "MarginSampling", "LeastConfidence",

@@ -27,9 +27,9 @@ from .campaign import machine
 from .classifiers.base import Classifier
 from .config import resolve, usual_values
 from .datasets.base import DatasetSpec
+from .device import pick_device
 from .errors import UserError
 from .learner import Learner, Outputs
-from .plan import pick_device
 from .pool import UNKNOWN, ImageSet, Pool, check_query
 from .speed_of_generation import generate_lines
 from .speed_of_training import train_lines
@@ -37,7 +37,6 @@ from .timing import measured, with_spread
 
 LABELED = 1000
 SMALL_POOL, SMALL_PICKS = 5000, 100  # the plain ways' memory and patience end soon after
-NO_POOL_SCORES = ("GAAL",)  # makes its own images
 
 
 @dataclass(frozen=True)
@@ -194,25 +193,33 @@ def compare_with_plain(name: str, small: Problem) -> str:
 # -- query ----------------------------------------------------------------------------------------
 
 
+def pool_strategies() -> list[str]:
+    """Names of those that pick from the pool and make no images."""
+    classes = {name: registry.strategies.get(name) for name in registry.strategies.names()}
+    return [name for name, cls in classes.items() if cls.picks_real and not cls.generates]
+
+
 def query_lines(args: argparse.Namespace) -> Iterator[str]:
     """The report of `query`, line by line as it is measured."""
     device = pick_device(args.device)
-    names = [n for n in registry.strategies.names() if not registry.strategies.get(n).generates]
-    names = [registry.class_name(registry.strategies.get(n)) for n in args.strategies or names]
+    known = pool_strategies()
+    names = [registry.class_name(registry.strategies.get(n)) for n in args.strategies or known]
+    if set(names) - set(known):
+        others = ", ".join(sorted(set(names) - set(known)))
+        raise UserError(f"--strategies {others}: makes images, has no query of a pool to time")
     if args.picks > args.pool:
         raise UserError(f"--picks {args.picks}: more than the {args.pool} images of --pool")
     yield ", ".join(f"{k} {v}" for k, v in machine(device).items())
     yield (
         f"seconds of a query beyond the pass over the pool (of LossPrediction: the ranking): "
         f"{args.pool:,} blank 8×8 images, embeddings of {args.dim}, {args.picks:,} picks; median "
-        f"(range, n); not measured: {', '.join(NO_POOL_SCORES)}, which makes its own images"
+        f"(range, n)"
     )
     for n_classes in args.classes:
         problem = make_problem(args.pool, args.dim, n_classes, args.picks, device)
         for name in names:
-            if name not in NO_POOL_SCORES:
-                seconds = measured(functools.partial(problem.query, name))
-                yield f"{n_classes:4} classes  {name:24} {with_spread(seconds)}"
+            seconds = measured(functools.partial(problem.query, name))
+            yield f"{n_classes:4} classes  {name:24} {with_spread(seconds)}"
     yield (
         f"against the plain way (NumPy and scikit-learn on the CPU), {SMALL_POOL:,} images, "
         f"{SMALL_PICKS} picks, 10 classes: ours on the CPU, plain, ratio"
@@ -235,6 +242,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--classifier", default="resnet18", metavar="NAME")
     train.add_argument("--dataset", metavar="NAME", help="default: 32×32 colour images of noise")
     train.add_argument("--protocol", default="paper", metavar="NAME", help="default: paper")
+    train.add_argument("--precision", default="auto", metavar="NAME", help="default: auto")
     train.add_argument("--epochs", type=_positive, default=1, help="of one fit that is timed")
     train.add_argument("--batch", type=_positive, nargs="+",
                        help="default: 32 128 512, on a CPU 32")  # fmt: skip

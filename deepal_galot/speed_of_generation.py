@@ -24,8 +24,8 @@ from generators.text_optimization import score_gradient
 
 from .campaign import machine
 from .config import resolve
+from .device import pick_device
 from .images import fit_to, to_uint8
-from .plan import pick_device
 from .timing import matrix_rate, seconds_of, with_spread
 
 PLAIN_BATCHES = (1, 10)

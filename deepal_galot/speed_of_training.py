@@ -24,9 +24,9 @@ from . import registry
 from .campaign import machine
 from .classifiers.base import Classifier
 from .config import RunConfig, resolve
+from .device import pick_device
 from .errors import UserError
-from .learner import Learner
-from .plan import pick_device
+from .learner import Learner, product_dtype
 from .pool import ImageSet
 from .timing import alternately, matrix_rate, with_spread
 from .training import make_optimizer
@@ -48,23 +48,24 @@ def train_lines(args: argparse.Namespace) -> Iterator[str]:
     architecture = registry.classifiers.get(args.classifier)
     data = _images(args.dataset, max(sizes))
     flops = count_flops(architecture, data.X.shape[1:])
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    fields = {"protocol": args.protocol, "epochs": args.epochs, "min_steps": 0,
+              "precision": args.precision}  # fmt: skip
+    config = resolve("RandomSampling", args.dataset or "random", flags=fields)
+    dtype = product_dtype(config, device)
     limit = matrix_rate(device, dtype)
     yield ", ".join(f"{k} {v}" for k, v in machine(device).items())
     yield (
         f"{registry.class_name(architecture)}, protocol {args.protocol}, images "
         f"{'×'.join(map(str, data.X.shape[1:]))} of {args.dataset or 'random noise'}, "
         f"{flops / 1e9:.3g} GFLOP an image; images/s, median (range, n), one beside the other; "
-        f"share of this device's own matrix product in the same dtype; plain: float32, loader with "
-        f"{workers} workers"
+        f"share of this device's own matrix rate in the same dtype; ours: "
+        f"{str(dtype).removeprefix('torch.')}; plain: float32, loader with {workers} workers"
     )
     for n in sizes:
         for batch in batches:
-            fields = {"protocol": args.protocol, "batch_size": batch, "epochs": args.epochs,
-                      "min_steps": 0}  # fmt: skip
-            config = resolve("RandomSampling", args.dataset or "random", flags=fields)
+            of_batch = dataclasses.replace(config, batch_size=batch)
             part = dataclasses.replace(data, X=data.X[:n], Y=data.Y[:n])
-            yield _compare(config, architecture, part, device, workers, flops, limit)
+            yield _compare(of_batch, architecture, part, device, workers, flops, limit)
 
 
 def _compare(

@@ -71,9 +71,9 @@ class Training:
         self.average = WeightAverage(models, self.config.ema) if self.config.ema else None
         per_epoch = len(split_batches(len(x), self.config.batch_size))
         epochs = max(self.config.epochs, math.ceil(self.config.min_steps / per_epoch))
-        shown = {"desc": "  fit", "unit": " images", "unit_scale": True, "leave": False}
+        shown = {"unit": " images", "unit_scale": True, "leave": False, "disable": None}
         self.clf.train()
-        with tqdm(total=epochs * len(x), disable=None, **shown) as bar:
+        with tqdm(desc="  fit", total=epochs * len(x), **shown) as bar:
             for step, (order, draws) in enumerate(self._batches(epochs, rng)):
                 self._set_rate(step, per_epoch, epochs)
                 self._step(order, draws, step / (epochs * per_epoch))

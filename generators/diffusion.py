@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from deepal_galot.config import RunConfig
+from deepal_galot.device import has_bfloat16
 from deepal_galot.errors import UserError
 
 from .base import Generator, Graph, Size
@@ -237,9 +238,7 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
         return getattr(torch, name)
     if device.type != "cuda":
         return torch.float32
-    with torch.cuda.device(device):
-        has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.bfloat16 if has_bfloat16 else torch.float16
+    return torch.bfloat16 if has_bfloat16(device) else torch.float16
 
 
 def _takes_generator(scheduler: Any) -> bool:

@@ -98,10 +98,11 @@ def test_mode_al_is_the_base_sampler(tmp_path):
     assert len(rows_of(tmp_path)) == 1
 
 
-def test_mode_full_is_one_fit_on_every_label(tmp_path):
+def test_mode_full_is_one_fit_on_every_label(tmp_path, capsys):
     quick(tmp_path, "--strategy", "GALOT", "--mode", "full", "--epochs", "1")
     (row,) = only(tmp_path, "FullySupervised")
     assert row["labels"] == 1347 and row["images"] == 0
+    assert "every label, one fit; no strategy and no budget plays a part" in capsys.readouterr().out
 
 
 def test_accumulate_and_oversample(tmp_path):

@@ -61,6 +61,12 @@ def test_another_classifier_on_the_same_images(made, tmp_path, no_loading, capsy
     assert f"synthetic_from={source.path}" in capsys.readouterr().out
 
 
+def test_the_table_says_that_seeds_share_the_images(made, tmp_path, capsys):
+    source, _ = only(made)
+    run(tmp_path, *SHORT, "--synthetic-from", source.path)
+    assert "every seed trains on the same run's images" in capsys.readouterr().out
+
+
 def test_the_same_recipe_is_the_same_run(made, tmp_path, no_loading):
     """Same images, same picks, same classifier: image for image what the source trained on."""
     source, theirs = only(made)

@@ -110,6 +110,20 @@ def test_prices_of_work():
     assert work + work == Work(*(2 * n for n in dataclasses.astuple(work)))
 
 
+def test_fits_of_other_recipes_are_timed_apart(tmp_path, monkeypatch):
+    """What changes a step's time has a price of its own; what does not, shares one."""
+    timed = []
+    monkeypatch.setattr(
+        costs.Probe, "_training", lambda self, c, _: timed.append(c) or Prices(*[0.0] * 6)
+    )
+    own = ("", ":lr=0.1", ":precision=bfloat16", ":rand_augment=2", ":ema=0.9", ":ema=0.99")
+    request, plan = plan_of(tmp_path, *(f"RandomSampling{settings}" for settings in own))
+    probe = costs.Probe(plan.spec, request.device, None)
+    for run in plan.runs:
+        probe.prices(run, 0)
+    assert len(plan.runs) == 6 and len(timed) == 4
+
+
 # -- work --------------------------------------------------------------------------------------
 
 

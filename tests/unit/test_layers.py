@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 LAYERS = [  # a file may import from its own layer's earlier files and from lower layers
     ["errors"],
     ["registry"],
-    ["seeding", "acquisition", "selection", "images", "disk", "timing"],
+    ["seeding", "acquisition", "selection", "images", "disk", "timing", "device"],
     ["config"],
     ["datasets", "classifiers"],
     ["pool", "objective", "augmentation", "auxiliary_norm"],

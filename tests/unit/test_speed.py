@@ -37,8 +37,7 @@ def test_a_line_a_strategy_and_class_count(capsys):
     assert speed.main(["query", *SIZES, "--classes", "3", "5"]) == 0
     lines = capsys.readouterr().out.splitlines()
     for name in registry.strategies.names():
-        cls = registry.strategies.get(name)
-        expected = 0 if cls.generates or name in speed.NO_POOL_SCORES else 2
+        expected = 0 if name in ("GAAL", "GALOT", "GALOTBasic") else 2
         assert sum(f"classes  {name} " in line for line in lines) == expected, name
     assert sum(line.endswith("×") for line in lines) == len(speed.PLAIN)
 
@@ -46,6 +45,8 @@ def test_a_line_a_strategy_and_class_count(capsys):
 def test_errors_are_one_line(capsys):
     assert speed.main(["query", *SIZES, "--strategies", "CoreSett"]) == 2
     assert "did you mean CoreSet" in capsys.readouterr().err
+    assert speed.main(["query", *SIZES, "--strategies", "GAAL", "BADGE"]) == 2
+    assert "--strategies GAAL: makes images" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", speed.PLAIN)
@@ -157,6 +158,14 @@ def test_lines_of_train(capsys):
         assert float(tflop) == pytest.approx(float(ours) * flops / 1e12, rel=0.02)
         assert float(share) / 100 == pytest.approx(float(tflop) / float(limit), rel=0.02, abs=0.001)
         assert float(ratio) == pytest.approx(float(ours) / float(plain), rel=0.02, abs=0.006)
+
+
+def test_precision_of_train_is_said_and_used(capsys):
+    sizes = ["--classifier", "small_cnn", "--batch", "8", "--images", "16", "--device", "cpu"]
+    assert speed.main(["train", *sizes, "--precision", "bfloat16"]) == 0
+    assert "ours: bfloat16; plain: float32" in capsys.readouterr().out
+    assert speed.main(["train", *sizes, "--precision", "bf16"]) == 2
+    assert "--precision 'bf16'" in capsys.readouterr().err
 
 
 def test_operations_of_a_training_step():

@@ -1,0 +1,37 @@
+"""Which device there is, and what it can."""
+
+from __future__ import annotations
+
+import torch
+
+from .errors import UserError
+
+
+def pick_device(name: str) -> torch.device:
+    """auto, cpu, cuda, cuda:1, mps -> a device that is there.
+
+    Raises:
+        UserError: it is not there, or no such kind.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name!r}: use auto, cpu, cuda, cuda:1 or mps") from None
+    there = {
+        "cpu": True,
+        "cuda": (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not there.get(device.type, False):
+        raise UserError(f"--device {name}: this machine has none; use --device auto or cpu")
+    return device
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether it is a CUDA device that multiplies bfloat16 by its own instructions."""
+    if device.type != "cuda":
+        return False
+    with torch.cuda.device(device):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
