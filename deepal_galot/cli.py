@@ -279,7 +279,7 @@ def _predict(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
-    from .report import write_report
+    from .report.write import Wish, write_report
     from .results import find_runs
 
     folders = find_runs(args.output)
@@ -292,7 +292,7 @@ def _report(args: argparse.Namespace) -> int:
         if not folders:
             hint = registry.did_you_mean(wanted, known)
             raise UserError(f"--report: no runs of {args.dataset!r} in {args.output}: {hint}")
-    print(write_report(folders, args.output, bold=sys.stdout.isatty()))
+    print(write_report(folders, args.output, Wish(bold=sys.stdout.isatty())))
     return 0
 
 
@@ -300,7 +300,7 @@ def _run(args: argparse.Namespace) -> int:
     from .campaign import Campaign, dry_run
     from .jobs import run_at_once
     from .plan import make_plan
-    from .report import write_report
+    from .report.write import Wish, write_report
     from .request import request_of
 
     if args.jobs < 1:
@@ -312,7 +312,7 @@ def _run(args: argparse.Namespace) -> int:
         return 0
     folders = campaign.run() if args.jobs == 1 else run_at_once(campaign, args)
     if campaign.plan.spec.x_test.size:
-        print(write_report(folders, args.output, bold=sys.stdout.isatty()))
+        print(write_report(folders, args.output, Wish(bold=sys.stdout.isatty())))
     else:
         print("no test data, so no accuracy; the classifiers, for --predict FOLDER --from RUN:")
         print("\n".join(f"  {f.path}" for f in folders))

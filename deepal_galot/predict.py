@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,15 +42,24 @@ def predict_folder(
             f"--from {run}: no classifier.safetensors in it; give a run's seed folder, "
             f"<output>/<data set>/<strategy>/<id>/seed<k>"
         )
-    opened = RunFolder.open(run)
-    state, card = opened.classifier()
-    shape = tuple(card["image_shape"])
-    architecture = registry.classifiers.get(card["classifier"])
-    learner = Learner(opened.config, architecture, shape, len(card["class_names"]), device)
-    learner.load_state(state, card["mean"], card["std"])
-    images = np.stack([load_image(f, shape) for f in files])
+    learner, card = load_classifier(RunFolder.open(run), device)
+    images = np.stack([load_image(f, tuple(card["image_shape"])) for f in files])
     unknown = torch.full((len(files),), -1)
     probabilities = learner.predict_prob(ImageSet(images, unknown, card["mean"], card["std"]))
     best = probabilities.max(1)
     for file, label, p in zip(files, best.indices.tolist(), best.values.tolist(), strict=True):
         yield file, card["class_names"][label], p
+
+
+def load_classifier(run: RunFolder, device: torch.device) -> tuple[Learner, dict[str, Any]]:
+    """A run's last classifier, and the card that says what it takes and gives.
+
+    Raises:
+        UserError: there is none, it is damaged, or its architecture is not known here.
+    """
+    state, card = run.classifier()
+    architecture = registry.classifiers.get(card["classifier"])
+    shape, n_classes = tuple(card["image_shape"]), len(card["class_names"])
+    learner = Learner(run.config, architecture, shape, n_classes, device)
+    learner.load_state(state, card["mean"], card["std"])
+    return learner, card

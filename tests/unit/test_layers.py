@@ -26,7 +26,9 @@ LAYERS = [  # a file may import from its own layer's earlier files and from lowe
     ["campaign"],
     ["jobs"],
     ["speed_of_generation", "speed_of_training"],
-    ["report", "predict", "speed"],
+    ["predict", "speed"],
+    ["report"],
+    ["experiments"],
     ["cli"],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

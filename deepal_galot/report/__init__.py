@@ -1,0 +1,1 @@
+"""Tables, pictures, statistics and one HTML page, from result folders alone."""

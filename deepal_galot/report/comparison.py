@@ -1,0 +1,298 @@
+"""Result folders -> methods that may stand in one table, each with its seeds."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from ..config import BUDGET, TRAINING, option_fields
+from ..errors import UserError
+from ..results import Row, RunFolder, label_of
+from .exhibit import Exhibit
+
+COSTS = ("query_seconds", "train_seconds", "extra_train_seconds", "generate_seconds")
+OWN = "own_"  # prefix of the columns that a strategy measures itself
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One method's runs: the same configuration under several seeds.
+
+    Attributes:
+        label: what tables call it.
+        folders: its runs, by seed.
+        seeds: [S].
+        budgets: [R] |L| of each round.
+        accuracy: [S, R] test accuracy in [0, 1].
+        rows: for each seed, its rows.
+    """
+
+    label: str
+    folders: tuple[RunFolder, ...]
+    seeds: tuple[int, ...]
+    budgets: tuple[int, ...]
+    accuracy: np.ndarray
+    rows: tuple[list[Row], ...]
+
+    def at(self, budgets: Sequence[int]) -> np.ndarray | None:
+        """[S, B] accuracy at these budgets; None if one is missing."""
+        if not budgets or not set(budgets) <= set(self.budgets):
+            return None
+        return self.accuracy[:, [self.budgets.index(b) for b in budgets]]
+
+    def average(self, budgets: Sequence[int]) -> np.ndarray | None:
+        """[S] mean accuracy over these budgets, the paper's "Average"; None if one is missing."""
+        accuracy = self.at(budgets)
+        return None if accuracy is None else accuracy.mean(1)
+
+    def cost(self, key: str) -> float:
+        """Sum over the rounds, mean over the seeds."""
+        return float(np.mean([sum(row[key] for row in rows) for rows in self.rows]))
+
+    @property
+    def labels(self) -> int:
+        """Human labels at the end."""
+        return self.rows[0][-1]["labels"]
+
+    @property
+    def images(self) -> int:
+        """Generated images in the last training set."""
+        return self.rows[0][-1]["images"]
+
+    @property
+    def images_made(self) -> int:
+        """All images generated in a run, those of the text optimisation included."""
+        return sum(row["images_made"] + row["ascent_images"] for row in self.rows[0])
+
+    @property
+    def learns(self) -> bool:
+        """Whether it has more budgets than one."""
+        return len(self.budgets) > 1
+
+    @property
+    def uses_generated_images(self) -> bool:
+        return self.folders[0].config.uses_generated_images
+
+    @property
+    def remark(self) -> str:
+        """How its network or training differs from the others'; such a label gets a dagger."""
+        return self.folders[0].remark
+
+    @property
+    def marked_label(self) -> str:
+        return f"{self.label} †" if self.remark else self.label
+
+    @property
+    def own_measures(self) -> list[str]:
+        """Columns that the strategy adds to the rows itself."""
+        return [k for k in self.rows[0][-1] if k.startswith(OWN)]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Methods that stand in one table: of the same data, network, recipe and budget, or the arms
+    of an exhibit, which says how they differ.
+
+    Attributes:
+        dataset: its name.
+        name: of the table and its files; the data set's, unless it has several tables.
+        shared: settings that all methods with generated images share; not in their labels.
+        curves: the methods.
+        baseline: label of the method that the others are compared with; None for the first that
+            learns from real images alone.
+        exhibit: the table or figure of the paper that it mirrors, if it does.
+    """
+
+    dataset: str
+    name: str
+    shared: Mapping[str, str]
+    curves: tuple[Curve, ...]
+    baseline: str | None = None
+    exhibit: Exhibit | None = None
+
+    @property
+    def budgets(self) -> list[int]:
+        """All columns."""
+        return sorted({b for c in self.curves for b in c.budgets})
+
+    @property
+    def learning(self) -> tuple[Curve, ...]:
+        """The methods with more than one budget, or all if there is none."""
+        return tuple(c for c in self.curves if c.learns) or self.curves
+
+    @property
+    def common_budgets(self) -> list[int]:
+        """What every method has, the single fit on all labels aside: the average is over these."""
+        return sorted(set.intersection(*(set(c.budgets) for c in self.learning)))
+
+    @property
+    def reference(self) -> Curve:
+        """The method that the others are compared with."""
+        named = [c for c in self.curves if c.label == self.baseline]
+        plain = [c for c in self.learning if not c.uses_generated_images]
+        return (named or plain or self.learning)[0]
+
+    @property
+    def title(self) -> str:
+        if self.exhibit is not None:
+            return f"{self.exhibit.title}, {self.dataset}"
+        return self.name
+
+
+Methods = dict[Path, list[RunFolder]]  # by the folder that their seeds share
+
+
+def compare(folders: Sequence[RunFolder]) -> list[Comparison]:
+    """Group finished runs into tables; runs of another protocol go into another table.
+
+    A fully supervised run has no budget of its own and joins every table of its data and recipe.
+
+    Args:
+        folders: runs of any data sets; unfinished ones and runs without test data are left out.
+    """
+    tables: dict[tuple, dict[tuple, Methods]] = {}
+    for folder in filter(has_accuracy, folders):
+        by_budget = tables.setdefault(_recipe_key(folder), {})
+        methods = by_budget.setdefault(_budget_key(folder), {})
+        methods.setdefault(_method_key(folder), []).append(folder)
+    comparisons = []
+    for recipe, by_budget in tables.items():
+        full = by_budget.pop((), {})
+        for budget, methods in (by_budget or {(): {}}).items():
+            comparisons.append(_comparison(recipe[0], (recipe, budget), {**methods, **full}))
+    return _distinct_names(comparisons)
+
+
+def of_exhibit(exhibit: Exhibit, folders: Sequence[RunFolder]) -> Comparison | None:
+    """The arms of an exhibit that have finished runs; None if none has."""
+    curves = []
+    for arm in exhibit.arms:
+        runs = [f for f in folders if str(_method_key(f)) == arm.folder and has_accuracy(f)]
+        if runs:
+            curves.append(_curve(arm.label, runs))
+    if not curves:
+        return None
+    return Comparison(
+        exhibit.dataset, exhibit.file_name, {}, tuple(curves), exhibit.baseline, exhibit
+    )
+
+
+def has_accuracy(folder: RunFolder) -> bool:
+    """Whether a run is finished and was tested."""
+    return folder.finished and folder.rows()[0].get("accuracy") is not None
+
+
+def merge(folders: Sequence[RunFolder]) -> tuple[list[RunFolder], list[str]]:
+    """Runs of several results folders, each of them once.
+
+    Returns:
+        (of a run that several folders hold, the one with most rounds; lines about runs whose
+        copies have other accuracies).
+    """
+    found: dict[Path, RunFolder] = {}
+    differ: list[RunFolder] = []
+    for folder in folders:
+        first = found.setdefault(run_key(folder), folder)
+        if first is folder:
+            continue
+        ours, theirs = ([r.get("accuracy") for r in f.rows()] for f in (first, folder))
+        if any(a != b for a, b in zip(ours, theirs, strict=False)):
+            differ.append(folder)
+        elif len(theirs) > len(ours):
+            found[run_key(folder)] = folder
+    lines = []
+    if differ:
+        lines = [
+            f"{len(differ)} runs lie in several folders with other accuracies, as runs on "
+            f"different machines may have; the first folder's count, not {differ[0].path}"
+        ]
+    return list(found.values()), lines
+
+
+def run_key(folder: RunFolder) -> Path:
+    """<data set>/<strategy>/<fingerprint>/seed<k>, alike on every machine."""
+    return Path(*folder.path.parts[-4:])
+
+
+def _method_key(folder: RunFolder) -> Path:
+    return run_key(folder).parent
+
+
+def _recipe_key(folder: RunFolder) -> tuple:
+    """Data set, its content, and everything about training."""
+    return (folder.config.dataset, folder.content["data"], _values(folder, TRAINING))
+
+
+def _budget_key(folder: RunFolder) -> tuple:
+    """The labeling budget but for the number of rounds; empty for the fully supervised run."""
+    return () if folder.config.mode == "full" else _values(folder, BUDGET)
+
+
+def _values(folder: RunFolder, group: str) -> tuple:
+    names = [f.name for f in option_fields() if f.metadata["group"] == group]
+    return tuple((n, getattr(folder.config, n)) for n in names if n != "n_rounds")
+
+
+def _comparison(dataset: str, key: tuple, methods: Methods) -> Comparison:
+    runs = list(methods.values())
+    shared = _shared_settings([of[0] for of in runs])
+    curves = [_curve(x, of) for x, of in zip(_labels(runs, shared), runs, strict=True)]
+    digest = hashlib.sha256(repr(key).encode()).hexdigest()[:6]
+    return Comparison(dataset, f"{dataset}-{digest}", shared, tuple(curves))
+
+
+def _distinct_names(comparisons: list[Comparison]) -> list[Comparison]:
+    """A data set's only table is called like the data set."""
+    datasets = [c.dataset for c in comparisons]
+    return [
+        replace(c, name=c.dataset) if datasets.count(c.dataset) == 1 else c for c in comparisons
+    ]
+
+
+def _shared_settings(runs: Sequence[RunFolder]) -> dict[str, str]:
+    """Settings that every run with generated images has."""
+    items = [set(r.settings.items()) for r in runs if r.config.uses_generated_images]
+    common = set.intersection(*items) if items else set()
+    return dict(sorted(common))
+
+
+def _labels(methods: Sequence[Sequence[RunFolder]], shared: Mapping[str, str]) -> list[str]:
+    """One distinct label a method, without what all share."""
+    labels = []
+    for first, *_ in methods:
+        own = {k: v for k, v in first.settings.items() if k not in shared}
+        labels.append(label_of(first.config.strategy, own))
+    return [
+        x if labels.count(x) == 1 else f"{x}#{of[0].path.parent.name[:4]}"
+        for x, of in zip(labels, methods, strict=True)
+    ]
+
+
+def _checked_rows(folder: RunFolder) -> list[Row]:
+    """
+    Raises:
+        UserError: a row lacks a number that the tables need.
+    """
+    needed = ("budget", "labels", "images", "images_made", "ascent_images", "accuracy", *COSTS)
+    rows = folder.rows()
+    for row in rows:
+        bad = [k for k in needed if not isinstance(row.get(k), int | float)]
+        if bad:
+            line = row["round"] + 1
+            raise UserError(f"{folder.path / 'rounds.jsonl'}: line {line} is damaged ({bad[0]})")
+    return rows
+
+
+def _curve(label: str, folders: list[RunFolder]) -> Curve:
+    folders = sorted(folders, key=lambda f: f.config.seed)
+    rows = [_checked_rows(f) for f in folders]
+    rounds = min(map(len, rows))
+    rows = [r[:rounds] for r in rows]
+    accuracy = np.array([[row["accuracy"] for row in r] for r in rows])
+    budgets = tuple(row["budget"] for row in rows[0])
+    seeds = tuple(f.config.seed for f in folders)
+    return Curve(label, tuple(folders), seeds, budgets, accuracy, tuple(rows))

@@ -1,0 +1,136 @@
+"""A table or figure of the paper as it was run: its arms, and where their runs lie.
+
+<output>/exhibits/<data set>/<name>-<hash of the arms>.json; the runs themselves are ordinary ones.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+from ..disk import atomic_write
+from ..errors import UserError, said
+
+SCHEMA = 1
+KINDS = ("curves", "pseudo_labels", "one_class", "examples")
+
+
+@dataclass(frozen=True)
+class ExhibitArm:
+    """One row or curve.
+
+    Attributes:
+        label: what the exhibit calls it.
+        folder: <data set>/<strategy>/<fingerprint>, with a folder for each seed.
+        paper: (table, row) of the paper's numbers that it may stand beside; None where data,
+            protocol or generator are others, or the paper has none.
+    """
+
+    label: str
+    folder: str
+    paper: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """
+    Attributes:
+        name: as --experiment takes it.
+        title: what it shows.
+        kind: which tables and pictures it has, one of KINDS.
+        dataset: the data set's name.
+        arms: in the paper's order.
+        baseline: label of the arm that the others are compared with; None for the first without
+            generated images.
+        judge: folder of the classifier that was trained on every real label, if one belongs to it.
+        notes: what is known of the paper's version, for people.
+    """
+
+    name: str
+    title: str
+    kind: str
+    dataset: str
+    arms: tuple[ExhibitArm, ...]
+    baseline: str | None = None
+    judge: str | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def file_name(self) -> str:
+        """Alike for the same arms, so that running it again writes the same file."""
+        digest = hashlib.sha256(repr([a.folder for a in self.arms]).encode()).hexdigest()[:6]
+        return f"{self.name}-{self.dataset}-{digest}"
+
+    def save(self, output: Path) -> Path:
+        """Write it below a results folder; returns the file."""
+        file = output / "exhibits" / self.dataset / f"{self.file_name}.json"
+        text = json.dumps({"schema": SCHEMA, **asdict(self)}, indent=2, ensure_ascii=False)
+        atomic_write(file, (text + "\n").encode())
+        return file
+
+    @classmethod
+    def open(cls, file: Path) -> Exhibit:
+        """
+        Raises:
+            UserError: not an exhibit of this version.
+        """
+        try:
+            record = json.loads(file.read_text(encoding="utf-8"))
+            if record.pop("schema") != SCHEMA or record["kind"] not in KINDS:
+                raise UserError("of another version")
+            arms = tuple(
+                ExhibitArm(a["label"], a["folder"], a["paper"] and tuple(a["paper"]))
+                for a in record.pop("arms")
+            )
+            return cls(**record | {"arms": arms, "notes": tuple(record["notes"])})
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, UserError) as error:
+            raise UserError(f"{file}: no readable exhibit ({said(error)})") from error
+
+
+def find_exhibits(output: Path) -> list[Exhibit]:
+    """Every exhibit below a results folder, sorted by file."""
+    return [Exhibit.open(file) for file in sorted(output.glob("exhibits/*/*.json"))]
+
+
+# -- the paper's numbers -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PaperRow:
+    """One printed row.
+
+    Attributes:
+        accuracy: |L| -> test accuracy in [0, 1]; also under "average" and "all labels".
+        doubtful: keys of numbers that contradict another part of the paper.
+        doubt: why.
+    """
+
+    accuracy: Mapping[int | str, float]
+    doubtful: frozenset[int | str]
+    doubt: str
+
+
+@cache
+def paper_numbers() -> Mapping[tuple[str, str, str], PaperRow]:
+    """(table, data set, row) -> the numbers that arXiv 2412.16227 prints."""
+    text = files(__package__).joinpath("paper.csv").read_text(encoding="utf-8")
+    rows = {}
+    for record in csv.DictReader(text.splitlines()):
+        address = record.pop("table"), record.pop("dataset"), record.pop("row")
+        doubt = record.pop("doubt")
+        cells = {int(k) if k.isdigit() else k: v for k, v in record.items() if v}
+        accuracy = {k: float(v.rstrip("?").split("±")[0]) for k, v in cells.items()}
+        doubtful = frozenset(k for k, v in cells.items() if v.endswith("?"))
+        rows[address] = PaperRow(accuracy, doubtful, doubt)
+    return rows
+
+
+def doubts(rows: Sequence[PaperRow]) -> list[str]:
+    """Why numbers of these rows are doubtful, each reason once."""
+    return list(dict.fromkeys(row.doubt for row in rows if row.doubt))

@@ -1,0 +1,176 @@
+"""The pictures of a comparison, as matplotlib figures: for paper, and in the page's own colours."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .comparison import COSTS, Comparison, Curve
+from .statistics import mean_sem
+from .tables import SECONDS, Table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Each has a contrast of at least 3 to white and to near black, so one drawing serves both.
+COLORS = ("#3574d4", "#cf6500", "#2b9348", "#d6403a", "#9260c2", "#97694f", "#cf4f9c", "#7a7a7a",
+          "#868219", "#148f9f")  # fmt: skip
+MARKERS, LINES = "osD^vP*X", ("-", ":", "-.")
+INK = "#0a0b0c"  # of text and axes; the page puts its own colour in its place
+LEGEND_WIDTH = 100  # letters in a line of a legend
+ROW = 0.32  # inches for a bar or a line of text
+
+
+def render(figure: Figure, kind: str) -> bytes:
+    """A figure as "png" or "svg"; the same bytes for the same figure, with text as text."""
+    import matplotlib
+
+    out = io.BytesIO()
+    metadata = {"Date": None} if kind == "svg" else None
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "deepal-galot"}):
+        figure.savefig(out, format=kind, dpi=110, metadata=metadata, transparent=kind == "svg")
+    return out.getvalue()
+
+
+def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure of one set of axes, in inches; all its text and rules are INK."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    names = ("text.color", "axes.labelcolor", "axes.edgecolor", "axes.titlecolor", "xtick.color",
+             "ytick.color")  # fmt: skip
+    with matplotlib.rc_context(dict.fromkeys(names, INK)):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        return figure, figure.add_subplot()
+
+
+def style(i: int) -> dict[str, str]:
+    """How the i-th method of a comparison is drawn; alike in every picture of it."""
+    return {"color": COLORS[i % len(COLORS)], "marker": MARKERS[i % len(MARKERS)],
+            "linestyle": LINES[i // len(COLORS) % len(LINES)]}  # fmt: skip
+
+
+def curves(comparison: Comparison, *, legend: bool = True) -> Figure:
+    """Learning curves: mean accuracy over |L|, bands of one SEM.
+
+    Args:
+        legend: inside the figure; the page has its own.
+    """
+    # From the best downwards, so that the legend stands as the curves end.
+    order = sorted(
+        range(len(comparison.curves)), key=lambda i: -comparison.curves[i].accuracy[:, -1].mean()
+    )
+    names = {i: _legend_name(comparison.curves[i]) for i in order}
+    many = len(names) > 6 or max(map(len, names.values())) > LEGEND_WIDTH / 2
+    below = 0.19 * sum(name.count("\n") + 1 for name in names.values()) if many and legend else 0
+    figure, axes = new_figure(*((7.5, 5 + below) if legend else (5.4, 3.9)))
+    for i in order:
+        _curve(axes, comparison.curves[i], names[i], i, band=0.08 if many else 0.2)
+    ticks = sorted({budget for curve in comparison.learning for budget in curve.budgets})
+    if len(ticks) <= (12 if legend else 6):
+        axes.set_xticks(ticks)
+    axes.set_xlabel("|L|: human labels (in mode gal, what stands for them)")
+    axes.set_ylabel("test accuracy")
+    axes.grid(alpha=0.3)
+    if legend:
+        axes.set_title(f"{comparison.title}: mean ± SEM over seeds")
+        if many:
+            figure.legend(fontsize="small", loc="outside lower left")
+        else:
+            axes.legend(fontsize="small")
+    return figure
+
+
+def _legend_name(curve: Curve) -> str:
+    alone = f", {curve.labels:,} labels" if not curve.learns else ""
+    return textwrap.fill(f"{curve.label} (n={len(curve.seeds)}){alone}", LEGEND_WIDTH)
+
+
+def _curve(axes: Axes, curve: Curve, name: str, i: int, band: float) -> None:
+    mean, sem = np.array([mean_sem(a) for a in curve.accuracy.T]).T
+    if not curve.learns:
+        axes.axhline(mean[0], color=style(i)["color"], linestyle="--", label=name)
+        return
+    axes.plot(curve.budgets, mean, **style(i), markersize=5, label=name)
+    axes.fill_between(curve.budgets, mean - sem, mean + sem, alpha=band, color=style(i)["color"])
+
+
+def costs(comparison: Comparison) -> Figure:
+    """Seconds of one run as a bar for each method, by what they were spent on."""
+    methods = comparison.curves
+    figure, axes = new_figure(7.5, 1.3 + ROW * len(methods))
+    left, y = np.zeros(len(methods)), np.arange(len(methods))
+    for i, (key, name) in enumerate(zip(COSTS, SECONDS, strict=True)):
+        seconds = np.array([c.cost(key) for c in methods])
+        axes.barh(y, seconds, left=left, color=COLORS[i], label=name.removesuffix(" s"))
+        left += seconds
+    for at, total in zip(y, left, strict=True):
+        axes.text(total, at, f" {total:,.1f}", va="center", fontsize="small")
+    _name_rows(axes, [c.label for c in methods])
+    axes.set_xlim(0, 1.15 * max(left.max(), 0.1))
+    axes.set_xlabel("seconds of one run, mean over seeds")
+    figure.legend(fontsize="small", loc="outside lower right", ncols=len(COSTS))
+    return figure
+
+
+def intervals(table: Table) -> Figure:
+    """The differences from the baseline, each with its 95 % interval."""
+    figure, axes = new_figure(7.5, 1.1 + ROW * len(table.rows))
+    for y, (_, mean, half_width, *_) in enumerate(table.rows):
+        axes.errorbar(mean.value, y, xerr=half_width.value, fmt="o", color=COLORS[0], capsize=3)
+    axes.axvline(0, color=INK, linewidth=0.8)
+    _name_rows(axes, [row[0].text for row in table.rows])
+    axes.set_xlabel(table.title)
+    axes.grid(axis="x", alpha=0.3)
+    return figure
+
+
+def bars(table: Table) -> Figure:
+    """A bar for each row and column of a table of numbers."""
+    rows, columns = len(table.rows), len(table.header) - 1
+    figure, axes = new_figure(7.5, 1.2 + ROW * rows * max(1, 0.6 * columns))
+    for j in range(columns):
+        cells = [row[j + 1] for row in table.rows]
+        y = np.arange(rows) + (j - (columns - 1) / 2) * 0.8 / columns
+        axes.barh(y, [c.value or 0 for c in cells], 0.8 / columns, color=COLORS[j % len(COLORS)],
+                  xerr=[c.error or 0 for c in cells], label=table.header[j + 1])  # fmt: skip
+        for at, cell in zip(y, cells, strict=True):
+            right = (cell.value or 0) + (cell.error or 0)
+            axes.text(right, at, f"  {cell.text}", va="center", fontsize="small")
+    _name_rows(axes, [row[0].text for row in table.rows])
+    axes.set_xlim(0, 1.3 * (max(axes.get_xlim()[1], 1e-9)))
+    axes.set_xlabel(textwrap.fill(table.title, 80))
+    figure.legend(fontsize="small", loc="outside lower right", ncols=min(columns, 5))
+    return figure
+
+
+def matrix(table: Table) -> Figure:
+    """A table of percentages as shades with their numbers."""
+    rows, columns = len(table.rows), len(table.header) - 1
+    figure, axes = new_figure(2.6 + 0.55 * columns, 1.8 + 0.42 * rows)
+    values = np.array([[np.nan if c.value is None else c.value for c in row[1:]]
+                       for row in table.rows])  # fmt: skip
+    axes.imshow(values, cmap="Blues", vmin=0, vmax=150, aspect="auto")
+    for (i, j), value in np.ndenumerate(values):
+        if not np.isnan(value):
+            dark = value > 90
+            axes.text(j, i, table.rows[i][j + 1].text, ha="center", va="center",
+                      color="white" if dark else "black", fontsize="small")  # fmt: skip
+    names = {"rotation": 40, "ha": "left", "rotation_mode": "anchor"}
+    axes.set_xticks(range(columns), table.header[1:], **names)
+    axes.xaxis.tick_top()
+    _name_rows(axes, [row[0].text for row in table.rows], flip=False)
+    axes.tick_params(length=0)
+    axes.set_xlabel(textwrap.fill(table.title, 60))
+    return figure
+
+
+def _name_rows(axes: Axes, names: Sequence[str], *, flip: bool = True) -> None:
+    axes.set_yticks(range(len(names)), [textwrap.shorten(n, 48, placeholder=" …") for n in names])
+    if flip:
+        axes.invert_yaxis()

@@ -1,0 +1,202 @@
+"""Generated images of finished runs, read from the results and the image store alone."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from generators.image_store import ImageStore, Request
+from generators.prompts import fill, templates
+
+from ..errors import UserError
+from ..galot import image_counts
+from ..results import RunFolder, load_tensors
+from .comparison import Curve
+from .figures import new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SHOWN = 2  # probe pairs a class in the pictures
+MOST_CLASSES = 20  # more rows than that no screen shows
+LETTERS = 10  # an inch of a title
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One round's fresh-noise images from c0 and from c, at the same noise.
+
+    Attributes:
+        round, epsilon: when, and how far c may be from c0.
+        images: [2, K, P, H, W, C] uint8, without and with the text optimisation.
+        scores: [2, K, P] their acquisition scores; NaN where ε is 0.
+    """
+
+    round: int
+    epsilon: float
+    images: np.ndarray
+    scores: np.ndarray
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """What one run generated.
+
+    Attributes:
+        label: of its method.
+        folder: the run, of the lowest seed.
+    """
+
+    label: str
+    folder: RunFolder
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(self.folder.classifier()[1]["class_names"])
+
+    @property
+    def prompts(self) -> list[str]:
+        """For each class, its prompts."""
+        texts = templates(self.folder.config.template)
+        return [" | ".join(fill(text, name) for text in texts) for name in self.class_names]
+
+    @cached_property
+    def probes(self) -> list[Probe]:
+        """Of every round that has some; empty where the images follow no text."""
+        found = []
+        for row in self.folder.rows():
+            file = self.folder.path / "text" / f"round{row['round']:03d}.safetensors"
+            if not file.exists():
+                continue
+            state = load_tensors(file)
+            if state["probe_images"].shape[2]:
+                images, scores = state["probe_images"].numpy(), state["probe_score"].numpy()
+                found.append(Probe(row["round"], float(state["epsilon"]), images, scores))
+        return found
+
+    def training_images(self, round: int = -1) -> tuple[np.ndarray, np.ndarray]:
+        """([N, H, W, C] uint8, [N] int64 pseudo-labels) made for a round, oversampled ones too.
+
+        Raises:
+            UserError: the store that lies beside the run has lost some of them.
+        """
+        row, config = self.folder.rows()[round], self.folder.config
+        card = self.folder.classifier()[1]
+        n_classes = len(self.class_names)
+        _, made = image_counts(config, n_classes, row["round"])
+        request = Request(
+            torch.empty(0), torch.empty(0), made, (), self.class_names,
+            tuple(card["image_shape"]), config.seed, row["round"],
+        )  # fmt: skip
+        store = ImageStore(self.folder.path.parents[3] / "images")
+        found = store.find(row["images_key"], request)
+        if found is None:
+            raise UserError(f"{store.root}: images of {self.folder.path} are gone or damaged")
+        return found.x, found.y
+
+
+def gallery_of(curve: Curve) -> Gallery | None:
+    """Of a method that makes images of its own."""
+    config = curve.folders[0].config
+    if not config.uses_generated_images or config.synthetic_from is not None:
+        return None
+    return Gallery(curve.label, curve.folders[0])
+
+
+def sheet(gallery: Gallery) -> Figure | None:
+    """A row a class, for each round pairs of plain | optimised images of the same noise; None if
+    the images follow no text."""
+    probes = gallery.probes
+    if not probes:
+        return None
+    names = gallery.class_names[:MOST_CLASSES]
+    grids = [_pairs(p.images[:, : len(names), :SHOWN]) for p in probes]
+    size = (1.4 + 1.1 * SHOWN * len(grids), 1.2 + 0.5 * len(names))
+    figure, _ = new_figure(*size)
+    figure.clear()
+    axes = figure.subplots(1, len(grids), squeeze=False)[0]
+    for r, (ax, grid, probe) in enumerate(zip(axes, grids, probes, strict=True)):
+        show(ax, grid)
+        step = grid.shape[0] / len(names)
+        ax.set_yticks([(i + 0.5) * step - 0.5 for i in range(len(names))], names if r == 0 else [])
+        ax.set_title(f"round {probe.round}, ε = {probe.epsilon:.2g}", fontsize="medium")
+        ax.set_xlabel("pairs: plain | optimised", fontsize="small")
+    config = gallery.folder.config
+    title = (
+        f"{config.dataset}, {gallery.label}, seed {config.seed}: {config.template!r}; "
+        f"a pair shares its noise"
+    )
+    figure.suptitle(textwrap.fill(title, int(LETTERS * size[0])), fontsize="medium")
+    return figure
+
+
+def one_class(galleries: Sequence[Gallery], k: int = 0) -> Figure | None:
+    """The paper's Figure 7: one class's images of the same noise, a row for each method."""
+    rows = [(g.label, g.probes[-1].images[1, k]) for g in galleries if g.probes]
+    if not rows:
+        return None
+    grid = np.concatenate([np.concatenate(_framed(images), axis=1) for _, images in rows])
+    figure, ax = new_figure(2.2 + 0.9 * len(rows[0][1]), 0.9 + 0.9 * len(rows))
+    show(ax, grid)
+    step = grid.shape[0] / len(rows)
+    ax.set_yticks([(i + 0.5) * step - 0.5 for i in range(len(rows))], [name for name, _ in rows])
+    ax.set_title(f"“{galleries[0].class_names[k]}”; a column shares its noise", fontsize="medium")
+    return figure
+
+
+def examples(gallery: Gallery, n_classes: int = 10, each: int = 3) -> Figure:
+    """The paper's Figures 8 to 10: random training images of random classes, of the last round."""
+    x, y = gallery.training_images()
+    rng = np.random.default_rng(0)
+    names = gallery.class_names
+    chosen = np.sort(rng.permutation(len(names))[:n_classes])
+    columns = []
+    for k in chosen:
+        of_class = np.flatnonzero(y == k)
+        picked = x[rng.choice(of_class, min(each, len(of_class)), replace=False)]
+        blank = np.full((each - len(picked), *x.shape[1:]), 255, np.uint8)
+        columns.append(np.concatenate(_framed(np.concatenate([picked, blank]))))
+    grid = np.concatenate(columns, axis=1)
+    figure, ax = new_figure(0.4 + 0.95 * len(chosen), 0.8 + 0.95 * each)
+    show(ax, grid)
+    step = grid.shape[1] / len(chosen)
+    ax.set_xticks([(i + 0.5) * step - 0.5 for i in range(len(chosen))],
+                  [textwrap.fill(names[k], 12) for k in chosen], fontsize="small")  # fmt: skip
+    return figure
+
+
+def show(ax, grid: np.ndarray) -> None:
+    """A picture without ticks, grey or RGB."""
+    grid = grid[..., 0] if grid.shape[-1] == 1 else grid
+    ax.imshow(grid, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+
+
+def _framed(images: np.ndarray) -> list[np.ndarray]:
+    """[H, W, C] uint8 images with a thin white frame."""
+    edge = max(1, images.shape[2] // 16)
+    return [np.pad(i, ((edge, edge), (edge, edge), (0, 0)), constant_values=255) for i in images]
+
+
+def _pairs(images: np.ndarray) -> np.ndarray:
+    """[2, n, S, H, W, C] uint8 probes -> one picture: a row a class, S pairs side by side, a thin
+    line between the two of a pair and a thick one between pairs."""
+    _, n, shown, height, width, channels = images.shape
+    thin, thick = max(1, width // 16), max(2, width // 4)
+    cell = 2 * width + thin + thick
+    picture = np.full((n * (height + thin), shown * cell - thick, channels), 255, np.uint8)
+    for side in range(2):
+        for i in range(n):
+            for j in range(shown):
+                y, x = i * (height + thin), j * cell + side * (width + thin)
+                picture[y : y + height, x : x + width] = images[side, i, j]
+    return picture

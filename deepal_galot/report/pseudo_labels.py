@@ -1,0 +1,110 @@
+"""How often a generated image is what its pseudo-label says: the paper's Figure 4 and Table 9."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..learner import Learner
+from ..pool import ImageSet
+from ..predict import load_classifier
+from ..results import RunFolder
+from .comparison import Comparison, has_accuracy
+from .gallery import Gallery, gallery_of
+from .tables import Cell, Table
+
+JUDGED = 1000  # images of a method at most, the first of each class
+COLUMNS = 20  # more classes than that have no column of their own
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A reference classifier, trained on every real label of the data set.
+
+    Attributes:
+        folder: its run.
+    """
+
+    folder: RunFolder
+
+    @property
+    def accuracy(self) -> float:
+        """On the real test images, in [0, 1]."""
+        return self.folder.rows()[-1]["accuracy"]
+
+    @property
+    def name(self) -> str:
+        return (
+            f"a {self.folder.config.classifier} trained on all real labels "
+            f"({100 * self.accuracy:.1f} % on the test images)"
+        )
+
+    @cached_property
+    def _loaded(self) -> tuple[Learner, dict[str, Any]]:
+        return load_classifier(self.folder, torch.device("cpu"))
+
+    def labels(self, images: np.ndarray) -> np.ndarray:
+        """[N] int64 the class that it sees in each of [N, H, W, C] uint8 images."""
+        learner, card = self._loaded
+        unknown = torch.full((len(images),), -1)
+        return learner.predict(ImageSet(images, unknown, card["mean"], card["std"])).numpy()
+
+
+def find_judge(comparison: Comparison, folders: Sequence[RunFolder]) -> Judge | None:
+    """The fully supervised run of a comparison's data set with the best test accuracy."""
+    data = {f.content["data"] for c in comparison.curves for f in c.folders}
+    runs = [
+        f for f in folders
+        if f.config.mode == "full" and f.content["data"] in data and has_accuracy(f)
+    ]  # fmt: skip
+    return max((Judge(f) for f in runs), key=lambda j: j.accuracy, default=None)
+
+
+def judged_table(comparison: Comparison, judge: Judge) -> Table | None:
+    """A row for each method with generated images: how often the judge sees the pseudo-label."""
+    galleries = list(filter(None, map(gallery_of, comparison.curves)))
+    rows = []
+    for gallery in galleries:
+        x, y = first_of_each_class(gallery)
+        rows.append((gallery.label, y, judge.labels(x) == y))
+    title = f"% of generated images that are what their text says, judged by {judge.name}"
+    return accuracy_by_class("pseudo_labels", title, rows, galleries) if rows else None
+
+
+def first_of_each_class(gallery: Gallery) -> tuple[np.ndarray, np.ndarray]:
+    """Of the last round's images, as many of each class as JUDGED allows; at least five."""
+    x, y = gallery.training_images()
+    each = max(5, JUDGED // len(gallery.class_names))
+    keep = np.concatenate([np.flatnonzero(y == k)[:each] for k in range(len(gallery.class_names))])
+    return x[keep], y[keep]
+
+
+def accuracy_by_class(
+    name: str,
+    title: str,
+    rows: Sequence[tuple[str, np.ndarray, np.ndarray]],
+    galleries: Sequence[Gallery],
+) -> Table:
+    """The paper's Table 9: a row a method, a column a class, and all.
+
+    Args:
+        rows: for each method its label, [N] pseudo-labels, and [N] bool whether each is right.
+    """
+    names = galleries[0].class_names if len(galleries[0].class_names) <= COLUMNS else ()
+    lines = []
+    for label, y, right in rows:
+        by_class = [_percent(right[y == k]) for k in range(len(names))]
+        lines.append((Cell(label), *by_class, _percent(right), Cell(str(len(y)), len(y))))
+    return Table(name, title, ("images of", *names, "all", "n"), tuple(lines))
+
+
+def _percent(right: np.ndarray) -> Cell:
+    if not len(right):
+        return Cell("")
+    share = 100 * float(right.mean())
+    return Cell(f"{share:.0f}", share)

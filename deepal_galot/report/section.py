@@ -1,0 +1,120 @@
+"""What is shown of one comparison: tables, pictures, sentences and generated images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..results import RunFolder
+from . import figures
+from .comparison import Comparison
+from .gallery import Gallery, examples, gallery_of, one_class, sheet
+from .pseudo_labels import Judge, find_judge, judged_table
+from .statements import statements
+from .tables import Table, tables_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Picture:
+    """
+    Attributes:
+        name: part of its files' names.
+        alt: what it shows, for those who cannot see it.
+        draw: makes the figure.
+        table: name of the table that holds its numbers; empty for images.
+    """
+
+    name: str
+    alt: str
+    draw: Callable[[], Figure]
+    table: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """
+    Attributes:
+        comparison: what it is about.
+        tables, pictures, lines: what is shown of it; of pictures without numbers, images.
+        galleries: the methods that make images, each by its lowest seed.
+        judge: who checks pseudo-labels; None if no classifier was trained on all real labels.
+    """
+
+    comparison: Comparison
+    tables: tuple[Table, ...]
+    pictures: tuple[Picture, ...]
+    lines: tuple[str, ...]
+    galleries: tuple[Gallery, ...]
+    judge: Judge | None
+
+    @property
+    def name(self) -> str:
+        return self.comparison.name
+
+    @property
+    def title(self) -> str:
+        return self.comparison.title
+
+
+def make_section(
+    comparison: Comparison, folders: Sequence[RunFolder], targets: Sequence[float] = ()
+) -> Section:
+    """
+    Args:
+        folders: where a judge of pseudo-labels may be among.
+        targets: test accuracies in [0, 1] of the table of labels.
+    """
+    galleries = tuple(filter(None, map(gallery_of, comparison.curves)))
+    judge = find_judge(comparison, folders) if galleries else None
+    tables = tables_of(comparison, targets)
+    judged = judged_table(comparison, judge) if judge else None
+    if judged is not None:
+        tables.append(judged)
+    kind = comparison.exhibit.kind if comparison.exhibit else "curves"
+    if kind == "pseudo_labels":  # what it is about comes first
+        tables.sort(key=lambda t: t.name != "pseudo_labels")
+    pictures = [*_of_images(kind, galleries), *_of_numbers(comparison, tables)]
+    return Section(
+        comparison, tuple(tables), tuple(pictures), tuple(statements(comparison)), galleries, judge
+    )
+
+
+def _of_numbers(comparison: Comparison, tables: Sequence[Table]) -> list[Picture]:
+    """A picture of each table; of the accuracies two."""
+    title, by_name = comparison.title, {t.name: t for t in tables}
+    pictures = [
+        Picture("curves", f"{title}: learning curves, test accuracy over human labels",
+                lambda: figures.curves(comparison), "accuracy"),
+        Picture("costs", f"{title}: seconds of one run by what they were spent on",
+                lambda: figures.costs(comparison), "accuracy"),
+    ]  # fmt: skip
+    if not comparison.common_budgets or not any(c.learns for c in comparison.curves):
+        pictures = pictures[1:]
+    draws = {"differences": figures.intervals, "wins": figures.matrix, "labels": figures.bars,
+             "pseudo_labels": figures.matrix}  # fmt: skip
+    for name, draw in draws.items():
+        table = by_name.get(name)
+        if table is not None:
+            alt = f"{title}: {table.title}"
+            pictures.append(Picture(name, alt, lambda draw=draw, table=table: draw(table), name))
+    return pictures
+
+
+def _of_images(kind: str, galleries: Sequence[Gallery]) -> list[Picture]:
+    """The pictures of generated images that this kind of exhibit has."""
+    shown = [g for g in galleries if g.probes]
+    if kind == "examples":
+        return [Picture("examples", f"generated images of {g.label}, random classes",
+                        lambda g=g: examples(g)) for g in galleries]  # fmt: skip
+    if kind == "one_class" and shown:
+        alt = f"generated images of “{shown[0].class_names[0]}”, a row for each ε"
+        return [Picture("one_class", alt, lambda: one_class(shown))]
+    return [
+        Picture(f"{g.label}_images", f"{g.label}: generated images without and with the text "
+                f"optimisation, a row a class", lambda g=g: sheet(g))
+        for g in shown
+    ]  # fmt: skip

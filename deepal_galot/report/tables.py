@@ -1,0 +1,342 @@
+"""The tables of a comparison, and a table as text, CSV, Markdown and LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .comparison import COSTS, Comparison, Curve
+from .exhibit import PaperRow, paper_numbers
+from .statistics import (
+    labels_needed,
+    mean_sem,
+    normalized_area,
+    paired_difference,
+    win_shares,
+)
+
+SECONDS = ("query s", "train s", "extra s", "gen s")
+PERCENT = 100
+
+
+@dataclass(frozen=True)
+class Cell:
+    """
+    Attributes:
+        text: as people read it.
+        value: as programs do, and what a column is sorted by; None for words.
+        error: standard error of the value, or half an interval; None if it has none.
+        best: whether it is the best of its column.
+    """
+
+    text: str
+    value: float | None = None
+    error: float | None = None
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """
+    Attributes:
+        name: part of its files' names.
+        title: a line that says what the numbers are.
+        header: a name for each column; the first holds the rows' names.
+        rows: cells, as many as the header has names.
+    """
+
+    name: str
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+# -- which tables there are ----------------------------------------------------------------------
+
+
+def accuracy_table(comparison: Comparison) -> Table:
+    """Mean ± SEM at each budget, their average, the area; costs are sums over a run, means over
+    seeds."""
+    common, best = comparison.common_budgets, _best(comparison)
+    rows = []
+    for i, curve in enumerate(comparison.curves):
+        sets = [curve.at([b]) for b in comparison.budgets]
+        values = [None if v is None else v[:, 0] for v in sets]
+        values += [curve.average(common), normalized_area(curve, common)]
+        accuracies = [_accuracy(v, best.get(j) == i) for j, v in enumerate(values)]
+        counts = (len(curve.seeds), curve.labels, curve.images, curve.images_made)
+        rows.append((
+            Cell(curve.marked_label), *accuracies, *(Cell(f"{n:,}", n) for n in counts),
+            *(Cell(f"{curve.cost(k):.1f}", curve.cost(k)) for k in COSTS),
+        ))  # fmt: skip
+    budgets = (f"{b:,}" for b in comparison.budgets)
+    header = ("strategy", *budgets, "average", "area", "n", "labels", "images", "made", *SECONDS)
+    title = (
+        "test accuracy in %, mean ±SEM over n seeds; area: under the curve over labels; costs of "
+        "one run"
+    )
+    return Table("accuracy", title, header, tuple(rows))
+
+
+def _best(comparison: Comparison) -> dict[int, int]:
+    """Accuracy column -> row of its highest mean, where there is more than one row."""
+    common = comparison.common_budgets
+    of = [[c.average([b]) for c in comparison.curves] for b in comparison.budgets]
+    of.append([c.average(common) for c in comparison.curves])
+    of.append([normalized_area(c, common) for c in comparison.curves])
+    means = [[-np.inf if v is None else v.mean() for v in column] for column in of]
+    return {j: int(np.argmax(m)) for j, m in enumerate(means) if np.isfinite(m).sum() > 1}
+
+
+def _accuracy(values: np.ndarray | None, best: bool = False) -> Cell:
+    """Mean ± SEM in percent."""
+    if values is None:
+        return Cell("")
+    mean, sem = mean_sem(PERCENT * values)
+    error = None if np.isnan(sem) else sem
+    return Cell(with_error(mean, sem), mean, error, best)
+
+
+def with_error(mean: float, error: float) -> str:
+    return f"{mean:.1f}" + ("" if np.isnan(error) else f" ±{error:.1f}")
+
+
+def difference_table(comparison: Comparison) -> Table | None:
+    """Every other method minus the baseline, paired by seed; None without another."""
+    reference, rows = comparison.reference, []
+    for curve in comparison.learning:
+        d = None if curve is reference else paired_difference(curve, reference)
+        if d is None:
+            continue
+        known = not np.isnan(d.half_width)
+        rows.append((
+            Cell(curve.label),
+            Cell(f"{PERCENT * d.mean:+.2f}", PERCENT * d.mean),
+            Cell(f"±{PERCENT * d.half_width:.2f}", PERCENT * d.half_width) if known else Cell(""),
+            Cell(f"{d.p:.2g}", d.p) if known else Cell(""),
+            Cell(str(d.n), d.n),
+        ))  # fmt: skip
+    title = f"points of average accuracy above {reference.label}, paired by seed"
+    header = ("strategy", "difference", "95 % interval", "p (paired t)", "n")
+    return Table("differences", title, header, tuple(rows)) if rows else None
+
+
+def win_table(comparison: Comparison) -> Table | None:
+    """How often the row beats the column; the lower a column's mean, the better its method."""
+    curves = comparison.learning
+    shares = win_shares(curves)
+    if np.isnan(shares).all():
+        return None
+    rows = [(Cell(c.label), *map(_share, line)) for c, line in zip(curves, shares, strict=True)]
+    known = ~np.isnan(shares)
+    beaten = [s[k].mean() if k.any() else np.nan for s, k in zip(shares.T, known.T, strict=True)]
+    rows.append((Cell("mean of the column"), *map(_share, beaten)))
+    title = "% of budgets at which the row beats the column (paired t-test, two-sided, 5 %)"
+    return Table("wins", title, ("beats", *(c.label for c in curves)), tuple(rows))
+
+
+def _share(share: float) -> Cell:
+    return Cell("") if np.isnan(share) else Cell(f"{PERCENT * share:.0f}", PERCENT * share)
+
+
+def labels_table(comparison: Comparison, targets: Sequence[float] = ()) -> Table | None:
+    """Human labels until an accuracy is reached; without targets, the baseline's last one.
+
+    Args:
+        targets: test accuracies in [0, 1].
+    """
+    targets = targets or (float(comparison.reference.accuracy[:, -1].mean()),)
+    rows = []
+    for curve in comparison.learning:
+        cells = [_labels(curve, labels_needed(curve, t)) for t in targets]
+        rows.append((Cell(curve.label), *cells))
+    title = "human labels needed for a test accuracy, mean ±SEM over seeds, linear between budgets"
+    header = ("strategy", *(f"{PERCENT * t:.1f} %" for t in targets))
+    return Table("labels", title, header, tuple(rows)) if rows else None
+
+
+def _labels(curve: Curve, needed: np.ndarray) -> Cell:
+    reached = needed[np.isfinite(needed)]
+    if curve.labels == 0:
+        return Cell("0" if len(reached) == len(needed) else "never", 0 if len(reached) else None)
+    if not len(reached):
+        return Cell(f"> {curve.budgets[-1]:,}")
+    if len(reached) < len(needed):
+        seeds = f"{len(reached)} of {len(needed)} seeds"
+        return Cell(f"{reached.mean():,.0f} ({seeds})", float(reached.mean()))
+    mean, sem = mean_sem(needed)
+    first = "≤ " if (needed == curve.budgets[0]).all() else ""
+    error = "" if np.isnan(sem) or first else f" ±{sem:,.0f}"
+    return Cell(f"{first}{mean:,.0f}{error}", mean, None if np.isnan(sem) else sem)
+
+
+def paper_table(comparison: Comparison) -> Table | None:
+    """The paper's numbers, and ours minus them; None where nothing of it may be compared."""
+    rows = []
+    for curve, printed in paper_rows(comparison):
+        keys = [b for b in comparison.budgets if b in printed.accuracy]
+        keys += ["average"] if len(curve.budgets) == len(keys) else []
+        if not curve.learns:
+            keys = ["all labels"]
+        theirs, ours = {}, {}
+        for key in [k for k in keys if k in printed.accuracy]:
+            value = PERCENT * printed.accuracy[key]
+            own = curve.accuracy.mean() if isinstance(key, str) else curve.average([key]).mean()
+            mark = "?" if key in printed.doubtful else ""
+            theirs[key] = Cell(f"{value:.2f}{mark}", value)
+            ours[key] = Cell(f"{PERCENT * own - value:+.2f}{mark}", PERCENT * own - value)
+        for name, cells in ((f"{curve.label}: paper", theirs), ("  ours − paper", ours)):
+            rows.append((name, cells))
+    if not rows:
+        return None
+    columns = list(dict.fromkeys(k for _, cells in rows for k in cells))
+    table = [(Cell(name), *(cells.get(k, Cell("")) for k in columns)) for name, cells in rows]
+    header = ("strategy", *(k if isinstance(k, str) else f"{k:,}" for k in columns))
+    title = "the paper's test accuracy in %, and ours minus it in points; ? is doubtful"
+    return Table("paper", title, header, tuple(table))
+
+
+def paper_rows(comparison: Comparison) -> list[tuple[Curve, PaperRow]]:
+    """Methods whose data, protocol and generator are the paper's, with what it prints."""
+    if comparison.exhibit is None:
+        return []
+    addresses = {arm.label: arm.paper for arm in comparison.exhibit.arms if arm.paper}
+    found = []
+    for curve in comparison.curves:
+        if curve.label in addresses:
+            table, row = addresses[curve.label]
+            printed = paper_numbers().get((table, comparison.dataset, row))
+            found += [(curve, printed)] if printed else []
+    return found
+
+
+def tables_of(comparison: Comparison, targets: Sequence[float] = ()) -> list[Table]:
+    """All that this comparison has."""
+    made = (accuracy_table(comparison), difference_table(comparison), win_table(comparison),
+            labels_table(comparison, targets), paper_table(comparison))  # fmt: skip
+    return [table for table in made if table is not None]
+
+
+# -- how a table is written ----------------------------------------------------------------------
+
+
+def as_text(table: Table, *, bold: bool = False, width: int | None = None) -> str:
+    """For a terminal; the best of a column is marked, with `bold` in bold type, else by a star.
+
+    Args:
+        width: letters in a line; columns beyond it come below, with the rows' names again.
+    """
+    cells = [[c.text + "*" * (c.best and not bold) for c in row] for row in table.rows]
+    lines = [list(table.header), *cells]
+    widths = [max(len(line[j]) for line in lines) + 2 for j in range(len(table.header))]
+    blocks = []
+    for columns in _blocks(widths, width):
+        rule = "-" * (sum(widths[j] for j in columns) - 2)
+        text = [_line([table.header[j].ljust(widths[j]) for j in columns]), rule]
+        for row, shown in zip(table.rows, cells, strict=True):
+            padded = [shown[j].ljust(widths[j]) for j in columns]
+            if bold:
+                padded = [_bold(p, row[j].best) for p, j in zip(padded, columns, strict=True)]
+            text.append(_line(padded))
+        blocks.append("\n".join(text))
+    return "\n\n".join(blocks)
+
+
+def _blocks(widths: Sequence[int], width: int | None) -> list[list[int]]:
+    """Columns that fit beside the first into a line, block by block."""
+    blocks = [[0]]
+    for j in range(1, len(widths)):
+        full = sum(widths[k] for k in blocks[-1]) + widths[j] - 2
+        if width is not None and full > width and len(blocks[-1]) > 1:
+            blocks.append([0])
+        blocks[-1].append(j)
+    return blocks
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "".join(cells).rstrip()
+
+
+def _bold(text: str, best: bool) -> str:
+    return f"\033[1m{text}\033[0m" if best else text
+
+
+def as_csv(table: Table) -> bytes:
+    """Values in full, errors in columns of their own."""
+    erring = [any(row[j].error is not None for row in table.rows) for j in range(len(table.header))]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    header: list[str] = []
+    for name, with_errors in zip(table.header, erring, strict=True):
+        header += [name, f"{name} error"] if with_errors else [name]
+    writer.writerow(header)
+    for row in table.rows:
+        line: list[object] = []
+        for cell, with_errors in zip(row, erring, strict=True):
+            line.append(cell.text if cell.value is None else f"{cell.value:.10g}")
+            if with_errors:
+                line.append("" if cell.error is None else f"{cell.error:.10g}")
+        writer.writerow(line)
+    return out.getvalue().encode()
+
+
+def as_markdown(table: Table) -> bytes:
+    """A pipe table under its title; the best of a column in bold."""
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |"
+
+    rows = [line([f"**{c.text}**" if c.best else c.text for c in row]) for row in table.rows]
+    rule = "| --- |" + " ---: |" * (len(table.header) - 1)
+    return "\n".join([table.title, "", line(table.header), rule, *rows, ""]).encode()
+
+
+LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+         "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+         "±": r"$\pm$", "−": "$-$", "ε": r"$\varepsilon$", "†": r"$\dagger$", "≤": r"$\leq$",
+         "×": r"$\times$", "η": r"$\eta$", "…": r"\dots{}", "|": r"\textbar{}",
+         ">": r"\textgreater{}", "<": r"\textless{}"}  # fmt: skip
+
+
+def as_latex(table: Table) -> bytes:
+    """A table float of booktabs' rules; the best of a column in bold."""
+
+    def text(words: str) -> str:
+        return "".join(LATEX.get(ch, ch) for ch in words)
+
+    def line(cells: Sequence[str]) -> str:
+        return " & ".join(cells) + r" \\"
+
+    rows = [
+        line([rf"\textbf{{{text(c.text)}}}" if c.best else text(c.text) for c in row])
+        for row in table.rows
+    ]
+    columns = "l" + "r" * (len(table.header) - 1)
+    head = line([text(name) for name in table.header])
+    return "\n".join([
+        r"% \usepackage{booktabs}", r"\begin{table}", rf"\caption{{{text(table.title)}}}",
+        rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule", *rows, r"\bottomrule",
+        r"\end{tabular}", r"\end{table}", "",
+    ]).encode()  # fmt: skip
+
+
+def csv_of_rows(comparison: Comparison) -> bytes:
+    """Every row of every run, one line each, for other tools."""
+    out = io.StringIO()
+    keys = ["round", "budget", "labels", "images", "images_made", "images_retried",
+            "images_failed", "ascent_images", "accuracy", "epsilon", "distance",
+            "arrived_distance", "score_before", "score_after", "steps", *COSTS]  # fmt: skip
+    keys += sorted({k for curve in comparison.curves for k in curve.own_measures})
+    writer = csv.writer(out)
+    writer.writerow(["dataset", "strategy", "seed", *keys])
+    for curve in comparison.curves:
+        for seed, rows in zip(curve.seeds, curve.rows, strict=True):
+            for row in rows:
+                writer.writerow(
+                    [comparison.dataset, curve.label, seed, *(row.get(k, "") for k in keys)]
+                )
+    return out.getvalue().encode()

@@ -1,0 +1,137 @@
+"""Everything that is written about runs: files below <output>/report, and text for the terminal."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..disk import atomic_write
+from ..errors import UserError
+from ..registry import did_you_mean
+from ..results import RunFolder, label_of
+from .comparison import Comparison, compare, merge, of_exhibit, run_key
+from .exhibit import Exhibit
+from .figures import render
+from .page import page
+from .section import Section, make_section
+from .tables import as_csv, as_latex, as_markdown, as_text, csv_of_rows
+
+FORMATS = {"csv": as_csv, "md": as_markdown, "tex": as_latex}
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the person who asked for the report wants of it.
+
+    Attributes:
+        baseline: label of the method that the others are compared with.
+        targets: test accuracies in [0, 1] whose labels are counted.
+        bold: whether the terminal shows bold type.
+    """
+
+    baseline: str | None = None
+    targets: tuple[float, ...] = ()
+    bold: bool = False
+
+
+def write_report(
+    folders: Sequence[RunFolder],
+    output: Path,
+    wish: Wish | None = None,
+    exhibits: Sequence[Exhibit] = (),
+) -> str:
+    """Write tables, pictures and the page below `<output>/report`; return the terminal's text.
+
+    Args:
+        folders: runs, of one results folder or several.
+        exhibits: tables and figures of the paper among them; their runs stand in no other table
+            unless one has a method beside them.
+
+    Raises:
+        UserError: none of the runs is finished, or no method is called like the baseline.
+    """
+    wish = wish or Wish()
+    folders, lines = merge(folders)
+    comparisons = _comparisons(folders, exhibits, wish.baseline)
+    sections = [make_section(c, folders, wish.targets) for c in comparisons]
+    parts = [_write_section(section, output / "report", wish.bold) for section in sections]
+    file = output / "report" / "index.html"
+    atomic_write(file, page(sections).encode())
+    unfinished = [f for f in folders if not f.finished]
+    if unfinished:
+        lines.append(f"{len(unfinished)} unfinished runs are left out, e.g. {unfinished[0].path}")
+    lines += _next_steps(sections)
+    return "\n\n".join([*parts, *lines, f"to look at: {file}"])
+
+
+def _comparisons(
+    folders: Sequence[RunFolder], exhibits: Sequence[Exhibit], baseline: str | None
+) -> list[Comparison]:
+    """The exhibits, then what is not in them.
+
+    Raises:
+        UserError: there is nothing, or no method is called like the baseline.
+    """
+    shown = list(filter(None, (of_exhibit(e, folders) for e in exhibits)))
+    in_exhibits = {run_key(f) for c in shown for curve in c.curves for f in curve.folders}
+    in_exhibits |= {run_key(f) for f in folders for e in exhibits
+                    if e.judge == str(run_key(f).parent)}  # fmt: skip
+    shown += [
+        c for c in compare(folders)
+        if any(run_key(f) not in in_exhibits for curve in c.curves for f in curve.folders)
+    ]  # fmt: skip
+    if not shown:
+        waiting = sum(not f.finished for f in folders)
+        raise UserError(
+            f"nothing to report: {waiting} of {len(folders)} runs are unfinished and the others "
+            f"have no test data; the command that started them goes on where they stopped"
+        )
+    return _with_baseline(shown, baseline) if baseline else shown
+
+
+def _with_baseline(comparisons: Sequence[Comparison], baseline: str) -> list[Comparison]:
+    known = {c.label for comparison in comparisons for c in comparison.curves}
+    if baseline not in known:
+        raise UserError(f"--baseline {baseline!r}: no such method here: "
+                        f"{did_you_mean(baseline, known)}")  # fmt: skip
+    return [replace(c, baseline=baseline) for c in comparisons]
+
+
+def _write_section(section: Section, folder: Path, bold: bool) -> str:
+    """Its files, and its text."""
+    comparison, files = section.comparison, {}
+    files[f"{section.name}_rows.csv"] = csv_of_rows(comparison)
+    for table in section.tables:
+        for kind, write in FORMATS.items():
+            files[f"{section.name}_{table.name}.{kind}"] = write(table)
+    for picture in section.pictures:
+        figure = picture.draw()
+        for kind in ("png", "svg") if picture.table else ("png",):
+            files[f"{section.name}_{_file_name(picture.name)}.{kind}"] = render(figure, kind)
+    for name, data in files.items():
+        atomic_write(folder / name, data)
+    title = section.title
+    if comparison.shared:
+        title += f"; all GALOT with {label_of('', comparison.shared)}"
+    first = section.tables[0]
+    text = as_text(first, bold=bold, width=shutil.get_terminal_size().columns if bold else None)
+    where = f"{len(files)} files: {folder / section.name}_*"
+    return "\n".join([f"{title}: {first.title}", text, "", *section.lines, where])
+
+
+def _next_steps(sections: Sequence[Section]) -> list[str]:
+    """What would make the tables say more."""
+    lines = []
+    seeds = [len(c.seeds) for s in sections for c in s.comparison.learning]
+    if seeds and min(seeds) < 3:
+        lines.append("next: the same command with --seeds 0 1 2 3 4, so that spreads are known")
+    if any(s.galleries and s.judge is None for s in sections):
+        lines.append("next: --mode full too, a classifier on all labels, to check pseudo-labels")
+    return lines
+
+
+def _file_name(label: str) -> str:
+    """A label as part of a file name."""
+    return "".join(ch if ch.isalnum() or ch in "-_.=" else "_" for ch in label)[:100]
