@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import registry
 from .config import (
@@ -22,6 +22,10 @@ from .config import (
     option_fields,
 )
 from .errors import UserError
+
+if TYPE_CHECKING:
+    from .report.write import Wish
+    from .results import RunFolder
 
 SHORT = {"n_init": "-s", "n_query": "-b", "quota": "-q"}  # DeepALPlus's
 DESCRIPTION = """\
@@ -51,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
             if f.metadata["group"] == title:
                 _add_field(group, f)
     _add_where(parser.add_argument_group("where and how"))
+    _add_report(parser.add_argument_group("what the report shows"))
     _add_instead(parser.add_argument_group("instead of running"))
     return parser
 
@@ -62,7 +67,6 @@ def _add_what_to_run(group: argparse._ArgumentGroup) -> None:
         "-a",
         nargs="+",
         metavar="NAME",
-        default=["MarginSampling", "GALOT"],
         help="strategies, or all: the fourteen of the paper's Table 1 (default: MarginSampling "
         "GALOT)",
     )
@@ -107,6 +111,20 @@ def _add_what_to_run(group: argparse._ArgumentGroup) -> None:
         "--protocol",
         metavar="NAME",
         help=f"{', '.join(PROTOCOLS)}: sets defaults (default: demo for Digits, else paper)",
+    )
+    add(
+        "--experiment",
+        nargs="+",
+        metavar="NAME",
+        help="tables and figures of the paper in place of --strategy, or all; see "
+        "--list-experiments",
+    )
+    add(
+        "--scale",
+        choices=("full", "small"),
+        default="full",
+        help="of an experiment: small is one seed and two budgets, where --seeds and --n-rounds "
+        "say nothing else (default: full)",
     )
     add("--plugin", action="append", default=[], metavar="FILE",
         help="a Python file with a strategy, generator, data set or classifier")  # fmt: skip
@@ -191,11 +209,52 @@ def _add_where(group: argparse._ArgumentGroup) -> None:
         help="the ascent's gradient in less memory and more time")  # fmt: skip
 
 
+def _add_report(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--baseline",
+        metavar="LABEL",
+        help="method that the others are compared with, as tables call it (default: the first "
+        "that learns from real images alone, or the experiment's)",
+    )
+    add(
+        "--target-accuracy",
+        nargs="+",
+        type=float,
+        metavar="X",
+        default=[],
+        help="say how many labels each method needs for X %% (default: the baseline's last)",
+    )
+    add(
+        "--annotations",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        default=[],
+        help="marks that people saved on the page of --annotate",
+    )
+
+
 def _add_instead(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--list", action="store_true", help="name every strategy, generator, data set, … and leave")
     add("--dry-run", action="store_true", help="check everything, say what it costs, and leave")
-    add("--report", action="store_true", help="table and pictures of what lies in --output")
+    add("--list-experiments", action="store_true",
+        help="the paper's tables and figures: what each is and costs on --dataset")  # fmt: skip
+    add(
+        "--report",
+        nargs="*",
+        type=Path,
+        metavar="DIR",
+        help="tables, pictures and a page of what lies in these results folders, of several "
+        "machines too (default: --output); written below --output",
+    )
+    add(
+        "--annotate",
+        type=int,
+        metavar="N",
+        help="write a page on which a person marks N generated images a class right or wrong",
+    )
     add(
         "--predict",
         metavar="FOLDER",
@@ -247,9 +306,13 @@ def _dispatch(args: argparse.Namespace) -> int:
         return 0
     if args.predict or args.from_run:
         return _predict(args)
-    if args.report:
+    if args.list_experiments:
+        return _list_experiments(args)
+    if args.annotate is not None:
+        return _annotate(args)
+    if args.report is not None:
         return _report(args)
-    return _run(args)
+    return _experiments(args) if args.experiment else _run(args)
 
 
 def _listing() -> str:
@@ -279,20 +342,82 @@ def _predict(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
-    from .report.write import Wish, write_report
+    from .report.exhibit import find_exhibits
+    from .report.write import write_report
+
+    roots, folders = _found_runs(args)
+    exhibits = [e for root in roots for e in find_exhibits(root)]
+    if args.dataset:
+        exhibits = [e for e in exhibits if e.dataset == folders[0].config.dataset]
+    print(write_report(folders, args.output, _wish(args), exhibits))
+    return 0
+
+
+def _found_runs(args: argparse.Namespace) -> tuple[list[Path], list[RunFolder]]:
+    """The results folders that are meant, and the runs of --dataset (or all) in them.
+
+    Raises:
+        UserError: no such folder, or no run in it.
+    """
+    from .datasets.user_data import is_path, results_name
     from .results import find_runs
 
-    folders = find_runs(args.output)
+    roots = args.report or [args.output]
+    folders = [folder for root in roots for folder in find_runs(root)]
     if args.dataset:
-        from .datasets.user_data import is_path, results_name
-
         wanted = results_name(Path(args.dataset)) if is_path(args.dataset) else args.dataset
         known = {f.config.dataset for f in folders}
         folders = [f for f in folders if f.config.dataset.casefold() == wanted.casefold()]
         if not folders:
             hint = registry.did_you_mean(wanted, known)
-            raise UserError(f"--report: no runs of {args.dataset!r} in {args.output}: {hint}")
-    print(write_report(folders, args.output, Wish(bold=sys.stdout.isatty())))
+            where = ", ".join(map(str, roots))
+            raise UserError(f"--report: no runs of {args.dataset!r} in {where}: {hint}")
+    return roots, folders
+
+
+def _wish(args: argparse.Namespace) -> Wish:
+    """
+    Raises:
+        UserError: a target that is no percentage, or marks that cannot be read.
+    """
+    from .report.annotation import read_marks
+    from .report.write import Wish
+
+    for target in args.target_accuracy:
+        if not 0 < target <= 100:
+            raise UserError(f"--target-accuracy {target:g}: must be above 0 and at most 100 %")
+    targets = tuple(t / 100 for t in args.target_accuracy)
+    marks = tuple(read_marks(args.annotations))
+    return Wish(args.baseline, targets, marks, bold=sys.stdout.isatty())
+
+
+def _annotate(args: argparse.Namespace) -> int:
+    from .report.write import write_annotation_page
+
+    roots, folders = _found_runs(args)
+    print(write_annotation_page(folders, args.output, args.annotate))
+    return 0
+
+
+def _list_experiments(args: argparse.Namespace) -> int:
+    from .experiments import list_experiments
+
+    for line in list_experiments(args):
+        print(line)
+    return 0
+
+
+def _experiments(args: argparse.Namespace) -> int:
+    from .experiments import dry_run_experiments, run_experiments
+    from .report.write import write_report
+
+    if args.dry_run:
+        for line in dry_run_experiments(args):
+            print(line)
+        return 0
+    wish = _wish(args)
+    folders, exhibits = run_experiments(args)
+    print(write_report(folders, args.output, wish, exhibits))
     return 0
 
 
@@ -300,19 +425,19 @@ def _run(args: argparse.Namespace) -> int:
     from .campaign import Campaign, dry_run
     from .jobs import run_at_once
     from .plan import make_plan
-    from .report.write import Wish, write_report
+    from .report.write import write_report
     from .request import request_of
 
     if args.jobs < 1:
         raise UserError(f"--jobs {args.jobs}: at least 1 run at once")
-    request = request_of(args)
+    request, wish = request_of(args), _wish(args)
     campaign = Campaign(request, make_plan(request, download=not args.dry_run))
     if args.dry_run:
         print("\n".join(dry_run(campaign)))
         return 0
     folders = campaign.run() if args.jobs == 1 else run_at_once(campaign, args)
     if campaign.plan.spec.x_test.size:
-        print(write_report(folders, args.output, Wish(bold=sys.stdout.isatty())))
+        print(write_report(folders, args.output, wish))
     else:
         print("no test data, so no accuracy; the classifiers, for --predict FOLDER --from RUN:")
         print("\n".join(f"  {f.path}" for f in folders))

@@ -403,7 +403,7 @@ def full_size_on_cpu(costs: Sequence[Cost], device: torch.device) -> str:
     return (
         f"{large[0].run.config.generator} needs {each / 1e12:.0f} TFLOP an image, {_pflop(flop)} "
         f"PFLOP in all: at the {rate / 1e12:.2g} TFLOP/s of this machine's matrix products at "
-        f"least {_three(flop / rate / 3600)} hours"
+        f"least {three(flop / rate / 3600)} hours"
     )
 
 
@@ -419,7 +419,7 @@ def ask_for_cpu(costs: Sequence[Cost], device: torch.device) -> None:
 
 def summary(costs: Sequence[Cost], device: torch.device) -> str:
     """One line for the start of a campaign. Nothing is probed: the progress says it as soon."""
-    work, flop, _ = _total(costs)
+    work, flop, _ = totals(costs)
     finished = sum(c.finished for c in costs)
     parts = [f"{len(costs)} run{'s' if len(costs) != 1 else ''}"]
     parts += [f"{finished} of them finished"] if finished else []
@@ -443,7 +443,7 @@ def table(costs: Sequence[Cost], output: Path, device: torch.device) -> Iterator
         rows.append(
             (name, rounds, *_numbers(c.work, c.flop, 0 if c.finished else c.seconds), where)
         )
-    rows.append(("total", "", *_numbers(*_total(costs)), f"in {output}"))
+    rows.append(("total", "", *_numbers(*totals(costs)), f"in {output}"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         first, *cells, last = (
@@ -472,7 +472,7 @@ def _notes(costs: Sequence[Cost], device: torch.device) -> Iterator[str]:
         yield f"{warning}; a run asks for --device cpu."
 
 
-def _total(costs: Sequence[Cost]) -> tuple[Work, float | None, float | None]:
+def totals(costs: Sequence[Cost]) -> tuple[Work, float | None, float | None]:
     """Work, FLOP and seconds of all; None where one is not known."""
     left = [c for c in costs if not c.finished]
     flop, seconds = ([getattr(c, name) for c in left] for name in ("flop", "seconds"))
@@ -487,7 +487,7 @@ def _numbers(work: Work, flop: float | None, seconds: float | None) -> tuple[str
 
 
 def _pflop(flop: float | None) -> str:
-    return "?" if flop is None else _three(flop / 1e15)
+    return "?" if flop is None else three(flop / 1e15)
 
 
 def _time(seconds: float | None) -> str:
@@ -496,14 +496,14 @@ def _time(seconds: float | None) -> str:
         return "?"
     for unit, length in (("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
-            return f"{_three(seconds / length)} {unit}"
-    return f"{_three(seconds)} s"
+            return f"{three(seconds / length)} {unit}"
+    return f"{three(seconds)} s"
 
 
-def _three(x: float) -> str:
+def three(x: float) -> str:
     """Two digits, or all before the point; never an exponent.
 
-    >>> _three(0.00123), _three(4.56), _three(1234.5), _three(0)
+    >>> three(0.00123), three(4.56), three(1234.5), three(0)
     ('0.0012', '4.6', '1,234', '0')
     """
     if x == 0 or x >= 10:
@@ -514,6 +514,6 @@ def _three(x: float) -> str:
 def _bytes(n: float) -> str:
     for unit in ("B", "kB", "MB", "GB"):
         if n < 1000:
-            return f"{_three(n) if unit != 'B' else n} {unit}"
+            return f"{three(n) if unit != 'B' else n} {unit}"
         n /= 1000
-    return f"{_three(n)} TB"
+    return f"{three(n)} TB"

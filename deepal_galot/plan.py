@@ -108,12 +108,18 @@ class Run:
 
 @dataclass(frozen=True)
 class Plan:
-    """The data, what its classes are called in prompts, and the runs, each of them once, in the
-    order asked for."""
+    """The data, and the runs.
+
+    Attributes:
+        words: what the classes are called in prompts.
+        runs: each of them once, in the order asked for.
+        by_entry: each of the request's strategies -> its runs, by seed.
+    """
 
     spec: DatasetSpec
     words: tuple[str, ...]
     runs: tuple[Run, ...]
+    by_entry: Mapping[str, tuple[Run, ...]]
 
 
 def make_plan(request: Request, download: bool = True) -> Plan:
@@ -132,28 +138,29 @@ def make_plan(request: Request, download: bool = True) -> Plan:
     modes = _modes(request, entries)
     configs = []
     for (cls, own), mode in zip(entries, modes, strict=True):
-        config = _configure(request, cls, mode, {**request.flags, **own})
+        config = configure(request, cls, mode, own)
         _, _, generator = _classes(config, request)  # cheap, so before any loading or hashing
         if generator is not None:
             weights_at_hand(generator, download)
         _check_settings_are_read(cls, config, own)
-        same = {"protocol": config.protocol}
-        configs.append((config, _configure(request, cls, _default_mode(cls), same)))
+        plain = dataclasses.replace(request, flags={"protocol": config.protocol})
+        configs.append((config, configure(plain, cls, default_mode(cls))))
     spec = request.spec or request.dataset().load(request.data_dir)
     if not isinstance(spec, DatasetSpec):
         raise UserError(f"{request.dataset.__name__}.load gave {spec!r}, not a DatasetSpec")
     runs: dict[Path, Run] = {}
-    for config, default in configs:
+    by_entry = {}
+    for entry, (config, default) in zip(request.strategies, configs, strict=True):
         if config.uses_real_images and len(spec.x_train) == 0:
             raise UserError(f"{spec.name} has no images to label: only --mode gal can do without")
         if config.mode in ("al", "al+gal"):
             check_budget(spec, config.budget(config.n_rounds))
-        for seed in request.seeds:
-            run = _run(dataclasses.replace(config, seed=seed), default, request, spec)
-            runs.setdefault(run.folder(request.output), run)
+        planned = [_run(dataclasses.replace(config, seed=seed), default, request, spec)
+                   for seed in request.seeds]  # fmt: skip
+        by_entry[entry] = tuple(runs.setdefault(run.folder(request.output), run) for run in planned)
     if request.words and not any(run.generator for run in runs.values()):
         raise UserError("--class-names FILE: none of these runs makes prompts; leave it out")
-    return Plan(spec, request.words or spec.class_names, tuple(runs.values()))
+    return Plan(spec, request.words or spec.class_names, tuple(runs.values()), by_entry)
 
 
 def parse_strategy(text: str) -> tuple[type[Strategy], dict[str, Any]]:
@@ -216,7 +223,7 @@ def _check_settings_are_read(
             )
 
 
-def _default_mode(cls: type[Strategy]) -> str:
+def default_mode(cls: type[Strategy]) -> str:
     return "al+gal" if cls.generates else "al"
 
 
@@ -231,7 +238,7 @@ def _modes(request: Request, entries: Sequence[tuple[type[Strategy], dict[str, A
     some_generate = any(cls.generates for cls, _ in entries)
     for cls, own in entries:
         own_mode = own.pop("mode", None)
-        mode = own_mode or request.mode or _default_mode(cls)
+        mode = own_mode or request.mode or default_mode(cls)
         if mode not in MODES:
             raise UserError(f"unknown mode {mode!r}: {did_you_mean(mode, MODES)}")
         if mode in ("gal", "al+gal") and not cls.generates:
@@ -246,11 +253,18 @@ def _modes(request: Request, entries: Sequence[tuple[type[Strategy], dict[str, A
     return modes
 
 
-def _configure(
-    request: Request, cls: type[Strategy], mode: str, flags: Mapping[str, Any]
+def configure(
+    request: Request, cls: type[Strategy], mode: str, own: Mapping[str, Any] | None = None
 ) -> RunConfig:
-    """One strategy's configuration (seed 0), from all layers, with canonical names."""
-    flags = dict(flags)
+    """One strategy's configuration (seed 0), from all layers, with canonical names.
+
+    Args:
+        own: settings of this strategy alone, over the request's flags.
+
+    Raises:
+        UserError: a value out of range, or names that are not known or do not go together.
+    """
+    flags = {**request.flags, **(own or {})}
     if flags.get("generator", "") in registry.generators:
         flags["generator"] = registry.class_name(registry.generators.get(flags["generator"]))
     if "template" in flags:

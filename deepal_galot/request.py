@@ -32,11 +32,12 @@ def request_of(args: argparse.Namespace) -> Request:
     }
     if args.protocol is not None:
         flags["protocol"] = args.protocol
-    strategies = [name for s in args.strategy for name in (ALL if s == "all" else [s])]
+    asked = args.strategy or ["MarginSampling", "GALOT"]
+    strategies = [name for s in asked for name in (ALL if s == "all" else [s])]
     dataset, spec, words = None, None, None
     if args.class_names is not None and args.dataset is None:
         spec = _class_names_only(args)
-        if strategies == ["MarginSampling", "GALOT"]:
+        if args.strategy is None:
             strategies = ["GALOT"]
     else:
         dataset = _dataset(args)

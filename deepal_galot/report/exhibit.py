@@ -8,16 +8,21 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from ..disk import atomic_write
+import numpy as np
+
+from ..datasets.base import DatasetSpec
+from ..disk import atomic_write, atomic_write_npz
 from ..errors import UserError, said
 
 SCHEMA = 1
+REAL = 4  # real images a class that are kept
 KINDS = ("curves", "pseudo_labels", "one_class", "examples")
 
 
@@ -96,6 +101,27 @@ class Exhibit:
 def find_exhibits(output: Path) -> list[Exhibit]:
     """Every exhibit below a results folder, sorted by file."""
     return [Exhibit.open(file) for file in sorted(output.glob("exhibits/*/*.json"))]
+
+
+def save_real_examples(spec: DatasetSpec, output: Path) -> None:
+    """Keep the first training images of each class, for people to compare generated ones with."""
+    classes = [np.flatnonzero(spec.y_train == k)[:REAL] for k in range(spec.n_classes)]
+    if min(map(len, classes)) == REAL:
+        images = np.stack([spec.x_train[where] for where in classes])
+        atomic_write_npz(_real_file(output, spec.name), images=images)
+
+
+def real_examples(output: Path, dataset: str) -> np.ndarray | None:
+    """[K, REAL, H, W, C] uint8 of what was kept; None if nothing was, or it is damaged."""
+    try:
+        with np.load(_real_file(output, dataset), allow_pickle=False) as npz:
+            return npz["images"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def _real_file(output: Path, dataset: str) -> Path:
+    return output / "exhibits" / dataset / "real.npz"
 
 
 # -- the paper's numbers -------------------------------------------------------------------------

@@ -124,6 +124,7 @@ def intervals(table: Table) -> Figure:
     for y, (_, mean, half_width, *_) in enumerate(table.rows):
         axes.errorbar(mean.value, y, xerr=half_width.value, fmt="o", color=COLORS[0], capsize=3)
     axes.axvline(0, color=INK, linewidth=0.8)
+    axes.set_ylim(-0.6, len(table.rows) - 0.4)
     _name_rows(axes, [row[0].text for row in table.rows])
     axes.set_xlabel(table.title)
     axes.grid(axis="x", alpha=0.3)
@@ -151,22 +152,23 @@ def bars(table: Table) -> Figure:
 
 def matrix(table: Table) -> Figure:
     """A table of percentages as shades with their numbers."""
-    rows, columns = len(table.rows), len(table.header) - 1
-    figure, axes = new_figure(2.6 + 0.55 * columns, 1.8 + 0.42 * rows)
-    values = np.array([[np.nan if c.value is None else c.value for c in row[1:]]
-                       for row in table.rows])  # fmt: skip
+    names = [name for name in table.header[1:] if name != "n"]
+    width = max(4.5, 2.6 + 0.55 * len(names))
+    figure, axes = new_figure(width, 1.8 + 0.42 * len(table.rows))
+    cells = [row[1 : len(names) + 1] for row in table.rows]
+    values = np.array([[np.nan if c.value is None else c.value for c in row] for row in cells])
     axes.imshow(values, cmap="Blues", vmin=0, vmax=150, aspect="auto")
     for (i, j), value in np.ndenumerate(values):
         if not np.isnan(value):
             dark = value > 90
-            axes.text(j, i, table.rows[i][j + 1].text, ha="center", va="center",
+            axes.text(j, i, cells[i][j].text, ha="center", va="center",
                       color="white" if dark else "black", fontsize="small")  # fmt: skip
-    names = {"rotation": 40, "ha": "left", "rotation_mode": "anchor"}
-    axes.set_xticks(range(columns), table.header[1:], **names)
+    slanted = {"rotation": 40, "ha": "left", "rotation_mode": "anchor"}
+    axes.set_xticks(range(len(names)), names, **slanted)
     axes.xaxis.tick_top()
     _name_rows(axes, [row[0].text for row in table.rows], flip=False)
     axes.tick_params(length=0)
-    axes.set_xlabel(textwrap.fill(table.title, 60))
+    axes.set_xlabel(textwrap.fill(table.title, int(8 * width)), fontsize="small")
     return figure
 
 

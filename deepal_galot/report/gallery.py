@@ -18,6 +18,7 @@ from ..errors import UserError
 from ..galot import image_counts
 from ..results import RunFolder, load_tensors
 from .comparison import Curve
+from .exhibit import real_examples
 from .figures import new_figure
 
 if TYPE_CHECKING:
@@ -137,16 +138,21 @@ def sheet(gallery: Gallery) -> Figure | None:
 
 
 def one_class(galleries: Sequence[Gallery], k: int = 0) -> Figure | None:
-    """The paper's Figure 7: one class's images of the same noise, a row for each method."""
+    """The paper's Figure 7: one class's images of the same noise, a row for each method, and real
+    ones if some are at hand."""
     rows = [(g.label, g.probes[-1].images[1, k]) for g in galleries if g.probes]
     if not rows:
         return None
+    output = galleries[0].folder.path.parents[3]
+    real = real_examples(output, galleries[0].folder.config.dataset)
+    if real is not None and real.shape[2:] == rows[0][1].shape[1:]:
+        rows.insert(0, ("real images", real[k, : len(rows[0][1])]))
     grid = np.concatenate([np.concatenate(_framed(images), axis=1) for _, images in rows])
     figure, ax = new_figure(2.2 + 0.9 * len(rows[0][1]), 0.9 + 0.9 * len(rows))
     show(ax, grid)
     step = grid.shape[0] / len(rows)
     ax.set_yticks([(i + 0.5) * step - 0.5 for i in range(len(rows))], [name for name, _ in rows])
-    ax.set_title(f"“{galleries[0].class_names[k]}”; a column shares its noise", fontsize="medium")
+    ax.set_title(f"“{galleries[0].class_names[k]}”: a column shares its noise", fontsize="medium")
     return figure
 
 

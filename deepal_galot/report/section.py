@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..results import RunFolder
 from . import figures
+from .annotation import Annotation, marked_table
 from .comparison import Comparison
 from .gallery import Gallery, examples, gallery_of, one_class, sheet
 from .pseudo_labels import Judge, find_judge, judged_table
@@ -61,22 +62,26 @@ class Section:
 
 
 def make_section(
-    comparison: Comparison, folders: Sequence[RunFolder], targets: Sequence[float] = ()
+    comparison: Comparison,
+    folders: Sequence[RunFolder],
+    targets: Sequence[float] = (),
+    marks: Sequence[Annotation] = (),
 ) -> Section:
     """
     Args:
         folders: where a judge of pseudo-labels may be among.
         targets: test accuracies in [0, 1] of the table of labels.
+        marks: of people, on generated images of any run.
     """
     galleries = tuple(filter(None, map(gallery_of, comparison.curves)))
     judge = find_judge(comparison, folders) if galleries else None
     tables = tables_of(comparison, targets)
     judged = judged_table(comparison, judge) if judge else None
-    if judged is not None:
-        tables.append(judged)
+    marked = marked_table(comparison, marks) if marks else None
+    tables += [table for table in (judged, marked) if table is not None]
     kind = comparison.exhibit.kind if comparison.exhibit else "curves"
     if kind == "pseudo_labels":  # what it is about comes first
-        tables.sort(key=lambda t: t.name != "pseudo_labels")
+        tables.sort(key=lambda t: t.name not in ("pseudo_labels", "annotated"))
     pictures = [*_of_images(kind, galleries), *_of_numbers(comparison, tables)]
     return Section(
         comparison, tuple(tables), tuple(pictures), tuple(statements(comparison)), galleries, judge
@@ -95,7 +100,7 @@ def _of_numbers(comparison: Comparison, tables: Sequence[Table]) -> list[Picture
     if not comparison.common_budgets or not any(c.learns for c in comparison.curves):
         pictures = pictures[1:]
     draws = {"differences": figures.intervals, "wins": figures.matrix, "labels": figures.bars,
-             "pseudo_labels": figures.matrix}  # fmt: skip
+             "pseudo_labels": figures.matrix, "annotated": figures.matrix}  # fmt: skip
     for name, draw in draws.items():
         table = by_name.get(name)
         if table is not None:

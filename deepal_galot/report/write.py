@@ -11,9 +11,11 @@ from ..disk import atomic_write
 from ..errors import UserError
 from ..registry import did_you_mean
 from ..results import RunFolder, label_of
+from .annotation import Annotation, annotation_page
 from .comparison import Comparison, compare, merge, of_exhibit, run_key
 from .exhibit import Exhibit
 from .figures import render
+from .gallery import gallery_of
 from .page import page
 from .section import Section, make_section
 from .tables import as_csv, as_latex, as_markdown, as_text, csv_of_rows
@@ -28,11 +30,13 @@ class Wish:
     Attributes:
         baseline: label of the method that the others are compared with.
         targets: test accuracies in [0, 1] whose labels are counted.
+        marks: of people, on generated images.
         bold: whether the terminal shows bold type.
     """
 
     baseline: str | None = None
     targets: tuple[float, ...] = ()
+    marks: tuple[Annotation, ...] = ()
     bold: bool = False
 
 
@@ -55,7 +59,7 @@ def write_report(
     wish = wish or Wish()
     folders, lines = merge(folders)
     comparisons = _comparisons(folders, exhibits, wish.baseline)
-    sections = [make_section(c, folders, wish.targets) for c in comparisons]
+    sections = [make_section(c, folders, wish.targets, wish.marks) for c in comparisons]
     parts = [_write_section(section, output / "report", wish.bold) for section in sections]
     file = output / "report" / "index.html"
     atomic_write(file, page(sections).encode())
@@ -64,6 +68,23 @@ def write_report(
         lines.append(f"{len(unfinished)} unfinished runs are left out, e.g. {unfinished[0].path}")
     lines += _next_steps(sections)
     return "\n\n".join([*parts, *lines, f"to look at: {file}"])
+
+
+def write_annotation_page(folders: Sequence[RunFolder], output: Path, n: int) -> str:
+    """Write the page on which a person marks n images a class of every method; says where it is.
+
+    Raises:
+        UserError: no finished run made images, or n < 1.
+    """
+    curves = [curve for c in compare(merge(folders)[0]) for curve in c.curves]
+    galleries = list(filter(None, map(gallery_of, curves)))
+    file = output / "report" / "annotate.html"
+    title = ", ".join(dict.fromkeys(g.folder.config.dataset for g in galleries))
+    atomic_write(file, annotation_page(galleries, n, title).encode())
+    return (
+        f"to mark: {file}\nopen it in a browser; then, with the file that it saves:\n"
+        f"  python run_benchmark.py --report --output {output} --annotations annotations.json"
+    )
 
 
 def _comparisons(

@@ -215,7 +215,7 @@ def test_what_is_left_of_a_run(tmp_path):
 
 
 def test_numbers_for_people():
-    assert [costs._three(x) for x in (0, 0.00123, 0.5, 4.56, 12.3, 1234.5)] == [
+    assert [costs.three(x) for x in (0, 0.00123, 0.5, 4.56, 12.3, 1234.5)] == [
         "0", "0.0012", "0.50", "4.6", "12", "1,234"]  # fmt: skip
     assert [costs._time(x) for x in (None, 0.0, 5.0, 130.0, 7200.0, 360_000.0)] == [
         "?", "0 s", "5.0 s", "2.2 min", "2.0 h", "100 h"]  # fmt: skip

@@ -1,0 +1,288 @@
+"""Generated images judged by people: a page that asks, the files that it saves, their table.
+
+An image is known by a hash of its pixels and its class, so marks outlive a moved results folder,
+and an image that several methods share is asked for once and counts for each of them.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+
+from ..errors import UserError, said
+from ..images import png_bytes
+from .comparison import Comparison
+from .gallery import Gallery, gallery_of
+from .pseudo_labels import accuracy_by_class
+from .tables import Cell, Table
+
+SCHEMA = 1  # of the file of marks; annotation.js has it too
+COMMAND = "python run_benchmark.py --report --annotations annotations.json"
+IMAGE_ID = re.compile(r"[0-9a-f]{16}")
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """What one file of marks says.
+
+    Attributes:
+        annotator: who marked; may be empty.
+        marks: image id -> whether the image shows its class.
+    """
+
+    annotator: str
+    marks: Mapping[str, bool]
+
+
+# -- the page that asks --------------------------------------------------------------------------
+
+
+def annotation_page(galleries: Sequence[Gallery], n: int, title: str) -> str:
+    """One HTML document that asks of images of all methods mixed whether each shows its class.
+
+    Nothing in it says which method made an image, provided that the title does not. It opens from
+    disk and reaches no network; the same input gives the same text.
+
+    Args:
+        n: images a class of each method: the first of its last round, or all if it made fewer.
+
+    Raises:
+        UserError: n is below 1, there is no image, or the image store has lost some.
+    """
+    if n < 1:
+        raise UserError(f"--annotate {n}: at least 1 image a class is needed")
+    images: dict[str, dict[str, str]] = {}
+    for gallery in galleries:
+        for x, name in _first_images(gallery, n):
+            src = "data:image/png;base64," + base64.b64encode(png_bytes(x)).decode()
+            images[image_id(x, name)] = {"shows": name, "src": src}
+    if not images:
+        raise UserError("--annotate: no finished run here makes images; add one, e.g. of GALOT")
+    # In the order of their hashes the images are as good as shuffled, whatever the methods' order,
+    # and those who stop halfway have marked a random half.
+    asked = [{"id": i, **images[i]} for i in sorted(images)]
+    key = hashlib.sha256("".join(sorted(images)).encode()).hexdigest()[:16]
+    data = json.dumps({"key": f"marks {key}", "images": asked}).replace("<", r"\u003c")
+    style, script = (files(__package__).joinpath(f"annotation.{kind}").read_text(encoding="utf-8")
+                     for kind in ("css", "js"))  # fmt: skip
+    return PAGE.substitute(
+        title=escape(title), style=style, script=script, data=data, command=COMMAND,
+        style_hash=_csp_hash(style), script_hash=_csp_hash(script),
+        contents=_contents([image["shows"] for image in asked], n),
+    )  # fmt: skip
+
+
+def image_id(image: np.ndarray, name: str) -> str:
+    """Sixteen hex digits of [H, W, C] uint8 pixels and the class that they should show."""
+    header = json.dumps([image.shape, name]).encode()
+    return hashlib.sha256(header + b"\n" + image.tobytes()).hexdigest()[:16]
+
+
+def _first_images(gallery: Gallery, n: int) -> Iterator[tuple[np.ndarray, str]]:
+    """([H, W, C] uint8, class name) of the first n of each class of the last round."""
+    x, y = gallery.training_images()
+    for k, name in enumerate(gallery.class_names):
+        for i in np.flatnonzero(y == k)[:n]:
+            yield x[i], name
+
+
+def _contents(shown: Sequence[str], n: int) -> str:
+    """How many images of each class the page has."""
+    counts = "".join(
+        f"<li><bdi>{escape(name)}</bdi>: {shown.count(name)}</li>" for name in sorted(set(shown))
+    )
+    return (
+        f"<p>{len(shown)} different images: the first {n} of each class that each method made for "
+        f"its last round, or all where it made fewer. Methods are mixed, and an image that "
+        f"several share is asked for once.</p><ul>{counts}</ul>"
+    )
+
+
+def _csp_hash(text: str) -> str:
+    """What lets a Content-Security-Policy allow exactly this inline style or script."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+PAGE = Template("""\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; \
+style-src '$style_hash'; script-src '$script_hash'; base-uri 'none'; form-action 'none'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>$title</title>
+<link rel="icon" href="data:,">
+<style>$style</style>
+</head>
+<body>
+<main>
+<h1>$title</h1>
+<noscript><p>This page needs JavaScript.</p></noscript>
+<section id="marking" aria-label="marking">
+<img id="image" alt="">
+<div id="now" tabindex="-1" aria-live="polite" aria-atomic="true">
+<p id="question">Does this image show: <strong><bdi id="name"></bdi></strong>?</p>
+<p id="place"></p>
+</div>
+<div class="answers">
+<button type="button" id="no">no <kbd>←</kbd> <kbd>n</kbd></button>
+<button type="button" id="yes">yes <kbd>→</kbd> <kbd>y</kbd></button>
+</div>
+</section>
+<section id="done" aria-labelledby="all-marked" tabindex="-1" hidden>
+<h2 id="all-marked">All marked</h2>
+<p id="summary"></p>
+<p>Save the marks below, then type where the results are:</p>
+<pre><code>$command</code></pre>
+</section>
+<button type="button" id="back">back one <kbd>backspace</kbd> <kbd>u</kbd></button>
+<progress id="progress" aria-label="images marked" value="0"></progress>
+<section class="file" aria-label="marks">
+<label>your name, if you like
+<input type="text" id="annotator" maxlength="100" autocomplete="name"></label>
+<button type="button" id="save">save marks</button>
+<label>load marks, to go on with them here
+<input type="file" id="load" accept=".json,application/json"></label>
+<button type="button" id="again">start again, for someone else</button>
+<p id="message" role="status"></p>
+</section>
+<details>
+<summary>What is on this page</summary>
+$contents
+</details>
+</main>
+<script type="application/json" id="data">$data</script>
+<script>$script</script>
+</body>
+</html>
+""")
+
+
+# -- the files that it saves ---------------------------------------------------------------------
+
+
+def read_marks(paths: Sequence[Path]) -> list[Annotation]:
+    """What each file says; a file that is named twice is read once.
+
+    Raises:
+        UserError: a file is missing or is not what the page saves.
+    """
+    different = {os.path.realpath(path): path for path in paths}
+    return [_annotation(path) for path in different.values()]
+
+
+def _annotation(path: Path) -> Annotation:
+    """
+    Raises:
+        UserError: it is missing or is not what the page saves.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read as marks ({said(error)})") from error
+    wrong = _wrong(content)
+    if wrong:
+        raise UserError(f"{path}: is no file of marks that the page of --annotate saves: {wrong}")
+    return Annotation(content["annotator"].strip(), content["marks"])
+
+
+def _wrong(content: Any) -> str:
+    """What keeps it from being a file of marks; empty if nothing does."""
+    if not isinstance(content, dict):
+        return "it is no JSON object"
+    schema = content.get("schema")
+    if type(schema) is not int or schema != SCHEMA:
+        return f"its schema is {said(ValueError(repr(schema)), 40)}, not {SCHEMA}"
+    if not isinstance(content.get("annotator"), str):
+        return "its annotator is no text"
+    marks = content.get("marks")
+    if not isinstance(marks, dict):
+        return "its marks are no JSON object"
+    for name, mark in marks.items():
+        if not IMAGE_ID.fullmatch(name):
+            return f"{said(ValueError(repr(name)), 40)} is no id of an image"
+        if not isinstance(mark, bool):
+            return f"the mark of {name} is neither true nor false"
+    return ""
+
+
+# -- their table ---------------------------------------------------------------------------------
+
+
+def marked_table(comparison: Comparison, annotations: Sequence[Annotation]) -> Table | None:
+    """The paper's Table 9: a row for each method of which images were marked, None without any.
+
+    A cell is the share of marks that say yes, every person's mark of every image; n counts the
+    images. Images of the last round that are identical count once in a row.
+
+    Raises:
+        UserError: the image store has lost some of the images.
+    """
+    galleries = list(filter(None, map(gallery_of, comparison.curves)))
+    made = [_classes_by_id(gallery) for gallery in galleries]
+    known = set().union(*made)
+    people = _people(annotations, known)
+    if not people:
+        return None
+    rows, counts = [], []
+    for gallery, classes in zip(galleries, made, strict=True):
+        votes = [(k, p[i]) for i, k in classes.items() for p in people if i in p]
+        if votes:
+            y, right = np.array(votes).T
+            rows.append((gallery.label, y, right.astype(bool)))
+            counts.append(len(classes.keys() & set().union(*people)))
+    table = accuracy_by_class("annotated", _title(people, len(known)), rows, galleries)
+    # Its n counts marks, and an image may have those of several people.
+    lines = (
+        (*row[:-1], Cell(str(n), n)) for row, n in zip(table.rows, counts, strict=True)
+    )  # fmt: skip
+    return replace(table, rows=tuple(lines))
+
+
+def _classes_by_id(gallery: Gallery) -> dict[str, int]:
+    """Class of each different image of the last round."""
+    x, y = gallery.training_images()
+    names = gallery.class_names
+    return {image_id(image, names[k]): int(k) for image, k in zip(x, y, strict=True)}
+
+
+def _people(annotations: Sequence[Annotation], known: set[str]) -> list[dict[str, bool]]:
+    """Each person's marks of known images; of those with none, nothing.
+
+    Files under one name are one person's, the later one counts; each nameless one is a person's.
+    """
+    marks: dict[str | int, dict[str, bool]] = {}
+    for number, annotation in enumerate(annotations):
+        own = {i: mark for i, mark in annotation.marks.items() if i in known}
+        marks.setdefault(annotation.annotator or number, {}).update(own)
+    return [own for own in marks.values() if own]
+
+
+def _title(people: Sequence[Mapping[str, bool]], n_images: int) -> str:
+    """Who judged, how many of all images, and how far they agree."""
+    who = "a person" if len(people) == 1 else f"{len(people)} people"
+    title = f"% of generated images that are what their text says, judged by {who}"
+    votes: dict[str, list[bool]] = {}
+    for marks in people:
+        for i, mark in marks.items():
+            votes.setdefault(i, []).append(mark)
+    if len(votes) < n_images:
+        title += f", who marked {len(votes)} of {n_images} different images"
+    agreed = [len(set(v)) == 1 for v in votes.values() if len(v) > 1]
+    if agreed:
+        share = 100 * float(np.mean(agreed))
+        title += f"; on {share:.0f} % of the {len(agreed)} images that several marked, all agree"
+    return title
