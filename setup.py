@@ -19,6 +19,7 @@ setup(
     packages=find_packages(include=["deepal_galot*", "query_strategies*", "generators*"]),
     py_modules=["run_benchmark"],
     package_data={
+        "deepal_galot.report": ["*.csv", "*.css", "*.js"],
         "generators.tiny_sd": ["*.json", "*.md", "pipeline/*", "pipeline/*/*"],
     },
     entry_points={"console_scripts": ["deepal-galot = deepal_galot.cli:main"]},
@@ -35,5 +36,8 @@ setup(
         "matplotlib>=3.9",
         "tqdm>=4.66",
     ],
-    extras_require={"test": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.15"]},
+    extras_require={
+        "test": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.15"],
+        "browser": ["playwright>=1.40"],  # and chromium, for the tests of the pages
+    },
 )

@@ -13,6 +13,7 @@ import json
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, get_type_hints
 
 from . import acquisition
@@ -277,6 +278,7 @@ def usual_values() -> dict[str, Any]:
     return {f.name: f.metadata["usual"] for f in option_fields()}
 
 
+@cache
 def field_type(name: str) -> type:
     """int, float or str: what the flag of this name parses to."""
     hint = get_type_hints(RunConfig)[name]

@@ -104,7 +104,7 @@ def _table1() -> tuple[Arm, ...]:
     return (*(Arm(name, name, paper=("table1", name)) for name in names), CONTROL)
 
 
-CONTROL = _galot("GALOT, ε = 0 (control)", epsilon=0.0)
+CONTROL = _galot("GALOT, ε = 0 (control)", epsilon=Times(0))
 MARGIN = Arm("MarginSampling", "MarginSampling", paper=("table1", "MarginSampling"))
 GALOT = _galot("GALOT", ("table1", "GALOT"))
 ALL_LABELS = _galot("fully supervised", ("table1", "fully supervised"), mode="full")
@@ -160,8 +160,8 @@ EXPERIMENTS: dict[str, Experiment] = {
         "Table 2 on CIFAR10: VGG16, DenseNet121, MobileNetV2, DLA on ResNet18's images",
         (dataclasses.replace(MARGIN, paper=("table2", "MarginSampling")),
          Arm("LeastConfidence", "LeastConfidence", paper=("table2", "LeastConfidence")),
-         _galot("GALOT, <classifier>", ("table2", "Baseline (Resnet 18)"))),
-        reusing=tuple(_galot(f"its images, {shown}", ("table2", shown), classifier=name)
+         _galot("<classifier>, which made the images", ("table2", "Baseline (Resnet 18)"))),
+        reusing=tuple(_galot(f"{shown} on them", ("table2", shown), classifier=name)
                       for name, shown in NETWORKS.items()),
     ),
     "table3": Experiment(
@@ -430,11 +430,9 @@ def _exhibit(name: str, asked: Asked, plan: Plan) -> Exhibit:
 
 def _arms(name: str, asked: Asked, plan: Plan) -> tuple[ExhibitArm, ...]:
     """The arms as they lie on disk, with the paper's row where it may be compared."""
-    published = _published(name, asked)
     made = []
-    for arm, entry, theirs in zip(asked.arms, asked.entries, published, strict=True):
-        run = plan.by_entry[entry][0]
-        paper = arm.paper if theirs == _identity(run.config) else None
+    for arm, entry, alike in zip(asked.arms, asked.entries, comparable(name, asked), strict=True):
+        run, paper = plan.by_entry[entry][0], arm.paper if alike else None
         made.append(ExhibitArm(_label(arm, run.config), _method_folder(run, asked), paper))
     return tuple(made)
 
@@ -445,22 +443,24 @@ def _method_folder(run: Run, asked: Asked) -> str:
     return run.folder(output).parent.relative_to(output).as_posix()
 
 
-def _published(name: str, asked: Asked) -> list[dict[str, Any]]:
-    """What each arm would be as the paper has it: with no flag but the data set."""
+def comparable(name: str, asked: Asked) -> list[bool]:
+    """Whether each arm is what the paper ran: as it would be with no flag but the data set."""
     plain = copy.copy(asked.args)
     for key in vars(plain):
         if key.startswith("config_"):
             setattr(plain, key, None)
     plain.protocol, plain.class_names, plain.scale = None, None, "full"
-    plain = _with_defaults(EXPERIMENTS[name], plain)
-    request = request_of(plain)
-    return [_identity(_config(request, _entry(arm, request))) for arm in asked.arms]
+    request = request_of(_with_defaults(EXPERIMENTS[name], plain))
+    theirs = [_identity(request, _entry(arm, request)) for arm in asked.arms]
+    request = asked.request
+    return [_identity(request, e) == t for e, t in zip(asked.entries, theirs, strict=True)]
 
 
-def _identity(config: RunConfig) -> dict[str, Any]:
-    """What makes a run the paper's; never that of a run with another protocol or generator."""
-    generator = config.generator if config.uses_generated_images else None
-    return config.fields_read() | {"protocol": config.protocol, "made by": generator}
+def _identity(request: Request, entry: str) -> dict[str, Any]:
+    """What makes a run this one and no other, its seed, data and weights aside."""
+    config = _config(request, entry)
+    made_by = (config.generator, request.words) if config.uses_generated_images else None
+    return config.fields_read() | {"protocol": config.protocol, "made by": made_by}
 
 
 # -- what they cost ------------------------------------------------------------------------------
@@ -468,14 +468,23 @@ def _identity(config: RunConfig) -> dict[str, Any]:
 
 def list_experiments(args: argparse.Namespace) -> Iterator[str]:
     """Lines: of each experiment what it is, which rows of the paper it mirrors, and what is left
-    to pay for it on --dataset; runs that several share are counted in each."""
-    yield f"on {args.dataset or 'Digits'}, --scale {args.scale}, with what is in {args.output}:"
-    yield ""
+    to pay for it on --dataset."""
+    known = True
     for name, experiment in EXPERIMENTS.items():
         alias = "".join(f" (or {a})" for a, of in ALIASES.items() if of == name)
         yield f"{name}{alias}: {experiment.title}"
         yield f"    {experiment.mirrors}"
-        yield f"    {_cost(name, args)}"
+        try:
+            cost = _cost(name, args) if known else "cost not known"
+        except UserError as error:  # most often data that are not here; the list is wanted anyhow
+            known, cost = False, f"cost not known: {error}"
+        yield f"    {cost}"
+    yield ""
+    yield (
+        f"Costs: --dataset {args.dataset or 'Digits'}, --scale {args.scale}; what is finished in "
+        f"{args.output} is taken off, what several share is counted in each. The time on this "
+        f"machine: --experiment NAME --dry-run."
+    )
 
 
 def _cost(name: str, args: argparse.Namespace) -> str:
@@ -490,8 +499,9 @@ def _cost(name: str, args: argparse.Namespace) -> str:
     more = " without the fits on reused images" if reusing else ""
     known = f"{three(flop / 1e15)} PFLOP{more}" if flop is not None else "PFLOP not known"
     finished = f", {done} of them finished" if done else ""
+    many = f"{runs} run{'s' * (runs > 1)} of {seeds} seed{'s' * (seeds > 1)}"
     return (
-        f"{runs} runs of {seeds} seed{'s' * (seeds > 1)}{finished}: {work.fits:,} fits, "
+        f"{many}{finished}: {work.fits:,} fits, "
         f"{work.images:,} images, {work.chains:,} chains, {known}"
     )
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
@@ -29,7 +30,6 @@ from .pseudo_labels import accuracy_by_class
 from .tables import Cell, Table
 
 SCHEMA = 1  # of the file of marks; annotation.js has it too
-COMMAND = "python run_benchmark.py --report --annotations annotations.json"
 IMAGE_ID = re.compile(r"[0-9a-f]{16}")
 
 
@@ -57,6 +57,7 @@ def annotation_page(galleries: Sequence[Gallery], n: int, title: str) -> str:
 
     Args:
         n: images a class of each method: the first of its last round, or all if it made fewer.
+        title: what the images are of, the data set's name.
 
     Raises:
         UserError: n is below 1, there is no image, or the image store has lost some.
@@ -78,9 +79,9 @@ def annotation_page(galleries: Sequence[Gallery], n: int, title: str) -> str:
     style, script = (files(__package__).joinpath(f"annotation.{kind}").read_text(encoding="utf-8")
                      for kind in ("css", "js"))  # fmt: skip
     return PAGE.substitute(
-        title=escape(title), style=style, script=script, data=data, command=COMMAND,
+        title=escape(title), style=style, script=script, data=data,
         style_hash=_csp_hash(style), script_hash=_csp_hash(script),
-        contents=_contents([image["shows"] for image in asked], n),
+        contents=_contents([image["shows"] for image in images.values()], n),
     )  # fmt: skip
 
 
@@ -101,7 +102,7 @@ def _first_images(gallery: Gallery, n: int) -> Iterator[tuple[np.ndarray, str]]:
 def _contents(shown: Sequence[str], n: int) -> str:
     """How many images of each class the page has."""
     counts = "".join(
-        f"<li><bdi>{escape(name)}</bdi>: {shown.count(name)}</li>" for name in sorted(set(shown))
+        f"<li><bdi>{escape(name)}</bdi>: {count}</li>" for name, count in Counter(shown).items()
     )
     return (
         f"<p>{len(shown)} different images: the first {n} of each class that each method made for "
@@ -123,13 +124,13 @@ PAGE = Template("""\
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; \
 style-src '$style_hash'; script-src '$script_hash'; base-uri 'none'; form-action 'none'">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
+<title>Generated images: $title</title>
 <link rel="icon" href="data:,">
 <style>$style</style>
 </head>
 <body>
 <main>
-<h1>$title</h1>
+<h1>Generated images: $title</h1>
 <noscript><p>This page needs JavaScript.</p></noscript>
 <section id="marking" aria-label="marking">
 <img id="image" alt="">
@@ -145,8 +146,9 @@ style-src '$style_hash'; script-src '$script_hash'; base-uri 'none'; form-action
 <section id="done" aria-labelledby="all-marked" tabindex="-1" hidden>
 <h2 id="all-marked">All marked</h2>
 <p id="summary"></p>
-<p>Save the marks below, then type where the results are:</p>
-<pre><code>$command</code></pre>
+<p>Save the marks below. Then type this, with the <code>--output</code> of the results:</p>
+<pre><code><span>python run_benchmark.py</span> <span>--report</span> \
+<span>--annotations annotations.json</span></code></pre>
 </section>
 <button type="button" id="back">back one <kbd>backspace</kbd> <kbd>u</kbd></button>
 <progress id="progress" aria-label="images marked" value="0"></progress>

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -99,8 +100,14 @@ class Exhibit:
 
 
 def find_exhibits(output: Path) -> list[Exhibit]:
-    """Every exhibit below a results folder, sorted by file."""
-    return [Exhibit.open(file) for file in sorted(output.glob("exhibits/*/*.json"))]
+    """Every exhibit below a results folder: tables, then figures, by number."""
+    found = [Exhibit.open(file) for file in sorted(output.glob("exhibits/*/*.json"))]
+
+    def place(exhibit: Exhibit) -> tuple:
+        number = re.search(r"\d+", exhibit.name)
+        return exhibit.dataset, exhibit.name[:1] != "t", int(number[0]) if number else 0
+
+    return sorted(found, key=place)
 
 
 def save_real_examples(spec: DatasetSpec, output: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -126,7 +126,7 @@ def intervals(table: Table) -> Figure:
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.set_ylim(-0.6, len(table.rows) - 0.4)
     _name_rows(axes, [row[0].text for row in table.rows])
-    axes.set_xlabel(table.title)
+    figure.supxlabel(textwrap.fill(table.title, 70), fontsize="medium")  # names may be long
     axes.grid(axis="x", alpha=0.3)
     return figure
 
@@ -169,6 +169,24 @@ def matrix(table: Table) -> Figure:
     _name_rows(axes, [row[0].text for row in table.rows], flip=False)
     axes.tick_params(length=0)
     axes.set_xlabel(textwrap.fill(table.title, int(8 * width)), fontsize="small")
+    return figure
+
+
+def lines(named: Mapping[str, Mapping[float, float]], x_label: str, y_label: str) -> Figure:
+    """A line for each name over a few values that stand evenly, whatever their size.
+
+    Args:
+        named: name -> x -> y.
+    """
+    figure, axes = new_figure(7.5, 4.2 + 0.19 * len(named))
+    xs = sorted({x for ys in named.values() for x in ys})
+    for i, (name, ys) in enumerate(named.items()):
+        axes.plot([xs.index(x) for x in ys], list(ys.values()), **style(i), label=name)
+    axes.set_xticks(range(len(xs)), [f"{x:g}" for x in xs])
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.grid(alpha=0.3)
+    figure.legend(fontsize="small", loc="outside lower left")
     return figure
 
 

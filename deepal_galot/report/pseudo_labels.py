@@ -76,6 +76,17 @@ def judged_table(comparison: Comparison, judge: Judge) -> Table | None:
     return accuracy_by_class("pseudo_labels", title, rows, galleries) if rows else None
 
 
+def by_template(table: Table, galleries: Sequence[Gallery]) -> dict[str, dict[float, float]]:
+    """The paper's Figure 4: template -> ε -> % of images that are what their text says."""
+    configs = {g.label: g.folder.config for g in galleries}
+    everything = table.header.index("all")
+    shares: dict[str, dict[float, float]] = {}
+    for row in table.rows:
+        config = configs[row[0].text]
+        shares.setdefault(config.template, {})[config.epsilon] = row[everything].value
+    return {template: dict(sorted(of.items())) for template, of in shares.items()}
+
+
 def first_of_each_class(gallery: Gallery) -> tuple[np.ndarray, np.ndarray]:
     """Of the last round's images, as many of each class as JUDGED allows; at least five."""
     x, y = gallery.training_images()

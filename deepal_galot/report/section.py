@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ..results import RunFolder
@@ -11,7 +12,7 @@ from . import figures
 from .annotation import Annotation, marked_table
 from .comparison import Comparison
 from .gallery import Gallery, examples, gallery_of, one_class, sheet
-from .pseudo_labels import Judge, find_judge, judged_table
+from .pseudo_labels import Judge, by_template, find_judge, judged_table
 from .statements import statements
 from .tables import Table, tables_of
 
@@ -83,6 +84,8 @@ def make_section(
     if kind == "pseudo_labels":  # what it is about comes first
         tables.sort(key=lambda t: t.name not in ("pseudo_labels", "annotated"))
     pictures = [*_of_images(kind, galleries), *_of_numbers(comparison, tables)]
+    if kind == "pseudo_labels":
+        pictures = _by_template(tables, galleries) + pictures
     return Section(
         comparison, tuple(tables), tuple(pictures), tuple(statements(comparison)), galleries, judge
     )
@@ -105,8 +108,19 @@ def _of_numbers(comparison: Comparison, tables: Sequence[Table]) -> list[Picture
         table = by_name.get(name)
         if table is not None:
             alt = f"{title}: {table.title}"
-            pictures.append(Picture(name, alt, lambda draw=draw, table=table: draw(table), name))
+            pictures.append(Picture(name, alt, partial(draw, table), name))
     return pictures
+
+
+def _by_template(tables: Sequence[Table], galleries: Sequence[Gallery]) -> list[Picture]:
+    """The paper's Figure 4, of the judge's answers and of people's."""
+    found = []
+    for table in tables:
+        if table.name in ("pseudo_labels", "annotated"):
+            shares = by_template(table, galleries)
+            draw = partial(figures.lines, shares, "ε, in random directions", "% right")
+            found.append(Picture(f"{table.name}_by_epsilon", table.title, draw, table.name))
+    return found
 
 
 def _of_images(kind: str, galleries: Sequence[Gallery]) -> list[Picture]:

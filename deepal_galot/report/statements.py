@@ -29,11 +29,7 @@ def statements(comparison: Comparison) -> list[str]:
     for curve in curves:
         if curve is not reference:
             lines += _difference_line(curve, reference)
-    for curve in curves:
-        config = curve.folders[0].config
-        made_here = curve.uses_generated_images and config.synthetic_from is None
-        if made_here and config.epsilon > 0:
-            lines += _control_line(curve, curves)
+    lines += _control_lines(curves)
     if min(len(c.seeds) for c in curves) < 3:
         lines.append("fewer than 3 seeds: no spread can be claimed")
     lines += _machines_line(curves)
@@ -71,18 +67,31 @@ def _points(d: PairedDifference) -> str:
     return f"{100 * d.mean:+.2f}{interval} points of average, n = {d.n} seeds"
 
 
-def _control_line(curve: Curve, curves: Sequence[Curve]) -> list[str]:
-    """GALOT beside itself with ε = 0: what the text optimisation adds."""
-    for other in curves:
-        if other.uses_generated_images and _is_control(curve, other):
-            random = curve.folders[0].config.direction == "random"
-            what = "a random direction adds: " if random else "text optimisation adds: "
-            return [what + line for line in _difference_line(curve, other)]
-    first = curve.folders[0]
-    read = _control_of(first.config).keys() | {"generator", "synthetic_from"}
-    kept = {k: v for k, v in first.settings.items() if k in read and k != "epsilon"}
-    control = label_of(first.config.strategy, {"epsilon": "0"} | kept)
-    return [f'what the text optimisation of {curve.label} adds is not known: run "{control}" too']
+def _control_lines(curves: Sequence[Curve]) -> list[str]:
+    """GALOT beside itself with ε = 0, what the text optimisation adds; or what to run for that."""
+    lines, missing = [], {}
+    for curve in curves:
+        config = curve.folders[0].config
+        if not curve.uses_generated_images or config.synthetic_from or config.epsilon == 0:
+            continue
+        control = next((c for c in curves if _is_control(curve, c)), None)
+        if control is None:
+            missing[curve.label] = f'"{_control_entry(curve.folders[0])}"'
+            continue
+        what = "a random direction" if config.direction == "random" else "text optimisation"
+        lines += [f"{what} adds: {line}" for line in _difference_line(curve, control)]
+    if missing:
+        commands = ", ".join(dict.fromkeys(missing.values()))
+        lines.append(f"what the text optimisation of {', '.join(missing)} adds is not known: run "
+                     f"{commands} too")  # fmt: skip
+    return lines
+
+
+def _control_entry(run: RunFolder) -> str:
+    """What --strategy would say for the control of a run."""
+    read = _control_of(run.config).keys() | {"generator", "synthetic_from"}
+    kept = {k: v for k, v in run.settings.items() if k in read and k != "epsilon"}
+    return label_of(run.config.strategy, {"epsilon": "0"} | kept)
 
 
 def _control_of(config: RunConfig) -> dict[str, Any]:
@@ -92,6 +101,8 @@ def _control_of(config: RunConfig) -> dict[str, Any]:
 
 def _is_control(curve: Curve, other: Curve) -> bool:
     """Whether `other` is the same configuration, data and weights but for ε = 0."""
+    if not other.uses_generated_images:
+        return False
     ours, theirs = (c.folders[0] for c in (curve, other))
     same = _control_of(ours.config) == theirs.config.fields_read()
     return same and ours.content == theirs.content

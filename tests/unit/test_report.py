@@ -2,11 +2,20 @@
 
 import numpy as np
 import pytest
-from scipy import stats
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import integrate, stats
 
-from deepal_galot import report
 from deepal_galot.errors import UserError
-from deepal_galot.results import RunFolder
+from deepal_galot.report import statistics, tables
+from deepal_galot.report.comparison import Curve, compare, merge
+from deepal_galot.report.exhibit import paper_numbers
+from deepal_galot.report.figures import curves, render
+from deepal_galot.report.gallery import gallery_of
+from deepal_galot.report.statements import statements
+from deepal_galot.report.tables import Cell, Table
+from deepal_galot.report.write import Wish, write_report
+from deepal_galot.results import RunFolder, find_runs
 from helpers import small_config
 
 RNG = np.random.default_rng(0)
@@ -27,6 +36,11 @@ def finished(output, accuracies, settings=None, content=None, row=None, **fields
     return folder
 
 
+def texts(table):
+    """A table's words."""
+    return [[cell.text for cell in row] for row in table.rows]
+
+
 @pytest.fixture
 def two_methods(tmp_path):
     accuracy = RNG.random((2, 5, 3))
@@ -39,16 +53,16 @@ def two_methods(tmp_path):
 
 
 def test_mean_and_sem_by_hand():
-    assert report.mean_sem([1.0, 2.0, 3.0]) == (2.0, pytest.approx(1 / np.sqrt(3)))
-    mean, sem = report.mean_sem([5.0])
+    assert statistics.mean_sem([1.0, 2.0, 3.0]) == (2.0, pytest.approx(1 / np.sqrt(3)))
+    mean, sem = statistics.mean_sem([5.0])
     assert mean == 5.0 and np.isnan(sem)
 
 
 def test_paired_difference_equals_scipys_paired_interval(two_methods):
     accuracy, folders = two_methods
-    (comparison,) = report.compare(folders)
+    (comparison,) = compare(folders)
     margin, random = comparison.curves
-    d = report.paired_difference(random, margin)
+    d = statistics.paired_difference(random, margin)
     reference = stats.ttest_rel(accuracy[1].mean(1), accuracy[0].mean(1)).confidence_interval()
     assert d.n == 5
     assert (d.mean - d.half_width, d.mean + d.half_width) == pytest.approx(tuple(reference))
@@ -57,21 +71,21 @@ def test_paired_difference_equals_scipys_paired_interval(two_methods):
 def test_pairs_only_seeds_and_budgets_that_both_have(tmp_path):
     a = [finished(tmp_path, [0.5, 0.6, 0.9], strategy="MarginSampling", seed=s) for s in (0, 1, 2)]
     b = [finished(tmp_path, [0.4, 0.7], strategy="RandomSampling", seed=s) for s in (1, 2, 3)]
-    (comparison,) = report.compare(a + b)
-    d = report.paired_difference(*comparison.curves)
+    (comparison,) = compare(a + b)
+    d = statistics.paired_difference(*comparison.curves)
     assert (d.n, d.mean) == (2, pytest.approx(0.0))
 
 
 def test_table_holds_the_numbers(two_methods):
     accuracy, folders = two_methods
-    (comparison,) = report.compare(folders)
-    row = report.table_rows(comparison)[0]
+    (comparison,) = compare(folders)
+    row = texts(tables.accuracy_table(comparison))[0]
     sem = accuracy[0, :, 0].std(ddof=1) / np.sqrt(5)
     assert row[0] == "MarginSampling"
     assert row[1] == f"{100 * accuracy[0, :, 0].mean():.1f} ±{100 * sem:.1f}"
     assert row[-8:] == ["5", "20", "0", "0", "3.0", "6.0", "0.0", "0.0"]
-    text = report.text_table(comparison)
-    assert text.count("*") == 4  # the best of three budgets and the average
+    text = tables.as_text(tables.accuracy_table(comparison))
+    assert text.count("*") == 5  # the best of three budgets, the average and the area
     assert len({len(line.split()) for line in text.splitlines()[2:]}) == 1
 
 
@@ -79,7 +93,7 @@ def test_other_protocols_go_into_other_tables(tmp_path):
     folders = [finished(tmp_path, [0.5]), finished(tmp_path, [0.6], lr=0.5),
                finished(tmp_path, [0.6], content={"data": "other"}),
                finished(tmp_path, [0.6], n_init=11)]  # fmt: skip
-    comparisons = report.compare(folders)
+    comparisons = compare(folders)
     assert len(comparisons) == 4 and len({c.name for c in comparisons}) == 4
 
 
@@ -87,34 +101,34 @@ def test_unfinished_runs_are_left_out_and_said(tmp_path):
     done = finished(tmp_path, [0.5, 0.6])
     open_config = small_config(strategy="RandomSampling", n_rounds=1)
     unfinished = RunFolder.create(tmp_path, open_config, {"data": "d"}, {})
-    text = report.write_report([done, unfinished], tmp_path)
+    text = write_report([done, unfinished], tmp_path)
     assert "1 unfinished runs are left out" in text and "no spread can be claimed" in text
     with pytest.raises(UserError, match="nothing to report: 1 of 1 runs are unfinished"):
-        report.write_report([unfinished], tmp_path)
+        write_report([unfinished], tmp_path)
 
 
 def test_the_control_is_shown_or_asked_for(tmp_path):
     galot = {"strategy": "GALOT", "mode": "al+gal"}
     two = {"n_synthetic": "2"}
     runs = [finished(tmp_path, [0.5, 0.7], two, n_synthetic=2.0, **galot)]
-    text = report.write_report(runs, tmp_path)
+    text = write_report(runs, tmp_path)
     assert 'adds is not known: run "GALOT:epsilon=0,n_synthetic=2" too' in text
     assert "all GALOT with n_synthetic=2" in text
     control = {"epsilon": "0"} | two
     runs.append(finished(tmp_path, [0.5, 0.6], control, epsilon=0.0, n_synthetic=2.0, **galot))
-    text = report.write_report(runs, tmp_path)
+    text = write_report(runs, tmp_path)
     assert "text optimisation adds: GALOT − GALOT:epsilon=0: +5.00 points" in text
     assert "is not known" not in text
     kept = {"text_target": "max_loss", "oversample": "2", "keep": "acquisition"}
     fields = {"text_target": "max_loss", "oversample": 2.0, "keep": "acquisition"}
     chosen = finished(tmp_path, [0.5, 0.8], kept | two, n_synthetic=2.0, **fields, **galot)
-    text = report.write_report([*runs, chosen], tmp_path)  # what is kept is not kept by margin
+    text = write_report([*runs, chosen], tmp_path)  # what is kept is not kept by margin
     assert 'run "GALOT:epsilon=0,text_target=max_loss,oversample=2,keep=acquisition' in text
     runs.append(finished(tmp_path, [0.5, 0.9], two, {"generator": "w"}, n_synthetic=2.0, **galot))
-    (comparison,) = report.compare(runs)
+    (comparison,) = compare(runs)
     assert len({c.label for c in comparison.curves}) == 3
     # The same settings with other weights: not its control.
-    unknown = [line for line in report.statements(comparison) if "is not known" in line]
+    unknown = [line for line in statements(comparison) if "is not known" in line]
     assert len(unknown) == 1 and comparison.curves[2].label in unknown[0]
 
 
@@ -122,9 +136,9 @@ def test_blank_images_are_noted_where_there_were_any(tmp_path):
     def lines(retried, failed):
         counts = {"images_retried": retried, "images_failed": failed}
         run = finished(tmp_path / str(counts), [0.5, 0.6], row=counts)
-        (comparison,) = report.compare([run])
-        assert f",{retried},{failed}," in report.csv_table(comparison).decode()
-        return [line for line in report.statements(comparison) if "blank" in line]
+        (comparison,) = compare([run])
+        assert f",{retried},{failed}," in tables.csv_of_rows(comparison).decode()
+        return [line for line in statements(comparison) if "blank" in line]
 
     assert lines(0, 0) == []
     again = "MarginSampling: 6 generated images came out blank and were drawn again"
@@ -134,37 +148,39 @@ def test_blank_images_are_noted_where_there_were_any(tmp_path):
 
 def test_csv_has_a_line_a_row(two_methods):
     accuracy, folders = two_methods
-    lines = report.csv_table(report.compare(folders)[0]).decode().splitlines()
+    lines = tables.csv_of_rows(compare(folders)[0]).decode().splitlines()
     assert len(lines) == 1 + 2 * 5 * 3
     assert lines[0].startswith("dataset,strategy,seed,round,budget")
 
 
 def test_pictures_are_pngs(two_methods, tmp_path):
-    comparison = report.compare(two_methods[1])[0]
-    assert report.plot_curves(comparison).startswith(b"\x89PNG")
-    assert report.plot_images(comparison.curves[0]) is None
+    comparison = compare(two_methods[1])[0]
+    assert render(curves(comparison), "png").startswith(b"\x89PNG")
+    svg = render(curves(comparison), "svg")
+    assert svg == render(curves(comparison), "svg") and b"MarginSampling (n=5)" in svg
+    assert gallery_of(comparison.curves[0]) is None
 
 
 def test_the_fully_supervised_run_joins_every_table_of_its_recipe(tmp_path):
     full = finished(tmp_path, [0.9], strategy="FullySupervised", mode="full")
     runs = [finished(tmp_path, [0.5, 0.6, 0.7]), finished(tmp_path, [0.5, 0.6], n_init=11),
             finished(tmp_path, [0.4, 0.5], strategy="RandomSampling"), full]  # fmt: skip
-    first, second = report.compare(runs)
+    first, second = compare(runs)
     assert [c.label for c in first.curves] == [
         "MarginSampling", "RandomSampling", "FullySupervised",
     ]  # fmt: skip
     assert [c.label for c in second.curves] == ["MarginSampling", "FullySupervised"]
-    averages = [row[-9] for row in report.table_rows(first)]
+    averages = [row[-10] for row in texts(tables.accuracy_table(first))]
     assert averages == ["55.0", "45.0", ""]  # over the two rounds that both have
-    (alone,) = report.compare([full])
-    assert report.table_rows(alone)[0][1:3] == ["90.0", "90.0"]
-    assert "FullySupervised" in report.text_table(alone)
+    (alone,) = compare([full])
+    assert texts(tables.accuracy_table(alone))[0][1:3] == ["90.0", "90.0"]
+    assert "FullySupervised" in tables.as_text(tables.accuracy_table(alone))
 
 
 def test_the_star_goes_to_the_higher_mean_not_the_higher_print(tmp_path):
     runs = [finished(tmp_path, [0.9096], strategy="MarginSampling"),
             finished(tmp_path, [0.9104], strategy="RandomSampling")]  # fmt: skip
-    lines = report.text_table(report.compare(runs)[0]).splitlines()
+    lines = tables.as_text(tables.accuracy_table(compare(runs)[0])).splitlines()
     assert "91.0*" not in lines[2] and lines[3].count("91.0*") == 2
 
 
@@ -174,7 +190,200 @@ def test_an_extended_run_is_reported_whole(tmp_path):
     unfinished = RunFolder.open(longer.path)
     assert not unfinished.finished
     with pytest.raises(UserError, match="nothing to report"):
-        report.write_report([unfinished], tmp_path)
+        write_report([unfinished], tmp_path)
     longer.append(longer.rows()[1] | {"round": 2, "budget": 20, "labels": 20, "accuracy": 0.9})
-    (comparison,) = report.compare([RunFolder.open(longer.path)])
+    (comparison,) = compare([RunFolder.open(longer.path)])
     assert comparison.curves[0].accuracy.tolist() == [[0.5, 0.6, 0.9]]
+
+
+# -- statistics ----------------------------------------------------------------------------------
+
+
+def one_curve(tmp_path, accuracies, **fields):
+    """A method's curve, a seed for each list of accuracies."""
+    runs = [finished(tmp_path, a, seed=s, **fields) for s, a in enumerate(accuracies)]
+    return compare(runs)[0].curves[0]
+
+
+def bare_curve(budgets, accuracies):
+    """Budgets and accuracies without runs behind them."""
+    seeds = tuple(range(len(accuracies)))
+    return Curve("", (), seeds, tuple(budgets), np.array(accuracies), ())
+
+
+def test_the_area_weighs_a_round_by_its_labels():
+    # 10 + 5 + 5 + 2 labels: the last query is smaller, so the last trapezoid is narrower.
+    curve = bare_curve((10, 15, 20, 22), [[0.2, 0.6, 0.7, 0.9]])
+    by_hand = (5 * 0.4 + 5 * 0.65 + 2 * 0.8) / 12
+    assert statistics.normalized_area(curve, curve.budgets) == pytest.approx([by_hand])
+    scipys = integrate.trapezoid([0.2, 0.6, 0.7, 0.9], [10, 15, 20, 22]) / 12
+    assert by_hand == pytest.approx(scipys)
+    assert statistics.normalized_area(curve, (10,)) is None
+    assert statistics.normalized_area(curve, (10, 99)) is None
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=8), st.data())
+def test_the_area_lies_between_the_worst_and_the_best(accuracies, data):
+    n = len(accuracies)
+    gaps = data.draw(st.lists(st.integers(1, 1000), min_size=n, max_size=n))
+    budgets = tuple(np.cumsum(gaps).tolist())
+    curve = bare_curve(budgets, [accuracies])
+    (area,) = statistics.normalized_area(curve, budgets)
+    assert min(accuracies) - 1e-9 <= area <= max(accuracies) + 1e-9
+
+
+def test_wins_are_those_of_scipys_paired_test(tmp_path):
+    rng = np.random.default_rng(3)
+    accuracy = rng.random((3, 6, 4)) * 0.1 + np.array([0.5, 0.55, 0.6])[:, None, None]
+    names = ("MarginSampling", "RandomSampling", "EntropySampling")
+    runs = [
+        finished(tmp_path, accuracy[m, s].tolist(), strategy=name, seed=s)
+        for m, name in enumerate(names)
+        for s in range(6)
+    ]
+    (comparison,) = compare(runs)
+    wins = statistics.win_shares(comparison.curves)
+    assert np.isnan(np.diag(wins)).all()
+    for i in range(3):
+        for j in range(3):
+            if i != j:
+                test = stats.ttest_rel(accuracy[i], accuracy[j])
+                share = ((test.pvalue < 0.05) & (test.statistic > 0)).mean()
+                assert wins[i, j] == share
+    assert 0 < np.nansum(wins) < 6  # the case has wins and draws
+    table = tables.win_table(comparison)
+    assert table.header == ("beats", *names) and table.rows[-1][0].text == "mean of the column"
+
+
+def test_differences_that_never_vary_are_certain(tmp_path):
+    runs = [finished(tmp_path, [0.5], seed=s) for s in range(3)]
+    runs += [finished(tmp_path, [0.6], strategy="RandomSampling", seed=s) for s in range(3)]
+    a, b = compare(runs)[0].curves
+    d = statistics.paired_difference(b, a)
+    assert (d.p, d.half_width) == (0.0, pytest.approx(0, abs=1e-12))
+    assert statistics.win_shares((a, b)).tolist()[1][0] == 1.0
+    assert statistics.paired_difference(a, a).p == 1.0
+
+
+def test_one_seed_wins_nothing(tmp_path):
+    runs = [finished(tmp_path, [0.5]), finished(tmp_path, [0.9], strategy="RandomSampling")]
+    (comparison,) = compare(runs)
+    assert np.isnan(statistics.win_shares(comparison.curves)).all()
+    assert tables.win_table(comparison) is None
+    assert texts(tables.difference_table(comparison)) == [["RandomSampling", "+40.00", "", "", "1"]]
+
+
+def test_labels_needed_by_hand(tmp_path):
+    seeds = [[0.5, 0.7, 0.9], [0.9, 0.95, 0.99], [0.1, 0.2, 0.3]]
+    curve = one_curve(tmp_path, seeds)
+    assert curve.budgets == (10, 15, 20)
+    assert statistics.labels_needed(curve, 0.8).tolist() == [pytest.approx(17.5), 10, np.inf]
+    assert statistics.labels_needed(curve, 0.7)[0] == 15
+    (comparison,) = compare(curve.folders)
+    table = tables.labels_table(comparison, (0.8, 0.05, 0.999))
+    assert texts(table)[0][1:] == ["14 (2 of 3 seeds)", "≤ 10", "> 20"]
+    assert table.header[1:] == ("80.0 %", "5.0 %", "99.9 %")
+
+
+def test_a_chosen_baseline_is_what_the_others_are_compared_with(two_methods, tmp_path):
+    accuracy, folders = two_methods
+    text = write_report(folders, tmp_path, Wish(baseline="RandomSampling"))
+    mean = 100 * (accuracy[0] - accuracy[1]).mean()
+    assert f"MarginSampling − RandomSampling: {mean:+.2f}" in text
+    with pytest.raises(UserError, match="--baseline 'Random'.*did you mean RandomSampling"):
+        write_report(folders, tmp_path, Wish(baseline="Random"))
+
+
+# -- several machines ----------------------------------------------------------------------------
+
+
+def test_runs_of_several_machines_count_once(tmp_path):
+    here = [finished(tmp_path / "a", [0.5, 0.6], seed=s) for s in (0, 1)]
+    there = [finished(tmp_path / "b", [0.5, 0.6], seed=s) for s in (1, 2)]
+    folders, lines = merge(here + there)
+    (comparison,) = compare(folders)
+    assert comparison.curves[0].seeds == (0, 1, 2) and lines == []
+    other = finished(tmp_path / "c", [0.5, 0.7], seed=0)
+    folders, lines = merge([*here, other])
+    assert folders == here and "1 runs lie in several folders" in lines[0]
+    longer = finished(tmp_path / "d", [0.5, 0.6, 0.7], seed=0)
+    assert merge([*here, longer])[0] == [longer, here[1]]
+
+
+def test_other_devices_are_said(tmp_path):
+    runs = [finished(tmp_path, [0.5], seed=s) for s in range(3)]
+    for run, torch_version in zip(runs, ("2.11", "2.11", "2.15"), strict=True):
+        run.save_environment({"device_name": "x", "versions": {"torch": torch_version}})
+    text = "\n".join(statements(compare(runs)[0]))
+    assert "of different machines or versions: x with torch 2.11; x with torch 2.15" in text
+    assert "different machines" not in "\n".join(statements(compare(runs[:2])[0]))
+
+
+# -- how a table is written ----------------------------------------------------------------------
+
+TABLE = Table("t", "a 100 % title", ("name", "x", "y & z"), (
+    (Cell("a_b|c"), Cell("1.0 ±0.5", 1.0, 0.5, True), Cell("")),
+    (Cell("ε = {d}"), Cell("0.5", 0.5), Cell("12", 12.0)),
+))  # fmt: skip
+
+
+def test_a_table_as_csv_keeps_values_and_errors_apart():
+    lines = tables.as_csv(TABLE).decode().splitlines()
+    assert lines == ["name,x,x error,y & z", "a_b|c,1,0.5,", "ε = {d},0.5,,12"]
+
+
+def test_a_table_as_markdown_and_latex_is_escaped():
+    markdown = tables.as_markdown(TABLE).decode()
+    assert "| a\\|b" not in markdown and "| a_b\\|c | **1.0 ±0.5** |  |" in markdown
+    latex = tables.as_latex(TABLE).decode()
+    assert r"a\_b\textbar{}c & \textbf{1.0 $\pm$0.5} &  \\" in latex
+    assert r"$\varepsilon$ = \{d\} & 0.5 & 12 \\" in latex and r"a 100 \% title" in latex
+
+
+def test_a_wide_table_breaks_into_blocks_with_the_names():
+    text = tables.as_text(TABLE, width=20)
+    first, second = text.split("\n\n")
+    assert max(map(len, text.splitlines())) <= 20
+    assert first.splitlines()[0].split() == ["name", "x"]
+    assert second.splitlines()[2].startswith("a_b|c") and second.splitlines()[3].endswith("12")
+    assert "1.0 ±0.5*" in text and "\033[1m1.0 ±0.5" in tables.as_text(TABLE, bold=True)
+
+
+@given(st.integers(10, 60))
+def test_no_column_is_lost_at_any_width(width):
+    text = tables.as_text(TABLE, width=width)
+    assert all(word in text for word in ("name", "x", "y & z", "0.5", "12"))
+
+
+# -- the paper's numbers -------------------------------------------------------------------------
+
+
+def test_averages_of_the_paper_are_means_of_its_cells_where_nothing_is_doubtful():
+    checked = 0
+    for address, row in paper_numbers().items():
+        cells = [v for k, v in row.accuracy.items() if isinstance(k, int)]
+        assert all(0 < v < 1 for v in row.accuracy.values()), address
+        if "average" in row.accuracy and "average" not in row.doubtful:
+            assert abs(np.mean(cells) - row.accuracy["average"]) < 1e-4, address
+            checked += 1
+        assert bool(row.doubt) == bool(row.doubtful)
+    assert checked == 45
+
+
+def test_rows_that_the_paper_prints_twice_agree():
+    numbers = paper_numbers()
+    galot = numbers["table1", "CIFAR10", "GALOT"].accuracy
+    assert numbers["table2", "CIFAR10", "Baseline (Resnet 18)"].accuracy == galot
+    for table, row in (("table5", "GALOT (300 epochs)"), ("table7", "MarginSampling")):
+        again = numbers[table, "CIFAR10", row].accuracy
+        assert all(again[k] == galot[k] for k in (1000, 2000, 3000, 4000, 5000))
+
+
+def test_a_report_is_found_again_from_the_folders_alone(two_methods, tmp_path):
+    _, folders = two_methods
+    before = write_report(folders, tmp_path / "x")
+    assert write_report(find_runs(tmp_path), tmp_path / "x") == before
+    names = {f.name for f in (tmp_path / "x" / "report").iterdir()}
+    assert {"index.html", "Digits_rows.csv", "Digits_curves.png", "Digits_curves.svg",
+            "Digits_accuracy.csv", "Digits_accuracy.md", "Digits_accuracy.tex", "Digits_wins.svg",
+            "Digits_labels.tex", "Digits_costs.png"} <= names  # fmt: skip

@@ -1,0 +1,172 @@
+"""The paper's experiments as data: what they ask for, and when the paper's numbers may stand by."""
+
+import json
+
+import pytest
+
+from deepal_galot.cli import build_parser
+from deepal_galot.errors import UserError
+from deepal_galot.experiments import (
+    ALIASES,
+    EXPERIMENTS,
+    Times,
+    ask,
+    comparable,
+    list_experiments,
+    named,
+)
+from deepal_galot.plan import make_plan, parse_strategy
+from deepal_galot.report.exhibit import Exhibit, ExhibitArm, find_exhibits, paper_numbers
+from deepal_galot.request import ALL
+
+
+def args_of(*flags):
+    return build_parser().parse_args([*flags])
+
+
+def settings(name, *flags):
+    """What each arm of an experiment sets."""
+    return [parse_strategy(entry)[1] for entry in ask(name, args_of(*flags)).entries]
+
+
+def test_all_of_the_issues_tables_and_figures_are_there():
+    asked = {"table1", "fig3", "table2", "table3", "table4", "fig4", "fig5", "fig6", "table5",
+             "table6", "table7", "fig7", "fig8", "fig9", "fig10"}  # fmt: skip
+    assert set(EXPERIMENTS) == asked and set(ALIASES) == {"table9"}
+    assert named(["all"]) == list(EXPERIMENTS) and named(["Table9", "fig4"]) == ["fig4"]
+    with pytest.raises(UserError, match="'tabel1': did you mean table1"):
+        named(["tabel1"])
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_is_planned_and_its_paper_rows_exist(name, tmp_path):
+    experiment = EXPERIMENTS[name]
+    for arm in (*experiment.arms, *experiment.reusing):
+        if arm.paper is not None:
+            table, row = arm.paper
+            assert (table, "CIFAR10", row) in paper_numbers(), arm
+    asked = ask(name, args_of("--output", str(tmp_path), "--scale", "small"))
+    plan = make_plan(asked.request)
+    judged = 1 if experiment.judged else 0
+    assert len({plan.by_entry[e][0].folder(tmp_path) for e in asked.entries}) == len(asked.arms)
+    assert len(plan.runs) == len(asked.arms) + judged
+    assert all(run.config.cycles <= 2 for run in plan.runs)
+
+
+def test_table1_is_all_and_the_control():
+    names = [parse_strategy(e)[0].__name__ for e in ask("table1", args_of()).entries]
+    assert names == [*ALL, "GALOT"]
+    assert settings("table1")[-1] == {"epsilon": 0.0}
+
+
+def test_multiples_are_the_papers_numbers_on_its_data_and_as_far_on_others():
+    on_paper = [s["epsilon"] for s in settings("table4", "--dataset", "CIFAR10")]
+    assert on_paper == [0, 0.25, 0.5, 1, 10]
+    assert [s["epsilon"] for s in settings("table4")] == [0, 2.5, 5, 10, 100]
+    assert [s["epsilon"] for s in settings("table4", "--epsilon", "2")] == [0, 1, 2, 4, 40]
+    cifar = settings("table5", "--dataset", "CIFAR10")
+    assert [s["epochs"] for s in cifar] == [300, 600, 300] and cifar[1]["min_steps"] == 0
+    digits = settings("table5")
+    assert (digits[1]["epochs"], digits[1]["min_steps"]) == (60, 400)
+    images = [s["n_synthetic"] for s in settings("fig6", "--dataset", "CIFAR10")]
+    assert images == [0.5, 1, 2]
+
+
+def test_cycles_and_templates_are_the_papers():
+    for name in ("table3", "table4", "fig5", "fig6", "table6", "table7"):
+        assert ask(name, args_of("--dataset", "CIFAR10")).args.config_n_rounds == 4, name
+    for name in ("table1", "fig3", "table2", "table5"):  # the protocol's 10 cycles
+        assert ask(name, args_of("--dataset", "CIFAR10")).args.config_n_rounds is None
+    for name in ("fig5", "fig6", "fig7"):
+        assert {s["template"] for s in settings(name)} == {"{label}"}
+    assert len({s["template"] for s in settings("table3")}) == 6
+    assert all(s["n_rounds"] == 0 for s in settings("fig7"))
+    pseudo = settings("fig4", "--dataset", "CIFAR100")
+    assert all((s["n_init"], s["n_query"], s["mode"]) == (500, 500, "gal") for s in pseudo)
+
+
+def test_seeds_and_rounds_of_a_scale_give_way_to_flags():
+    asked = ask("table1", args_of("--scale", "small")).args
+    assert (asked.seeds, asked.config_n_rounds) == ([0], 1)
+    asked = ask("table1", args_of("--scale", "small", "--seeds", "3", "4", "--n-rounds", "2")).args
+    assert (asked.seeds, asked.config_n_rounds) == ([3, 4], 2)
+    asked = ask("table4", args_of("--dataset", "CIFAR10", "--quota", "2500")).args
+    assert (asked.config_n_rounds, asked.config_quota) == (None, 2500)
+
+
+@pytest.mark.parametrize("flags, word", [
+    (["--strategy", "GALOT"], "--strategy"), (["--mode", "gal"], "--mode"),
+    (["--template", "x {label}"], "--template"), (["--class-names", "x.txt"], "--class-names"),
+])  # fmt: skip
+def test_what_an_experiment_sets_itself_cannot_be_set(flags, word):
+    with pytest.raises(UserError, match=f"{word}.*--experiment table3"):
+        ask("table3", args_of(*flags))
+
+
+def test_the_papers_numbers_stand_by_what_it_ran_and_nothing_else(tmp_path):
+    def of(name, *flags):
+        return comparable(name, ask(name, args_of("--dataset", "CIFAR10", *flags)))
+
+    for name in EXPERIMENTS:
+        assert all(of(name)), name
+    assert all(of("table1", "--seeds", "7", "--device", "cpu", "--jobs", "2"))
+    assert not any(of("table1", "--epochs", "5"))
+    assert not any(of("table1", "--protocol", "modern"))
+    margin, galot = 3, 13
+    for flags in (["--n-rounds", "3"], ["--scale", "small"]):  # ε grows with the cycles
+        alike = of("table1", *flags)
+        assert alike[margin] and not alike[galot]
+        assert alike[-1]  # the control has no ε
+    for flags in (["--epsilon", "1"], ["--generator", "tiny"], ["--steps", "20"]):
+        alike = of("table1", *flags)
+        assert alike[margin] and not alike[galot]
+    words = tmp_path / "words.txt"
+    words.write_text("car = automobile\n")
+    assert not of("table1", "--class-names", str(words))[galot]
+
+
+def test_the_list_says_what_each_is_and_costs(tmp_path):
+    lines = list(list_experiments(args_of("--output", str(tmp_path), "--scale", "small")))
+    for name, experiment in EXPERIMENTS.items():
+        at = next(i for i, line in enumerate(lines) if line.startswith((f"{name}:", f"{name} (")))
+        assert experiment.title in lines[at] and experiment.mirrors in lines[at + 1]
+        assert "PFLOP" in lines[at + 2] and "fits" in lines[at + 2]
+    missing = args_of("--dataset", "CIFAR100", "--data-dir", str(tmp_path), "--output", "x")
+    text = "\n".join(list_experiments(missing))
+    assert text.count("cost not known: ") == 1 and "fig10: " in text
+
+
+def test_a_multiple_keeps_the_kind_of_its_number():
+    for experiment in EXPERIMENTS.values():
+        for arm in experiment.arms:
+            for key, value in arm.settings.items():
+                if isinstance(value, Times) and key in ("epochs", "min_steps"):
+                    assert float(value.factor).is_integer()
+
+
+# -- what is kept of them ------------------------------------------------------------------------
+
+
+def test_an_exhibit_is_read_as_it_was_written(tmp_path):
+    arms = (ExhibitArm("a", "D/S/123", ("table1", "GALOT")), ExhibitArm("ε = 0", "D/S/456"))
+    exhibit = Exhibit("table1", "t", "curves", "D", arms, "a", "D/F/789", ("note",))
+    file = exhibit.save(tmp_path)
+    assert find_exhibits(tmp_path) == [exhibit] and exhibit.save(tmp_path) == file
+    other = Exhibit("table1", "t", "curves", "D", arms[:1])
+    assert other.save(tmp_path) != file and len(find_exhibits(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 99}', '{"schema": 1, "arms": 3}'])
+def test_a_damaged_exhibit_is_an_error_of_one_line(text, tmp_path):
+    file = tmp_path / "exhibits" / "D" / "x.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(text)
+    with pytest.raises(UserError, match="x.json: no readable exhibit"):
+        find_exhibits(tmp_path)
+
+
+def test_an_exhibit_of_another_version_is_refused(tmp_path):
+    file = Exhibit("table1", "t", "curves", "D", ()).save(tmp_path)
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"kind": "hologram"}))
+    with pytest.raises(UserError, match="no readable exhibit"):
+        find_exhibits(tmp_path)
