@@ -17,11 +17,13 @@ from tqdm import tqdm
 from generators.base import Generator
 from generators.image_store import Gallery, ImageStore
 
-from . import costs
+from . import cost_table
 from .config import RunConfig
+from .costs import costs_of
 from .galot import BorrowedGalot, Galot
 from .oracle import ReferenceOracle
 from .plan import Plan, Request, Run
+from .probe import Probe, timed
 from .results import Row, RunFolder, label_of
 from .trial import Trial
 
@@ -56,15 +58,15 @@ class Campaign:
     def prepare(self) -> list[RunFolder]:
         """Check what only loading can show, say what is left to pay, and open the folders."""
         self.set_backends()
-        counted = costs.costs_of(self.plan, self.request.output)
+        counted = costs_of(self.plan, self.request.output)
         if not self.request.device_named:
-            costs.ask_for_cpu(counted, self.request.device)
+            cost_table.ask_for_cpu(counted, self.request.device)
         folders = [self.open(run) for run in self.plan.runs]
         for run, folder in zip(self.plan.runs, folders, strict=True):
             if run.generator and not run.source and not folder.finished:
                 _ = self._galot(run, folder).c0  # a bad model or prompt shows before the first fit
         if not all(cost.finished for cost in counted):
-            print(costs.summary(counted, self.request.device), file=sys.stderr)
+            print(cost_table.summary(counted, self.request.device), file=sys.stderr)
         return folders
 
     def set_backends(self) -> None:
@@ -190,6 +192,6 @@ def machine(device: torch.device) -> dict[str, Any]:
 def dry_run(campaign: Campaign) -> Iterator[str]:
     """Lines that say what each run will cost from where it stands, after a probe of the device."""
     request, plan = campaign.request, campaign.plan
-    probe = costs.Probe(plan.spec, request.device, campaign.generator)
-    counted = costs.costs_of(plan, request.output)
-    yield from costs.table(costs.timed(counted, probe), request.output, request.device)
+    probe = Probe(plan.spec, request.device, campaign.generator)
+    counted = timed(costs_of(plan, request.output), probe)
+    yield from cost_table.table(counted, request.output, request.device)

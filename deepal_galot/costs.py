@@ -1,45 +1,33 @@
-"""What planned runs will cost: counted from their configurations, timed by a probe of this device.
+"""What planned runs will cost, counted from their configurations.
 
 A run is an amount of work: so many images, ascent chains, training steps. Work times the price of
-each in FLOP, counted on the models' modules, or in seconds, measured by a probe, is what it costs.
+each in FLOP, counted on the models' modules, or in seconds, see probe.py, is what it costs.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import statistics
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from generators.base import Generator, Size
+from generators.base import Size
 from generators.image_store import SHARD
-from generators.prompts import fill, templates
-from generators.text_optimization import score_gradient
+from generators.prompts import templates
 
 from .classifiers.base import Classifier
 from .config import RunConfig
 from .datasets.base import DatasetSpec
-from .errors import UserError
 from .galot import PROBES, image_counts
-from .images import fit_to
-from .learner import Learner
-from .plan import Plan, Run, weights_at_hand
-from .pool import ImageSet
+from .plan import Plan, Run
 from .results import RunFolder
-from .timing import matrix_rate
 from .training import split_batches
 
-FULL_SIZE = 10e12  # FLOP an image; beyond it an image takes a CPU minutes
-PROBE_SECONDS = 1.0  # for each of the few things that are timed, ten seconds in all as a rule
-PATIENCE = 10.0  # seconds; a first batch that took longer is not repeated
 SHARD_HEADER, TEXT_HEADER = 800, 1200  # bytes beside the numbers of a shard and of a text state
 
 
@@ -117,7 +105,7 @@ def costs_of(plan: Plan, output: Path) -> list[Cost]:
     """Every run's cost, counted; nothing is loaded or timed."""
     costs = []
     for run in plan.runs:
-        done, size = _rounds_done(run, output), _size(run)
+        done, size = _rounds_done(run, output), size_of(run)
         work = work_of(run, plan.spec, done, size)
         known = size is not None or not (work.images or work.pictures)
         flop = flop_prices(run, plan.spec, size).of(work) if known else None
@@ -144,7 +132,7 @@ def work_of(run: Run, spec: DatasetSpec, done: int = 0, size: Size | None = None
         work += _labeling(c, spec, round) + _fitting(c, spec, round)
         if run.generator is not None and run.source is None:
             work += _generating(run, spec, round, size)
-    kept = _network(run.architecture, spec.image_shape, spec.n_classes).bytes
+    kept = network_of(run.architecture, spec.image_shape, spec.n_classes).bytes
     return work + Work(disk=kept if done == 0 else 0)
 
 
@@ -196,27 +184,27 @@ def _generating(run: Run, spec: DatasetSpec, round: int, size: Size | None) -> W
     return Work(
         images=sum(made),
         pictures=pictures,
-        chains=c.ascent_steps * climbing if moves and _ascends(c) else 0,
+        chains=c.ascent_steps * climbing if moves and ascends(c) else 0,
         disk=sum(made) * pixels + shards * SHARD_HEADER
         + texts + 2 * k * PROBES * pixels + TEXT_HEADER,
     )  # fmt: skip
 
 
-def _ascends(c: RunConfig) -> bool:
+def ascends(c: RunConfig) -> bool:
     """Whether the ascent looks at images."""
     return c.epsilon > 0 and c.direction != "random"
 
 
 def flop_prices(run: Run, spec: DatasetSpec, size: Size | None) -> Prices:
     """FLOP of one of each; the chain's gradient passes through the classifier too."""
-    net = _network(run.architecture, spec.image_shape, spec.n_classes)
+    net = network_of(run.architecture, spec.image_shape, spec.n_classes)
     prices = Prices(trained=net.train, passed=net.forward)
     if size is None:
         return prices
     return dataclasses.replace(prices, image=size.image, chain=size.chain + net.train)
 
 
-def _size(run: Run) -> Size | None:
+def size_of(run: Run) -> Size | None:
     """Of the generator that the run draws with; None without one, or if it is not known."""
     if run.generator is None or run.source is not None:
         return None
@@ -233,7 +221,7 @@ class _Network:
 
 
 @cache
-def _network(
+def network_of(
     architecture: type[Classifier], image_shape: tuple[int, int, int], n_classes: int
 ) -> _Network:
     try:
@@ -257,221 +245,6 @@ def _counted(
     return _Network(forward, 3 * forward, sum(t.numel() * t.element_size() for t in state))
 
 
-# -- timing ------------------------------------------------------------------------------------
-
-
-@dataclass
-class Probe:
-    """Seconds of one of each on this device, from a few real batches; alike runs share them.
-
-    Attributes:
-        load: a run -> its generator.
-    """
-
-    spec: DatasetSpec
-    device: torch.device
-    load: Callable[[Run], Generator]
-    _seen: dict[tuple, Prices] = field(default_factory=dict)
-
-    def prices(self, run: Run, done: int) -> Prices:
-        """Of the batch sizes in the middle of the rounds that are left."""
-        middle = (done + run.config.cycles) // 2
-        n = training_images(run.config, self.spec, middle)
-        batch = math.ceil(n / len(split_batches(n, run.config.batch_size)))
-        c = dataclasses.replace(run.config, batch_size=batch, min_steps=0, seed=0)
-        apart = c.uses_generated_images and c.synthetic_norm == "separate"
-        recipe = (run.architecture, batch, c.head_dropout, c.optimizer, c.shift, c.flip, c.rotate,
-                  c.zoom, c.rand_augment, c.precision, c.ema > 0, apart)  # fmt: skip
-        if recipe not in self._seen:
-            self._seen[recipe] = self._training(c, run.architecture)
-        prices = self._seen[recipe]
-        if run.generator is None or run.source is not None or not run.generator.reads_text:
-            return prices
-        drawing = (run.architecture, c.generator, c.steps, c.guidance, c.scheduler, c.resolution,
-                   c.n_synthetic, c.ascent_samples, _ascends(c))  # fmt: skip
-        if drawing not in self._seen:
-            self._seen[drawing] = self._generation(c, run, middle)
-        own = self._seen[drawing]
-        return dataclasses.replace(prices, image=own.image, chain=own.chain)
-
-    def _training(self, c: RunConfig, architecture: type[Classifier]) -> Prices:
-        """Steps by the difference of a short and a long fit, so that a fit's own start is apart."""
-        data = self._noise(2 * c.batch_size)  # two steps an epoch
-        if c.uses_generated_images:
-            data = dataclasses.replace(data, n_generated=c.batch_size)
-        learner = self._learner(c, architecture)
-
-        def seconds(epochs: int) -> float:
-            learner.config = dataclasses.replace(c, epochs=epochs)
-            started = learner.clock()
-            learner.fit(data, 0)
-            return learner.clock() - started
-
-        seconds(1)  # warms up
-        short = seconds(1)
-        epochs = max(3, min(200, int(PROBE_SECONDS / short)))
-        step = max(0.0, (seconds(epochs) - short) / (2 * epochs - 2))
-        per_pass = _repeat(lambda: learner.outputs(dataclasses.replace(data)), learner.clock)
-        return Prices(fit=max(0.0, short - 2 * step), step=step, passed=per_pass / len(data))
-
-    def _generation(self, c: RunConfig, run: Run, round: int) -> Prices:
-        """An image in a batch as large as the round's, and one with its gradient."""
-        generator = self.load(run)
-        learner = self._learner(dataclasses.replace(c, epochs=1), run.architecture)
-        learner.fit(self._noise(2), 0)
-        prompts = [fill(templates(c.template)[0], name) for name in self.spec.class_names]
-        c0 = generator.encode(prompts)
-        n_images = min(generator.batch_size, max(1, c.n_synthetic_at(round)))
-        n_chains = min(generator.batch_size, c.ascent_samples * len(c0))
-        texts = c0[torch.arange(max(n_images, n_chains)) % len(c0)]
-        seeds = list(range(len(texts)))
-
-        def score(images: Tensor, rows: Tensor) -> Tensor:
-            return learner.logits(fit_to(images, self.spec.image_shape)).amax(1)
-
-        @torch.no_grad()
-        def draw() -> None:
-            generator.sample(texts[:n_images], seeds[:n_images])
-
-        def climb() -> None:
-            score_gradient(generator, texts[:n_chains], score, [[s] for s in seeds[:n_chains]])
-
-        image = _repeat(draw, learner.clock) / n_images
-        chain = _repeat(climb, learner.clock) / n_chains if _ascends(c) else 0.0
-        return Prices(image=image, chain=chain)
-
-    def _learner(self, c: RunConfig, architecture: type[Classifier]) -> Learner:
-        return Learner(c, architecture, self.spec.image_shape, self.spec.n_classes, self.device)
-
-    def _noise(self, n: int) -> ImageSet:
-        """n images of noise."""
-        x = np.random.default_rng(0).integers(0, 256, (n, *self.spec.image_shape), np.uint8)
-        y = torch.arange(n) % self.spec.n_classes
-        return ImageSet(x, y, self.spec.mean, self.spec.std)
-
-
-def _repeat(run: Callable[[], object], clock: Callable[[], float]) -> float:
-    """Median seconds; the first time warms up, and counts only if it took very long."""
-    seconds: list[float] = []
-    for _ in range(12):
-        started = clock()
-        run()
-        seconds.append(clock() - started)
-        if seconds[0] > PATIENCE or (len(seconds) > 1 and sum(seconds) > PROBE_SECONDS):
-            break
-    return statistics.median(seconds[1:] or seconds)
-
-
-# -- saying it ---------------------------------------------------------------------------------
-
-
-def timed(costs: Sequence[Cost], probe: Probe) -> list[Cost]:
-    """The same with seconds, but for what cannot or should not be probed."""
-    return [
-        cost
-        if cost.finished or unprobed(cost, probe.device)
-        else dataclasses.replace(cost, seconds=probe.prices(cost.run, cost.done).of(cost.work))
-        for cost in costs
-    ]
-
-
-def unprobed(cost: Cost, device: torch.device) -> str:
-    """Why a run is not timed; empty if it is."""
-    if cost.run.generator is None or cost.run.source is not None or cost.finished:
-        return ""
-    name = cost.run.config.generator
-    if not weights_at_hand(cost.run.generator):
-        return f"The weights of {name} are not here yet, so its time is not known."
-    if _too_large(cost, device):
-        return f"{name} is too large for a CPU to be timed in seconds."
-    return ""
-
-
-def _too_large(cost: Cost, device: torch.device) -> bool:
-    """Whether a run that is not finished needs a GPU's patience."""
-    size = None if cost.finished else _size(cost.run)
-    return device.type == "cpu" and size is not None and size.image > FULL_SIZE
-
-
-def full_size_on_cpu(costs: Sequence[Cost], device: torch.device) -> str:
-    """The least time that runs of full-size generators take here; empty without any."""
-    large = [c for c in costs if _too_large(c, device)]
-    if not large:
-        return ""
-    flop, rate = sum(c.flop for c in large), matrix_rate(device)
-    each = max(_size(c.run).image for c in large)
-    return (
-        f"{large[0].run.config.generator} needs {each / 1e12:.0f} TFLOP an image, {_pflop(flop)} "
-        f"PFLOP in all: at the {rate / 1e12:.2g} TFLOP/s of this machine's matrix products at "
-        f"least {three(flop / rate / 3600)} hours"
-    )
-
-
-def ask_for_cpu(costs: Sequence[Cost], device: torch.device) -> None:
-    """
-    Raises:
-        UserError: a full-size generator is to run on a CPU that nobody asked for.
-    """
-    warning = full_size_on_cpu(costs, device)
-    if warning:
-        raise UserError(f"this machine has no GPU, and {warning}; to go on, add --device cpu")
-
-
-def summary(costs: Sequence[Cost], device: torch.device) -> str:
-    """One line for the start of a campaign. Nothing is probed: the progress says it as soon."""
-    work, flop, _ = totals(costs)
-    finished = sum(c.finished for c in costs)
-    parts = [f"{len(costs)} run{'s' if len(costs) != 1 else ''}"]
-    parts += [f"{finished} of them finished"] if finished else []
-    parts += [f"{work.labels:,} labels", f"{work.images:,} images", f"{work.chains:,} chains"]
-    parts += [f"{_pflop(flop)} PFLOP", _bytes(work.disk)]
-    warning = full_size_on_cpu(costs, device)
-    return "to do: " + ", ".join(parts) + (f"; {warning}" if warning else "")
-
-
-HEAD = ("run", "rounds", "labels", "images", "chains", "PFLOP", "disk", "time", "folder")
-
-
-def table(costs: Sequence[Cost], output: Path, device: torch.device) -> Iterator[str]:
-    """Lines: a row for each run, the total, and what the numbers do not say."""
-    rows = [HEAD]
-    for c in costs:
-        rounds, folder = f"{c.done}/{c.run.config.cycles}", c.run.folder(output)
-        known = not c.run.generator or c.run.source or weights_at_hand(c.run.generator)
-        where = str(folder.relative_to(output)) if known else "named by the weights"
-        name = f"{c.run.label} seed {c.run.config.seed}"
-        rows.append(
-            (name, rounds, *_numbers(c.work, c.flop, 0 if c.finished else c.seconds), where)
-        )
-    rows.append(("total", "", *_numbers(*totals(costs)), f"in {output}"))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        first, *cells, last = (
-            text.ljust(w) if i in (0, len(row) - 1) else text.rjust(w)
-            for i, (text, w) in enumerate(zip(row, widths, strict=True))
-        )
-        yield "  ".join((first, *cells, last)).rstrip()
-    yield from _notes(costs, device)
-
-
-def _notes(costs: Sequence[Cost], device: torch.device) -> Iterator[str]:
-    pictures = sum(c.work.pictures for c in costs)
-    if pictures:
-        yield (
-            f"chains: images of the text optimisation, each with a gradient. PFLOP and time also "
-            f"hold {pictures:,} images that show c0 and c; what the store holds already is not "
-            f"taken off."
-        )
-    sources = (c.run.source.path for c in costs if c.run.source)
-    yield from dict.fromkeys(f"The generated images are those of {path}." for path in sources)
-    if any(c.finished for c in costs):
-        yield "A finished run costs nothing."
-    yield from dict.fromkeys(filter(None, (unprobed(c, device) for c in costs)))
-    warning = full_size_on_cpu(costs, device)
-    if warning:
-        yield f"{warning}; a run asks for --device cpu."
-
-
 def totals(costs: Sequence[Cost]) -> tuple[Work, float | None, float | None]:
     """Work, FLOP and seconds of all; None where one is not known."""
     left = [c for c in costs if not c.finished]
@@ -479,41 +252,3 @@ def totals(costs: Sequence[Cost]) -> tuple[Work, float | None, float | None]:
     return sum((c.work for c in costs), Work()), *(
         None if None in values else sum(values) for values in (flop, seconds)
     )
-
-
-def _numbers(work: Work, flop: float | None, seconds: float | None) -> tuple[str, ...]:
-    counts = (f"{n:,}" for n in (work.labels, work.images, work.chains))
-    return (*counts, _pflop(flop), _bytes(work.disk), _time(seconds))
-
-
-def _pflop(flop: float | None) -> str:
-    return "?" if flop is None else three(flop / 1e15)
-
-
-def _time(seconds: float | None) -> str:
-    """In the unit in which people think of it."""
-    if seconds is None:
-        return "?"
-    for unit, length in (("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{three(seconds / length)} {unit}"
-    return f"{three(seconds)} s"
-
-
-def three(x: float) -> str:
-    """Two digits, or all before the point; never an exponent.
-
-    >>> three(0.00123), three(4.56), three(1234.5), three(0)
-    ('0.0012', '4.6', '1,234', '0')
-    """
-    if x == 0 or x >= 10:
-        return f"{x:,.0f}"
-    return f"{x:.{max(1, 1 - math.floor(math.log10(x)))}f}"
-
-
-def _bytes(n: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if n < 1000:
-            return f"{three(n) if unit != 'B' else n} {unit}"
-        n /= 1000
-    return f"{three(n)} TB"

@@ -22,7 +22,8 @@ from generators.prompts import TEMPLATES
 from . import registry
 from .campaign import Campaign, dry_run
 from .config import RunConfig
-from .costs import costs_of, three, totals
+from .cost_table import three
+from .costs import costs_of, totals
 from .errors import UserError
 from .jobs import run_at_once
 from .plan import Plan, Request, Run, configure, default_mode, make_plan, parse_strategy

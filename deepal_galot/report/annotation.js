@@ -50,7 +50,7 @@ async function load() {
   if (count() && there && here !== there) {
     return say(`These are marks of ${there}; to load them, start again first.`);
   }
-  begin(content.marks, there || here);
+  begin({ ...marks, ...content.marks }, there || here);
   say(`Loaded: ${progress()}.`);
 }
 // -- marking --

@@ -152,9 +152,12 @@ def bars(table: Table) -> Figure:
 
 def matrix(table: Table) -> Figure:
     """A table of percentages as shades with their numbers."""
-    names = [name for name in table.header[1:] if name != "n"]
-    width = max(4.5, 2.6 + 0.55 * len(names))
-    figure, axes = new_figure(width, 1.8 + 0.42 * len(table.rows))
+    names = [_short(name) for name in table.header[1:] if name != "n"]
+    longest = max(len(_short(row[0].text)) for row in table.rows)
+    width = max(4.5, 1.2 + 0.55 * len(names) + 0.08 * (longest + max(map(len, names))))
+    figure, axes = new_figure(
+        width, 0.8 + 0.42 * len(table.rows) + 0.07 * max(14, *map(len, names))
+    )
     cells = [row[1 : len(names) + 1] for row in table.rows]
     values = np.array([[np.nan if c.value is None else c.value for c in row] for row in cells])
     axes.imshow(values, cmap="Blues", vmin=0, vmax=150, aspect="auto")
@@ -191,6 +194,11 @@ def lines(named: Mapping[str, Mapping[float, float]], x_label: str, y_label: str
 
 
 def _name_rows(axes: Axes, names: Sequence[str], *, flip: bool = True) -> None:
-    axes.set_yticks(range(len(names)), [textwrap.shorten(n, 48, placeholder=" …") for n in names])
+    axes.set_yticks(range(len(names)), [_short(name) for name in names])
     if flip:
         axes.invert_yaxis()
+
+
+def _short(name: str) -> str:
+    """A name that fits beside a picture: the middle of a long one is left out."""
+    return name if len(name) <= 48 else f"{name[:30]} … {name[-15:]}"

@@ -34,6 +34,7 @@ HEADINGS = {"accuracy": "Accuracy and costs", "differences": "Differences", "win
             "labels": "Labels needed", "paper": "The paper's numbers",
             "pseudo_labels": "Pseudo-labels", "annotated": "Marked by people"}  # fmt: skip
 UNSORTED = ("wins", "paper")  # their rows belong together: a last row of means, pairs of rows
+TABLE_ENOUGH = ("wins", "labels", "pseudo_labels", "annotated")  # pictures that say no more
 MATRICES = ("wins", "pseudo_labels", "annotated")  # percentages, shaded
 SCALE = 1.4  # pixels of the page for a point of a drawing
 TILE = 48  # pixels of the page that an image is about wide, if its own pixels allow
@@ -149,10 +150,11 @@ def _parts(section: Section, key: str) -> list[Part]:
         parts.append(Part(f"{key}-curves", "Learning curves", html))
     for table in section.tables:
         name, html = table.name, _table(table, f"{key}-{table.name}")
-        for of in [n for n in ("differences", "costs") if n in drawn and drawn[n].table == name]:
-            drawing = _drawing(drawn[of].draw, f"{key}-{of}", drawn[of].alt)
-            box = _scrolling(drawing, f'aria-label="{escape(drawn[of].alt)}"')
-            html += f"\n<figure>{box}</figure>"
+        for picture in drawn.values():
+            if picture.table == name and picture.name not in ("curves", *TABLE_ENOUGH):
+                drawing = _drawing(picture.draw, f"{key}-{picture.name}", picture.alt)
+                box = _scrolling(drawing, f'aria-label="{escape(picture.alt)}"')
+                html += f"\n<figure>{box}</figure>"
         parts.append(Part(f"{key}-{name}", HEADINGS.get(name, name), html))
     if section.galleries:
         html = _galleries(section.galleries, section.judge)

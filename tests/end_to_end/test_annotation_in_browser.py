@@ -244,6 +244,25 @@ def test_marks_are_loaded_elsewhere(opened, tmp_path):
     assert after.annotator == "Ann" and after.marks.items() > before.marks.items()
 
 
+def test_loaded_marks_join_those_of_the_page(opened, tmp_path):
+    page = opened()
+    ids = [image["id"] for image in images_of(page)]
+    press(page, "y")
+    marks = {"f" * 16: True, ids[3]: False, ids[1]: True}  # one is of another page
+    content = {"schema": 1, "annotator": "", "marks": marks}
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    page.set_input_files("#load", tmp_path / "other.json")
+    playwright.expect(page.locator("#message")).to_contain_text(f"3 of {len(ids)} marked")
+    assert place(page)[0] == 3
+    press(page, "n")
+    assert place(page)[0] == 5
+    press(page, "Backspace")  # to what was answered last, not to the fourth
+    assert place(page) == (3, len(ids), "no")
+    assert saved(page, tmp_path).marks == marks | {ids[0]: True, ids[2]: False}
+    found = json.loads((tmp_path / "annotations.json").read_text())["marks"]
+    assert list(found) == sorted(found)
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [

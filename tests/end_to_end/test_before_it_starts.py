@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from deepal_galot import costs
+from deepal_galot import probe
 from deepal_galot.cli import main
 from generators.tiny import Tiny
 from generators.weights import MODELS, MissingWeights, find_weights
@@ -29,7 +29,7 @@ class Huge(Small):
 @pytest.fixture(autouse=True)
 def short_probe(monkeypatch, request):
     if "slow" not in request.keywords:
-        monkeypatch.setattr(costs, "PROBE_SECONDS", 0.01)
+        monkeypatch.setattr(probe, "PROBE_SECONDS", 0.01)
 
 
 @pytest.fixture

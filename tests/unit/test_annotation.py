@@ -248,6 +248,8 @@ def test_one_wrong_part_is_refused(part, wrong, marks):
         ('{"schema": 1, "annotator": "", "marks": []}', "its marks are no JSON object"),
         ('{"schema": 1, "annotator": "", "marks": {"0123456789ABCDEF": true}}',
          "'0123456789ABCDEF' is no id of an image"),
+        ('{"schema": 1, "annotator": "", "marks": {"0123456789abcdef\\n": true}}',
+         "is no id of an image"),
         ('{"schema": 1, "annotator": "", "marks": {"0123456789abcdef": 1}}',
          "the mark of 0123456789abcdef is neither true nor false"),
     ],

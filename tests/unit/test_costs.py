@@ -8,12 +8,13 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from deepal_galot import costs, registry
+from deepal_galot import cost_table, registry
 from deepal_galot.classifiers.base import Classifier
-from deepal_galot.costs import Prices, Work, costs_of
+from deepal_galot.costs import Prices, Work, costs_of, network_of
 from deepal_galot.datasets.digits import Digits
 from deepal_galot.learner import Learner
 from deepal_galot.plan import Request, make_plan
+from deepal_galot.probe import Probe
 from generators.flops import pipeline_size, read_configs
 from generators.stable_diffusion import StableDiffusion21Base
 from generators.tiny import Tiny
@@ -78,20 +79,20 @@ class Flat(Classifier):
 
 
 def test_flop_of_a_classifier():
-    net = costs._network(Flat, (8, 8, 3), 5)
+    net = network_of(Flat, (8, 8, 3), 5)
     assert net.forward == 2 * 192 * 5 and net.train == 3 * net.forward
     assert net.bytes == 4 * (192 * 5 + 5)
 
 
 def test_flop_of_resnet18():
     """0.56 GFLOP multiply-adds at 32×32, a well-known number; two FLOP each."""
-    net = costs._network(registry.classifiers.get("resnet18"), (32, 32, 3), 10)
+    net = network_of(registry.classifiers.get("resnet18"), (32, 32, 3), 10)
     assert net.forward == pytest.approx(2 * 0.556e9, rel=0.01)
 
 
 @pytest.mark.parametrize("name", registry.classifiers.names())
 def test_every_classifier_is_counted(name):
-    net = costs._network(registry.classifiers.get(name), (32, 32, 3), 10)
+    net = network_of(registry.classifiers.get(name), (32, 32, 3), 10)
     assert net.forward > 1e6 and net.bytes > 1e4
 
 
@@ -101,7 +102,7 @@ def test_a_classifier_that_cannot_be_made_without_numbers():
             super().__init__(image_shape, n_classes)
             self.scale = float(self.head.weight.detach().std())
 
-    assert costs._network(Curious, (8, 8, 3), 5) == costs._network(Flat, (8, 8, 3), 5)
+    assert network_of(Curious, (8, 8, 3), 5) == network_of(Flat, (8, 8, 3), 5)
 
 
 def test_prices_of_work():
@@ -114,11 +115,11 @@ def test_fits_of_other_recipes_are_timed_apart(tmp_path, monkeypatch):
     """What changes a step's time has a price of its own; what does not, shares one."""
     timed = []
     monkeypatch.setattr(
-        costs.Probe, "_training", lambda self, c, _: timed.append(c) or Prices(*[0.0] * 6)
+        Probe, "_training", lambda self, c, _: timed.append(c) or Prices(*[0.0] * 6)
     )
     own = ("", ":lr=0.1", ":precision=bfloat16", ":rand_augment=2", ":ema=0.9", ":ema=0.99")
     request, plan = plan_of(tmp_path, *(f"RandomSampling{settings}" for settings in own))
-    probe = costs.Probe(plan.spec, request.device, None)
+    probe = Probe(plan.spec, request.device, None)
     for run in plan.runs:
         probe.prices(run, 0)
     assert len(plan.runs) == 6 and len(timed) == 4
@@ -215,8 +216,8 @@ def test_what_is_left_of_a_run(tmp_path):
 
 
 def test_numbers_for_people():
-    assert [costs.three(x) for x in (0, 0.00123, 0.5, 4.56, 12.3, 1234.5)] == [
+    assert [cost_table.three(x) for x in (0, 0.00123, 0.5, 4.56, 12.3, 1234.5)] == [
         "0", "0.0012", "0.50", "4.6", "12", "1,234"]  # fmt: skip
-    assert [costs._time(x) for x in (None, 0.0, 5.0, 130.0, 7200.0, 360_000.0)] == [
+    assert [cost_table._time(x) for x in (None, 0.0, 5.0, 130.0, 7200.0, 360_000.0)] == [
         "?", "0 s", "5.0 s", "2.2 min", "2.0 h", "100 h"]  # fmt: skip
-    assert [costs._bytes(x) for x in (12, 1500, 2.5e9)] == ["12 B", "1.5 kB", "2.5 GB"]
+    assert [cost_table._bytes(x) for x in (12, 1500, 2.5e9)] == ["12 B", "1.5 kB", "2.5 GB"]

@@ -23,6 +23,8 @@ LAYERS = [  # a file may import from its own layer's earlier files and from lowe
     ["transfer"],
     ["trial", "plan"],
     ["costs", "request"],
+    ["probe"],
+    ["cost_table"],
     ["campaign"],
     ["jobs"],
     ["speed_of_generation", "speed_of_training"],

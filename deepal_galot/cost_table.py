@@ -1,0 +1,132 @@
+"""What planned runs will cost, said: a table for --dry-run, a line for the start of a campaign."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from .costs import Cost, Work, size_of, totals
+from .errors import UserError
+from .plan import weights_at_hand
+from .probe import too_large, unprobed
+from .timing import matrix_rate
+
+
+def full_size_on_cpu(costs: Sequence[Cost], device: torch.device) -> str:
+    """The least time that runs of full-size generators take here; empty without any."""
+    large = [c for c in costs if too_large(c, device)]
+    if not large:
+        return ""
+    flop, rate = sum(c.flop for c in large), matrix_rate(device)
+    each = max(size_of(c.run).image for c in large)
+    return (
+        f"{large[0].run.config.generator} needs {each / 1e12:.0f} TFLOP an image, {_pflop(flop)} "
+        f"PFLOP in all: at the {rate / 1e12:.2g} TFLOP/s of this machine's matrix products at "
+        f"least {three(flop / rate / 3600)} hours"
+    )
+
+
+def ask_for_cpu(costs: Sequence[Cost], device: torch.device) -> None:
+    """
+    Raises:
+        UserError: a full-size generator is to run on a CPU that nobody asked for.
+    """
+    warning = full_size_on_cpu(costs, device)
+    if warning:
+        raise UserError(f"this machine has no GPU, and {warning}; to go on, add --device cpu")
+
+
+def summary(costs: Sequence[Cost], device: torch.device) -> str:
+    """One line for the start of a campaign. Nothing is probed: the progress says it as soon."""
+    work, flop, _ = totals(costs)
+    finished = sum(c.finished for c in costs)
+    parts = [f"{len(costs)} run{'s' if len(costs) != 1 else ''}"]
+    parts += [f"{finished} of them finished"] if finished else []
+    parts += [f"{work.labels:,} labels", f"{work.images:,} images", f"{work.chains:,} chains"]
+    parts += [f"{_pflop(flop)} PFLOP", _bytes(work.disk)]
+    warning = full_size_on_cpu(costs, device)
+    return "to do: " + ", ".join(parts) + (f"; {warning}" if warning else "")
+
+
+HEAD = ("run", "rounds", "labels", "images", "chains", "PFLOP", "disk", "time", "folder")
+
+
+def table(costs: Sequence[Cost], output: Path, device: torch.device) -> Iterator[str]:
+    """Lines: a row for each run, the total, and what the numbers do not say."""
+    rows = [HEAD]
+    for c in costs:
+        rounds, folder = f"{c.done}/{c.run.config.cycles}", c.run.folder(output)
+        known = not c.run.generator or c.run.source or weights_at_hand(c.run.generator)
+        where = str(folder.relative_to(output)) if known else "named by the weights"
+        name = f"{c.run.label} seed {c.run.config.seed}"
+        rows.append(
+            (name, rounds, *_numbers(c.work, c.flop, 0 if c.finished else c.seconds), where)
+        )
+    rows.append(("total", "", *_numbers(*totals(costs)), f"in {output}"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        first, *cells, last = (
+            text.ljust(w) if i in (0, len(row) - 1) else text.rjust(w)
+            for i, (text, w) in enumerate(zip(row, widths, strict=True))
+        )
+        yield "  ".join((first, *cells, last)).rstrip()
+    yield from _notes(costs, device)
+
+
+def _notes(costs: Sequence[Cost], device: torch.device) -> Iterator[str]:
+    pictures = sum(c.work.pictures for c in costs)
+    if pictures:
+        yield (
+            f"chains: images of the text optimisation, each with a gradient. PFLOP and time also "
+            f"hold {pictures:,} images that show c0 and c; what the store holds already is not "
+            f"taken off."
+        )
+    sources = (c.run.source.path for c in costs if c.run.source)
+    yield from dict.fromkeys(f"The generated images are those of {path}." for path in sources)
+    if any(c.finished for c in costs):
+        yield "A finished run costs nothing."
+    yield from dict.fromkeys(filter(None, (unprobed(c, device) for c in costs)))
+    warning = full_size_on_cpu(costs, device)
+    if warning:
+        yield f"{warning}; a run asks for --device cpu."
+
+
+def _numbers(work: Work, flop: float | None, seconds: float | None) -> tuple[str, ...]:
+    counts = (f"{n:,}" for n in (work.labels, work.images, work.chains))
+    return (*counts, _pflop(flop), _bytes(work.disk), _time(seconds))
+
+
+def _pflop(flop: float | None) -> str:
+    return "?" if flop is None else three(flop / 1e15)
+
+
+def _time(seconds: float | None) -> str:
+    """In the unit in which people think of it."""
+    if seconds is None:
+        return "?"
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{three(seconds / length)} {unit}"
+    return f"{three(seconds)} s"
+
+
+def three(x: float) -> str:
+    """Two digits, or all before the point; never an exponent.
+
+    >>> three(0.00123), three(4.56), three(1234.5), three(0)
+    ('0.0012', '4.6', '1,234', '0')
+    """
+    if x == 0 or x >= 10:
+        return f"{x:,.0f}"
+    return f"{x:.{max(1, 1 - math.floor(math.log10(x)))}f}"
+
+
+def _bytes(n: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if n < 1000:
+            return f"{three(n) if unit != 'B' else n} {unit}"
+        n /= 1000
+    return f"{three(n)} TB"

@@ -1,0 +1,161 @@
+"""Seconds of what planned runs do, from a few real batches on this device."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from generators.base import Generator
+from generators.prompts import fill, templates
+from generators.text_optimization import score_gradient
+
+from .classifiers.base import Classifier
+from .config import RunConfig
+from .costs import Cost, Prices, ascends, size_of, training_images
+from .datasets.base import DatasetSpec
+from .images import fit_to
+from .learner import Learner
+from .plan import Run, weights_at_hand
+from .pool import ImageSet
+from .training import split_batches
+
+FULL_SIZE = 10e12  # FLOP an image; beyond it an image takes a CPU minutes
+PROBE_SECONDS = 1.0  # for each of the few things that are timed, ten seconds in all as a rule
+PATIENCE = 10.0  # seconds; a first batch that took longer is not repeated
+
+
+@dataclass
+class Probe:
+    """Seconds of one of each on this device, from a few real batches; alike runs share them.
+
+    Attributes:
+        load: a run -> its generator.
+    """
+
+    spec: DatasetSpec
+    device: torch.device
+    load: Callable[[Run], Generator]
+    _seen: dict[tuple, Prices] = field(default_factory=dict)
+
+    def prices(self, run: Run, done: int) -> Prices:
+        """Of the batch sizes in the middle of the rounds that are left."""
+        middle = (done + run.config.cycles) // 2
+        n = training_images(run.config, self.spec, middle)
+        batch = math.ceil(n / len(split_batches(n, run.config.batch_size)))
+        c = dataclasses.replace(run.config, batch_size=batch, min_steps=0, seed=0)
+        apart = c.uses_generated_images and c.synthetic_norm == "separate"
+        recipe = (run.architecture, batch, c.head_dropout, c.optimizer, c.shift, c.flip, c.rotate,
+                  c.zoom, c.rand_augment, c.precision, c.ema > 0, apart)  # fmt: skip
+        if recipe not in self._seen:
+            self._seen[recipe] = self._training(c, run.architecture)
+        prices = self._seen[recipe]
+        if run.generator is None or run.source is not None or not run.generator.reads_text:
+            return prices
+        drawing = (run.architecture, c.generator, c.steps, c.guidance, c.scheduler, c.resolution,
+                   c.n_synthetic, c.ascent_samples, ascends(c))  # fmt: skip
+        if drawing not in self._seen:
+            self._seen[drawing] = self._generation(c, run, middle)
+        own = self._seen[drawing]
+        return dataclasses.replace(prices, image=own.image, chain=own.chain)
+
+    def _training(self, c: RunConfig, architecture: type[Classifier]) -> Prices:
+        """Steps by the difference of a short and a long fit, so that a fit's own start is apart."""
+        data = self._noise(2 * c.batch_size)  # two steps an epoch
+        if c.uses_generated_images:
+            data = dataclasses.replace(data, n_generated=c.batch_size)
+        learner = self._learner(c, architecture)
+
+        def seconds(epochs: int) -> float:
+            learner.config = dataclasses.replace(c, epochs=epochs)
+            started = learner.clock()
+            learner.fit(data, 0)
+            return learner.clock() - started
+
+        seconds(1)  # warms up
+        short = seconds(1)
+        epochs = max(3, min(200, int(PROBE_SECONDS / short)))
+        step = max(0.0, (seconds(epochs) - short) / (2 * epochs - 2))
+        per_pass = _repeat(lambda: learner.outputs(dataclasses.replace(data)), learner.clock)
+        return Prices(fit=max(0.0, short - 2 * step), step=step, passed=per_pass / len(data))
+
+    def _generation(self, c: RunConfig, run: Run, round: int) -> Prices:
+        """An image in a batch as large as the round's, and one with its gradient."""
+        generator = self.load(run)
+        learner = self._learner(dataclasses.replace(c, epochs=1), run.architecture)
+        learner.fit(self._noise(2), 0)
+        prompts = [fill(templates(c.template)[0], name) for name in self.spec.class_names]
+        c0 = generator.encode(prompts)
+        n_images = min(generator.batch_size, max(1, c.n_synthetic_at(round)))
+        n_chains = min(generator.batch_size, c.ascent_samples * len(c0))
+        texts = c0[torch.arange(max(n_images, n_chains)) % len(c0)]
+        seeds = list(range(len(texts)))
+
+        def score(images: Tensor, rows: Tensor) -> Tensor:
+            return learner.logits(fit_to(images, self.spec.image_shape)).amax(1)
+
+        @torch.no_grad()
+        def draw() -> None:
+            generator.sample(texts[:n_images], seeds[:n_images])
+
+        def climb() -> None:
+            score_gradient(generator, texts[:n_chains], score, [[s] for s in seeds[:n_chains]])
+
+        image = _repeat(draw, learner.clock) / n_images
+        chain = _repeat(climb, learner.clock) / n_chains if ascends(c) else 0.0
+        return Prices(image=image, chain=chain)
+
+    def _learner(self, c: RunConfig, architecture: type[Classifier]) -> Learner:
+        return Learner(c, architecture, self.spec.image_shape, self.spec.n_classes, self.device)
+
+    def _noise(self, n: int) -> ImageSet:
+        """n images of noise."""
+        x = np.random.default_rng(0).integers(0, 256, (n, *self.spec.image_shape), np.uint8)
+        y = torch.arange(n) % self.spec.n_classes
+        return ImageSet(x, y, self.spec.mean, self.spec.std)
+
+
+def _repeat(run: Callable[[], object], clock: Callable[[], float]) -> float:
+    """Median seconds; the first time warms up, and counts only if it took very long."""
+    seconds: list[float] = []
+    for _ in range(12):
+        started = clock()
+        run()
+        seconds.append(clock() - started)
+        if seconds[0] > PATIENCE or (len(seconds) > 1 and sum(seconds) > PROBE_SECONDS):
+            break
+    return statistics.median(seconds[1:] or seconds)
+
+
+def timed(costs: Sequence[Cost], probe: Probe) -> list[Cost]:
+    """The same with seconds, but for what cannot or should not be probed."""
+    return [
+        cost
+        if cost.finished or unprobed(cost, probe.device)
+        else dataclasses.replace(cost, seconds=probe.prices(cost.run, cost.done).of(cost.work))
+        for cost in costs
+    ]
+
+
+def unprobed(cost: Cost, device: torch.device) -> str:
+    """Why a run is not timed; empty if it is."""
+    if cost.run.generator is None or cost.run.source is not None or cost.finished:
+        return ""
+    name = cost.run.config.generator
+    if not weights_at_hand(cost.run.generator):
+        return f"The weights of {name} are not here yet, so its time is not known."
+    if too_large(cost, device):
+        return f"{name} is too large for a CPU to be timed in seconds."
+    return ""
+
+
+def too_large(cost: Cost, device: torch.device) -> bool:
+    """Whether a run that is not finished needs a GPU's patience."""
+    size = None if cost.finished else size_of(cost.run)
+    return device.type == "cpu" and size is not None and size.image > FULL_SIZE
