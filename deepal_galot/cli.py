@@ -394,9 +394,31 @@ def _wish(args: argparse.Namespace) -> Wish:
 def _annotate(args: argparse.Namespace) -> int:
     from .report.write import write_annotation_page
 
-    roots, folders = _found_runs(args)
+    folders = _found_runs(args)[1]
+    if args.experiment:
+        folders = _of_experiments(args, folders)
     print(write_annotation_page(folders, args.output, args.annotate))
     return 0
+
+
+def _of_experiments(args: argparse.Namespace, folders: Sequence[RunFolder]) -> list[RunFolder]:
+    """The runs of some experiments.
+
+    Raises:
+        UserError: none of them has been run here.
+    """
+    from .experiments import named
+    from .report.comparison import run_key
+    from .report.exhibit import find_exhibits
+
+    names = named(args.experiment)
+    roots = args.report or [args.output]
+    exhibits = [e for root in roots for e in find_exhibits(root) if e.name in names]
+    wanted = {arm.folder for e in exhibits for arm in e.arms}
+    found = [f for f in folders if run_key(f).parent.as_posix() in wanted]
+    if not found:
+        raise UserError(f"--annotate: no runs of --experiment {' '.join(names)} in {args.output}")
+    return found
 
 
 def _list_experiments(args: argparse.Namespace) -> int:

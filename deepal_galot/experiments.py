@@ -142,7 +142,7 @@ TARGETS = {"random": {"direction": "random"}, "entropy": {"text_target": "entrop
            "least confidence": {"text_target": "least_confidence"}}  # fmt: skip
 NETWORKS = {"vgg16": "VGG16", "densenet121": "DenseNet121", "mobilenetv2": "MobileNetv2",
             "dla": "DLA"}  # fmt: skip
-EXAMPLES = "random training images of random classes, from the last cycle of Table 1's GALOT"
+EXAMPLES = "Random training images of random classes, from the last cycle of Table 1's GALOT"
 
 EXPERIMENTS: dict[str, Experiment] = {
     "table1": Experiment(

@@ -139,7 +139,7 @@ class Comparison:
     @property
     def title(self) -> str:
         if self.exhibit is not None:
-            return f"{self.exhibit.title}, {self.dataset}"
+            return f"{self.exhibit.number}: {self.exhibit.title}, on {self.dataset}"
         return self.name
 
 
@@ -171,7 +171,7 @@ def of_exhibit(exhibit: Exhibit, folders: Sequence[RunFolder]) -> Comparison | N
     """The arms of an exhibit that have finished runs; None if none has."""
     curves = []
     for arm in exhibit.arms:
-        runs = [f for f in folders if str(_method_key(f)) == arm.folder and has_accuracy(f)]
+        runs = [f for f in folders if _method_key(f).as_posix() == arm.folder and has_accuracy(f)]
         if runs:
             curves.append(_curve(arm.label, runs))
     if not curves:

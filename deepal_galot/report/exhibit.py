@@ -68,6 +68,12 @@ class Exhibit:
     notes: tuple[str, ...] = ()
 
     @property
+    def number(self) -> str:
+        """Table 1, Figure 3, … of the paper."""
+        kind, number = re.fullmatch(r"(\D*)(\d*)", self.name).groups()
+        return f"{'Table' if kind == 'table' else 'Figure'} {number}"
+
+    @property
     def file_name(self) -> str:
         """Alike for the same arms, so that running it again writes the same file."""
         digest = hashlib.sha256(repr([a.folder for a in self.arms]).encode()).hexdigest()[:6]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .comparison import COSTS, Comparison, Curve
+from .exhibit import PaperRow
 from .statistics import mean_sem
 from .tables import SECONDS, Table
 
@@ -100,6 +101,24 @@ def _curve(axes: Axes, curve: Curve, name: str, i: int, band: float) -> None:
     axes.fill_between(curve.budgets, mean - sem, mean + sem, alpha=band, color=style(i)["color"])
 
 
+def beside_paper(rows: Sequence[tuple[Curve, PaperRow]]) -> Figure:
+    """Our curves, and the paper's dashed in the same colours."""
+    figure, axes = new_figure(7.5, 5 + 0.19 * len(rows))
+    for i, (curve, printed) in enumerate(rows):
+        if not curve.learns:
+            axes.axhline(curve.accuracy.mean(), color=style(i)["color"], label=curve.label)
+            axes.axhline(printed.accuracy["all labels"], color=style(i)["color"], linestyle="--")
+            continue
+        _curve(axes, curve, curve.label, i, band=0.1)
+        theirs = {k: v for k, v in printed.accuracy.items() if k in curve.budgets}
+        axes.plot(list(theirs), list(theirs.values()), color=style(i)["color"], linestyle="--")
+    axes.set_xlabel("|L|: human labels; dashed: the paper's numbers")
+    axes.set_ylabel("test accuracy")
+    axes.grid(alpha=0.3)
+    figure.legend(fontsize="small", loc="outside lower left")
+    return figure
+
+
 def costs(comparison: Comparison) -> Figure:
     """Seconds of one run as a bar for each method, by what they were spent on."""
     methods = comparison.curves
@@ -175,17 +194,18 @@ def matrix(table: Table) -> Figure:
     return figure
 
 
-def lines(named: Mapping[str, Mapping[float, float]], x_label: str, y_label: str) -> Figure:
+def percentages(named: Mapping[str, Mapping[float, float]], x_label: str, y_label: str) -> Figure:
     """A line for each name over a few values that stand evenly, whatever their size.
 
     Args:
-        named: name -> x -> y.
+        named: name -> x -> y in percent.
     """
     figure, axes = new_figure(7.5, 4.2 + 0.19 * len(named))
     xs = sorted({x for ys in named.values() for x in ys})
     for i, (name, ys) in enumerate(named.items()):
         axes.plot([xs.index(x) for x in ys], list(ys.values()), **style(i), label=name)
     axes.set_xticks(range(len(xs)), [f"{x:g}" for x in xs])
+    axes.set_ylim(0, 102)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.grid(alpha=0.3)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
+from string import Template
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
@@ -57,48 +58,56 @@ class Part:
     body: str
 
 
-def page(sections: Sequence[Section]) -> str:
-    """The whole page; of the same sections always the same."""
-    keys = [f"s{i}" for i in range(1, len(sections) + 1)]
-    parts = [_parts(section, key) for section, key in zip(sections, keys, strict=True)]
-    datasets = dict.fromkeys(s.comparison.dataset for s in sections)
-    title = f"Report: {', '.join(datasets)}"
-    script, look = (
-        files(__package__).joinpath(f"page.{kind}").read_text(encoding="utf-8")
-        for kind in ("js", "css")
-    )
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    # Nothing may be loaded, and no script but ours runs, whatever a class or a method is called.
-    policy = (
-        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
-        f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    )
-    body = "\n".join(map(_section, sections, keys, parts))
-    return f"""<!DOCTYPE html>
+PAGE = Template("""\
+<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; \
+style-src 'unsafe-inline'; script-src 'sha256-$digest'; base-uri 'none'; form-action 'none'">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}</title>
+<title>$title</title>
 <link rel="icon" href="data:,">
-<style>{look}</style>
+<style>$look</style>
 </head>
 <body>
 <a class="skip" href="#content">Skip to the content</a>
 <header>
-<h1>{escape(title)}</h1>
-{_navigation(sections, keys, parts)}
+<h1>$title</h1>
+$navigation
 </header>
 <main id="content" tabindex="-1">
-{body}
+$sections
 </main>
-{_footer(sections)}
+$footer
 <p id="said" class="unseen" role="status"></p>
-<script>{script}</script>
+<script>$script</script>
 </body>
 </html>
-"""
+""")
+
+
+def page(sections: Sequence[Section]) -> str:
+    """The whole page; of the same sections always the same.
+
+    Nothing is loaded, and no script but its own may run, whatever a class or a method is called.
+    """
+    keys = [f"s{i}" for i in range(1, len(sections) + 1)]
+    parts = list(map(_parts, sections, keys))
+    datasets = dict.fromkeys(s.comparison.dataset for s in sections)
+    script, look = (
+        files(__package__).joinpath(f"page.{kind}").read_text(encoding="utf-8")
+        for kind in ("js", "css")
+    )
+    return PAGE.substitute(
+        title=escape(f"Report: {', '.join(datasets)}"),
+        digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        look=look,
+        navigation=_navigation(sections, keys, parts),
+        sections="\n".join(map(_section, sections, keys, parts)),
+        footer=_footer(sections),
+        script=script,
+    )
 
 
 def _navigation(
@@ -145,10 +154,10 @@ def _parts(section: Section, key: str) -> list[Part]:
     if exhibit is not None and exhibit.kind in ("one_class", "examples"):
         images = "\n".join(_image_figure(p.draw, p.alt) for p in section.pictures if not p.table)
         parts.append(Part(f"{key}-images", "Images", images))
-    if "curves" in drawn:
-        html = _curves(comparison, f"{key}-curves", drawn["curves"].alt)
-        parts.append(Part(f"{key}-curves", "Learning curves", html))
     for table in section.tables:
+        if table.name == "accuracy" and "curves" in drawn:
+            html = _curves(comparison, f"{key}-curves", drawn["curves"].alt)
+            parts.append(Part(f"{key}-curves", "Learning curves", html))
         name, html = table.name, _table(table, f"{key}-{table.name}")
         for picture in drawn.values():
             if picture.table == name and picture.name not in ("curves", *TABLE_ENOUGH):
@@ -415,7 +424,7 @@ def _images_cell(probe: Probe, k: int, names: Sequence[str], seen: np.ndarray | 
     before, after = probe.scores[:, k, :SHOWN].mean(1)
     score = ""
     if not np.isnan(before):
-        numbers = f"{before:.3f} → {after:.3f}".replace("-", "−")
+        numbers = f"{before:.4g} → {after:.4g}".replace("-", "−")
         score = f'<span class="quiet">score</span> {numbers}'
     return f'<td><div class="tiles">{"".join(pairs)}</div>{score}</td>'
 

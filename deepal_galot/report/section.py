@@ -14,7 +14,7 @@ from .comparison import Comparison
 from .gallery import Gallery, examples, gallery_of, one_class, sheet
 from .pseudo_labels import Judge, by_template, find_judge, judged_table
 from .statements import statements
-from .tables import Table, tables_of
+from .tables import Table, overall_win_table, paper_rows, tables_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,33 +62,56 @@ class Section:
         return self.comparison.title
 
 
-def make_section(
-    comparison: Comparison,
+def make_sections(
+    comparisons: Sequence[Comparison],
     folders: Sequence[RunFolder],
     targets: Sequence[float] = (),
     marks: Sequence[Annotation] = (),
-) -> Section:
-    """
+) -> list[Section]:
+    """What is shown of each comparison; what one experiment, or none, has on several data sets is
+    summed up behind the last of them.
+
     Args:
         folders: where a judge of pseudo-labels may be among.
         targets: test accuracies in [0, 1] of the table of labels.
         marks: of people, on generated images of any run.
     """
+    alike: dict[str, list[Comparison]] = {}
+    for c in comparisons:
+        alike.setdefault(c.exhibit.name if c.exhibit else "", []).append(c)
+    overall = {id(of[-1]): overall_win_table(of) for of in alike.values()}
+    return [make_section(c, folders, targets, marks, overall.get(id(c))) for c in comparisons]
+
+
+def make_section(
+    comparison: Comparison,
+    folders: Sequence[RunFolder],
+    targets: Sequence[float] = (),
+    marks: Sequence[Annotation] = (),
+    overall: Table | None = None,
+) -> Section:
+    """
+    Args:
+        folders, targets, marks: see make_sections.
+        overall: a table of this and other data sets.
+    """
     galleries = tuple(filter(None, map(gallery_of, comparison.curves)))
     judge = find_judge(comparison, folders) if galleries else None
-    tables = tables_of(comparison, targets)
     judged = judged_table(comparison, judge) if judge else None
     marked = marked_table(comparison, marks) if marks else None
-    tables += [table for table in (judged, marked) if table is not None]
+    tables = [*tables_of(comparison, targets), *filter(None, (overall, judged, marked))]
+    lines = statements(comparison)
     kind = comparison.exhibit.kind if comparison.exhibit else "curves"
+    pictures = _of_images(kind, galleries)
+    if kind in ("one_class", "examples"):  # the images are all that it shows
+        tables, lines = [t for t in tables if t.name == "accuracy"], list(comparison.exhibit.notes)
+        galleries = ()
+    else:
+        pictures += _of_numbers(comparison, tables)
     if kind == "pseudo_labels":  # what it is about comes first
         tables.sort(key=lambda t: t.name not in ("pseudo_labels", "annotated"))
-    pictures = [*_of_images(kind, galleries), *_of_numbers(comparison, tables)]
-    if kind == "pseudo_labels":
         pictures = _by_template(tables, galleries) + pictures
-    return Section(
-        comparison, tuple(tables), tuple(pictures), tuple(statements(comparison)), galleries, judge
-    )
+    return Section(comparison, tuple(tables), tuple(pictures), tuple(lines), galleries, judge)
 
 
 def _of_numbers(comparison: Comparison, tables: Sequence[Table]) -> list[Picture]:
@@ -102,8 +125,12 @@ def _of_numbers(comparison: Comparison, tables: Sequence[Table]) -> list[Picture
     ]  # fmt: skip
     if not comparison.common_budgets or not any(c.learns for c in comparison.curves):
         pictures = pictures[1:]
+    if "paper" in by_name:
+        draw = partial(figures.beside_paper, paper_rows(comparison))
+        pictures.append(Picture("paper", f"{title}: ours and the paper's curves", draw, "paper"))
     draws = {"differences": figures.intervals, "wins": figures.matrix, "labels": figures.bars,
-             "pseudo_labels": figures.matrix, "annotated": figures.matrix}  # fmt: skip
+             "wins_overall": figures.matrix, "pseudo_labels": figures.matrix,
+             "annotated": figures.matrix}  # fmt: skip
     for name, draw in draws.items():
         table = by_name.get(name)
         if table is not None:
@@ -118,7 +145,7 @@ def _by_template(tables: Sequence[Table], galleries: Sequence[Gallery]) -> list[
     for table in tables:
         if table.name in ("pseudo_labels", "annotated"):
             shares = by_template(table, galleries)
-            draw = partial(figures.lines, shares, "ε, in random directions", "% right")
+            draw = partial(figures.percentages, shares, "ε, in random directions", "% right")
             found.append(Picture(f"{table.name}_by_epsilon", table.title, draw, table.name))
     return found
 

@@ -127,16 +127,42 @@ def difference_table(comparison: Comparison) -> Table | None:
 
 def win_table(comparison: Comparison) -> Table | None:
     """How often the row beats the column; the lower a column's mean, the better its method."""
-    curves = comparison.learning
-    shares = win_shares(curves)
+    labels = [c.label for c in comparison.learning]
+    return _win_matrix("wins", BEATS, labels, win_shares(comparison.learning))
+
+
+def overall_win_table(comparisons: Sequence[Comparison]) -> Table | None:
+    """The same over several data sets, each counting as much: the matrix of BADGE (Ash et al. 2020)
+    divided by their number. None where no two methods met on two data sets."""
+    datasets = dict.fromkeys(c.dataset for c in comparisons)
+    if len(datasets) < 2 or len(datasets) < len(comparisons):
+        return None
+    labels = list(dict.fromkeys(c.label for of in comparisons for c in of.learning))
+    layers = np.full((len(comparisons), len(labels), len(labels)), np.nan)
+    for layer, comparison in zip(layers, comparisons, strict=True):
+        places = [labels.index(c.label) for c in comparison.learning]
+        layer[np.ix_(places, places)] = win_shares(comparison.learning)
+    met = (~np.isnan(layers)).sum(0)
+    shares = np.where(met > 1, np.nansum(layers, 0) / np.maximum(met, 1), np.nan)
+    title = f"{BEATS}, mean over {', '.join(datasets)}"
+    return _win_matrix("wins_overall", title, labels, shares)
+
+
+BEATS = "% of budgets at which the row beats the column (paired t-test, two-sided, 5 %)"
+
+
+def _win_matrix(name: str, title: str, labels: Sequence[str], shares: np.ndarray) -> Table | None:
+    """
+    Args:
+        shares: [M, M] in [0, 1], NaN where two methods never met.
+    """
     if np.isnan(shares).all():
         return None
-    rows = [(Cell(c.label), *map(_share, line)) for c, line in zip(curves, shares, strict=True)]
+    rows = [(Cell(x), *map(_share, line)) for x, line in zip(labels, shares, strict=True)]
     known = ~np.isnan(shares)
     beaten = [s[k].mean() if k.any() else np.nan for s, k in zip(shares.T, known.T, strict=True)]
     rows.append((Cell("mean of the column"), *map(_share, beaten)))
-    title = "% of budgets at which the row beats the column (paired t-test, two-sided, 5 %)"
-    return Table("wins", title, ("beats", *(c.label for c in curves)), tuple(rows))
+    return Table(name, title, ("beats", *labels), tuple(rows))
 
 
 def _share(share: float) -> Cell:
@@ -176,28 +202,33 @@ def _labels(curve: Curve, needed: np.ndarray) -> Cell:
 
 def paper_table(comparison: Comparison) -> Table | None:
     """The paper's numbers, and ours minus them; None where nothing of it may be compared."""
-    rows = []
+    rows: list[tuple[str, dict[int | str, Cell]]] = []
     for curve, printed in paper_rows(comparison):
-        keys = [b for b in comparison.budgets if b in printed.accuracy]
-        keys += ["average"] if len(curve.budgets) == len(keys) else []
-        if not curve.learns:
-            keys = ["all labels"]
         theirs, ours = {}, {}
-        for key in [k for k in keys if k in printed.accuracy]:
-            value = PERCENT * printed.accuracy[key]
-            own = curve.accuracy.mean() if isinstance(key, str) else curve.average([key]).mean()
-            mark = "?" if key in printed.doubtful else ""
+        for key, own in _comparable(curve, printed).items():
+            value, mark = PERCENT * printed.accuracy[key], "?" * (key in printed.doubtful)
             theirs[key] = Cell(f"{value:.2f}{mark}", value)
             ours[key] = Cell(f"{PERCENT * own - value:+.2f}{mark}", PERCENT * own - value)
-        for name, cells in ((f"{curve.label}: paper", theirs), ("  ours − paper", ours)):
-            rows.append((name, cells))
+        rows += [(f"{curve.label}: paper", theirs), ("  ours − paper", ours)]
     if not rows:
         return None
-    columns = list(dict.fromkeys(k for _, cells in rows for k in cells))
+    columns = sorted({k for _, cells in rows for k in cells}, key=lambda k: (isinstance(k, str), k))
     table = [(Cell(name), *(cells.get(k, Cell("")) for k in columns)) for name, cells in rows]
     header = ("strategy", *(k if isinstance(k, str) else f"{k:,}" for k in columns))
     title = "the paper's test accuracy in %, and ours minus it in points; ? is doubtful"
     return Table("paper", title, header, tuple(table))
+
+
+def _comparable(curve: Curve, printed: PaperRow) -> dict[int | str, float]:
+    """Our mean accuracy under each key of the paper's that means the same."""
+    if not curve.learns:
+        return {"all labels": curve.accuracy.mean()} if "all labels" in printed.accuracy else {}
+    means = dict(zip(curve.budgets, curve.accuracy.mean(0), strict=True))
+    own = {b: mean for b, mean in means.items() if b in printed.accuracy}
+    same = set(means) == {k for k in printed.accuracy if isinstance(k, int)}
+    if same and "average" in printed.accuracy:
+        own["average"] = curve.accuracy.mean()
+    return own
 
 
 def paper_rows(comparison: Comparison) -> list[tuple[Curve, PaperRow]]:
@@ -216,8 +247,8 @@ def paper_rows(comparison: Comparison) -> list[tuple[Curve, PaperRow]]:
 
 def tables_of(comparison: Comparison, targets: Sequence[float] = ()) -> list[Table]:
     """All that this comparison has."""
-    made = (accuracy_table(comparison), difference_table(comparison), win_table(comparison),
-            labels_table(comparison, targets), paper_table(comparison))  # fmt: skip
+    made = (accuracy_table(comparison), paper_table(comparison), difference_table(comparison),
+            win_table(comparison), labels_table(comparison, targets))  # fmt: skip
     return [table for table in made if table is not None]
 
 

@@ -17,7 +17,7 @@ from .exhibit import Exhibit
 from .figures import render
 from .gallery import gallery_of
 from .page import page
-from .section import Section, make_section
+from .section import Section, make_sections
 from .tables import as_csv, as_latex, as_markdown, as_text, csv_of_rows
 
 FORMATS = {"csv": as_csv, "md": as_markdown, "tex": as_latex}
@@ -59,7 +59,7 @@ def write_report(
     wish = wish or Wish()
     folders, lines = merge(folders)
     comparisons = _comparisons(folders, exhibits, wish.baseline)
-    sections = [make_section(c, folders, wish.targets, wish.marks) for c in comparisons]
+    sections = make_sections(comparisons, folders, wish.targets, wish.marks)
     parts = [_write_section(section, output / "report", wish.bold) for section in sections]
     file = output / "report" / "index.html"
     atomic_write(file, page(sections).encode())
@@ -98,7 +98,7 @@ def _comparisons(
     shown = list(filter(None, (of_exhibit(e, folders) for e in exhibits)))
     in_exhibits = {run_key(f) for c in shown for curve in c.curves for f in curve.folders}
     in_exhibits |= {run_key(f) for f in folders for e in exhibits
-                    if e.judge == str(run_key(f).parent)}  # fmt: skip
+                    if e.judge == run_key(f).parent.as_posix()}  # fmt: skip
     shown += [
         c for c in compare(folders)
         if any(run_key(f) not in in_exhibits for curve in c.curves for f in curve.folders)

@@ -1,4 +1,4 @@
-"""The paper's experiments from the command line: all of them end to end, reuse, several machines."""
+"""The experiments of the paper from the command line: end to end, reuse, several machines."""
 
 import json
 import shutil

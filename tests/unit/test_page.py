@@ -139,6 +139,7 @@ def two_sections(tmp_path):
     return [dataclasses.replace(s, galleries=(gallery(),), judge=Judge()) for s in found]
 
 
+@pytest.mark.filterwarnings("ignore:Glyph 1 :UserWarning")
 def test_names_are_text_and_never_markup(tmp_path):
     folders = runs(tmp_path, {"strategy": "MarginSampling"}, [[0.1, 0.2], [0.3, 0.4]])
     folders += runs(tmp_path, {"strategy": "EntropySampling"}, [[0.4, 0.2], [0.3, 0.5]])
@@ -273,7 +274,7 @@ def test_a_gallery_shows_pairs_scores_and_what_the_judge_sees(two_sections):
     assert [a["alt"] for a in images[:4]] == ["cat, round 0, plain", "cat, round 0, optimised"] * 2
     assert images[-1]["alt"] == "dog, round 1, optimised"
     assert document.text.count("✓") == 8 + 1 and document.text.count("sees cat") == 8
-    assert document.text.count("score −0.250 → 0.500") == 4
+    assert document.text.count("score −0.25 → 0.5") == 4
     assert "round 1, ε = 2.5" in document.text and "a photo of dog" in document.text
     assert "a fake" in document.text and "seed 7" in document.text
     pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(images[1]["src"].split(",")[1]))))

@@ -1,5 +1,7 @@
 """Statistics against scipy and by hand; tables that refuse to mix protocols."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,8 +10,8 @@ from scipy import integrate, stats
 
 from deepal_galot.errors import UserError
 from deepal_galot.report import statistics, tables
-from deepal_galot.report.comparison import Curve, compare, merge
-from deepal_galot.report.exhibit import paper_numbers
+from deepal_galot.report.comparison import Curve, compare, merge, of_exhibit
+from deepal_galot.report.exhibit import Exhibit, ExhibitArm, paper_numbers
 from deepal_galot.report.figures import curves, render
 from deepal_galot.report.gallery import gallery_of
 from deepal_galot.report.statements import statements
@@ -387,3 +389,100 @@ def test_a_report_is_found_again_from_the_folders_alone(two_methods, tmp_path):
     assert {"index.html", "Digits_rows.csv", "Digits_curves.png", "Digits_curves.svg",
             "Digits_accuracy.csv", "Digits_accuracy.md", "Digits_accuracy.tex", "Digits_wins.svg",
             "Digits_labels.tex", "Digits_costs.png"} <= names  # fmt: skip
+
+
+def exhibit_of(tmp_path, runs, arms, **fields):
+    """An exhibit of finished runs and its comparison."""
+    arms = tuple(
+        ExhibitArm(label, Path(*run.path.parts[-4:-1]).as_posix(), paper)
+        for run, (label, paper) in zip(runs, arms, strict=True)
+    )
+    exhibit = Exhibit("table4", "ε", "curves", runs[0].config.dataset, arms, **fields)
+    return exhibit, of_exhibit(exhibit, runs)
+
+
+def test_the_papers_numbers_stand_beside_ours_with_the_difference(tmp_path):
+    budget = {"dataset": "CIFAR10", "n_init": 1000, "n_query": 1000}
+    galot = {"strategy": "GALOT", "mode": "al+gal", **budget}
+    runs = [finished(tmp_path, [0.66, 0.77, 0.82], epsilon=0.0, **galot),
+            finished(tmp_path, [0.50, 0.60, 0.70], epsilon=5.0, **galot),
+            finished(tmp_path, [0.55, 0.68, 0.81], **budget)]  # fmt: skip
+    arms = [("ε = 0", ("table4", "0")), ("ε = 0.5", None),
+            ("Margin", ("table1", "MarginSampling"))]  # fmt: skip
+    exhibit, comparison = exhibit_of(tmp_path, runs, arms, baseline="ε = 0", notes=("a note",))
+    table = tables.paper_table(comparison)
+    assert table.header == ("strategy", "1,000", "2,000", "3,000")
+    assert texts(table) == [
+        ["ε = 0: paper", "65.47", "77.00", "82.28"],
+        ["  ours − paper", "+0.53", "+0.00", "-0.28"],
+        ["Margin: paper", "55.06", "68.00", "81.27?"],
+        ["  ours − paper", "-0.06", "+0.00", "-0.27?"],
+    ]
+    assert comparison.reference.label == "ε = 0"
+    # Never in our own columns.
+    ours = tables.accuracy_table(comparison)
+    assert [row[0].text for row in ours.rows] == ["ε = 0", "ε = 0.5", "Margin"]
+    lines = statements(comparison)
+    assert "a note" in lines and any(line.startswith("? its value at 3,000") for line in lines)
+    write_report(runs, tmp_path, exhibits=[exhibit])
+    assert (tmp_path / "report" / f"{exhibit.file_name}_paper.svg").exists()
+
+
+def test_the_papers_average_is_of_its_ten_budgets_and_no_others(tmp_path):
+    budget = {"dataset": "CIFAR10", "n_init": 1000, "n_query": 1000, "strategy": "RandomSampling"}
+    ten = [round(0.5 + 0.04 * r, 2) for r in range(10)]
+    whole, part = (finished(tmp_path, a, lr=lr, **budget) for a, lr in ((ten, 0.1), (ten[:5], 0.2)))
+    paper = ("table1", "RandomSampling")
+    _, comparison = exhibit_of(tmp_path, [whole, part], [("ten", paper), ("five", paper)])
+    table = tables.paper_table(comparison)
+    assert table.header[-2:] == ("10,000", "average")
+    averages = [row[-1].text for row in table.rows]
+    assert averages == ["78.74", f"{100 * np.mean(ten) - 78.74:+.2f}", "", ""]
+    assert [row[-2].text for row in table.rows][2:] == ["", ""]  # five has no 10,000 labels
+
+
+def test_without_the_papers_rows_there_is_no_such_table(tmp_path):
+    runs = [finished(tmp_path, [0.5, 0.6])]
+    _, comparison = exhibit_of(tmp_path, runs, [("a", None)])
+    assert tables.paper_table(comparison) is None
+    assert tables.paper_table(compare(runs)[0]) is None
+
+
+def test_a_fully_supervised_run_stands_beside_the_papers(tmp_path):
+    full = finished(tmp_path, [0.9], strategy="FullySupervised", mode="full", dataset="CIFAR10")
+    arms = [("all", ("table1", "fully supervised"))]
+    _, comparison = exhibit_of(tmp_path, [full], arms)
+    assert texts(tables.paper_table(comparison)) == [
+        ["all: paper", "95.36"], ["  ours − paper", "-5.36"],
+    ]  # fmt: skip
+
+
+def test_runs_of_an_exhibit_stand_in_no_other_table_until_one_joins_them(tmp_path):
+    runs = [finished(tmp_path, [0.5, 0.6]), finished(tmp_path, [0.6, 0.7], strategy="GAAL")]
+    exhibit, _ = exhibit_of(tmp_path, runs, [("a", None), ("b", None)])
+    text = write_report(runs, tmp_path, exhibits=[exhibit])
+    assert "Table 4: ε, on Digits" in text and "\nDigits: test accuracy" not in text
+    runs.append(finished(tmp_path, [0.7, 0.8], strategy="RandomSampling"))
+    text = write_report(runs, tmp_path, exhibits=[exhibit])
+    both = text[text.index("\nDigits: test accuracy") :]
+    assert all(name in both for name in ("MarginSampling", "GAAL", "RandomSampling"))
+
+
+def test_wins_over_data_sets_are_the_mean_of_theirs(tmp_path):
+    names, rng = ("MarginSampling", "RandomSampling"), np.random.default_rng(5)
+    comparisons = []
+    for dataset, gap in (("Digits", 0.2), ("MNIST", 0.0), ("SVHN", 0.05)):
+        accuracy = rng.random((2, 5, 3)) * 0.1 + np.array([gap, 0])[:, None, None]
+        comparisons += compare([
+            finished(tmp_path / dataset, accuracy[m, s].tolist(), strategy=name, seed=s,
+                     dataset=dataset)
+            for m, name in enumerate(names) for s in range(5)
+        ])  # fmt: skip
+    each = [statistics.win_shares(c.curves)[0, 1] for c in comparisons]
+    table = tables.overall_win_table(comparisons)
+    assert table.rows[0][2].value == pytest.approx(100 * np.mean(each)) and 0 < np.mean(each) < 1
+    assert table.title.endswith("mean over Digits, MNIST, SVHN")
+    assert tables.overall_win_table(comparisons[:1]) is None
+    runs = [f for c in comparisons for curve in c.curves for f in curve.folders]
+    write_report(runs, tmp_path)
+    assert (tmp_path / "report" / "SVHN_wins_overall.csv").exists()
