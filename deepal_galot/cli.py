@@ -6,9 +6,9 @@ import argparse
 import csv
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from . import registry
 from .config import (
@@ -22,10 +22,6 @@ from .config import (
     option_fields,
 )
 from .errors import UserError
-
-if TYPE_CHECKING:
-    from .report.write import Wish
-    from .results import RunFolder
 
 SHORT = {"n_init": "-s", "n_query": "-b", "quota": "-q"}  # DeepALPlus's
 DESCRIPTION = """\
@@ -307,11 +303,13 @@ def _dispatch(args: argparse.Namespace) -> int:
     if args.predict or args.from_run:
         return _predict(args)
     if args.list_experiments:
-        return _list_experiments(args)
-    if args.annotate is not None:
-        return _annotate(args)
-    if args.report is not None:
-        return _report(args)
+        from .experiments import list_experiments
+
+        return _say(list_experiments(args))
+    if args.annotate is not None or args.report is not None:
+        from . import reporting
+
+        return _say([reporting.report(args) if args.annotate is None else reporting.annotate(args)])
     return _experiments(args) if args.experiment else _run(args)
 
 
@@ -341,106 +339,17 @@ def _predict(args: argparse.Namespace) -> int:
     return 0
 
 
-def _report(args: argparse.Namespace) -> int:
-    from .report.exhibit import find_exhibits
-    from .report.write import write_report
-
-    roots, folders = _found_runs(args)
-    exhibits = [e for root in roots for e in find_exhibits(root)]
-    if args.dataset:
-        exhibits = [e for e in exhibits if e.dataset == folders[0].config.dataset]
-    print(write_report(folders, args.output, _wish(args), exhibits))
-    return 0
-
-
-def _found_runs(args: argparse.Namespace) -> tuple[list[Path], list[RunFolder]]:
-    """The results folders that are meant, and the runs of --dataset (or all) in them.
-
-    Raises:
-        UserError: no such folder, or no run in it.
-    """
-    from .datasets.user_data import is_path, results_name
-    from .results import find_runs
-
-    roots = args.report or [args.output]
-    folders = [folder for root in roots for folder in find_runs(root)]
-    if args.dataset:
-        wanted = results_name(Path(args.dataset)) if is_path(args.dataset) else args.dataset
-        known = {f.config.dataset for f in folders}
-        folders = [f for f in folders if f.config.dataset.casefold() == wanted.casefold()]
-        if not folders:
-            hint = registry.did_you_mean(wanted, known)
-            where = ", ".join(map(str, roots))
-            raise UserError(f"--report: no runs of {args.dataset!r} in {where}: {hint}")
-    return roots, folders
-
-
-def _wish(args: argparse.Namespace) -> Wish:
-    """
-    Raises:
-        UserError: a target that is no percentage, or marks that cannot be read.
-    """
-    from .report.annotation import read_marks
-    from .report.write import Wish
-
-    for target in args.target_accuracy:
-        if not 0 < target <= 100:
-            raise UserError(f"--target-accuracy {target:g}: must be above 0 and at most 100 %")
-    targets = tuple(t / 100 for t in args.target_accuracy)
-    marks = tuple(read_marks(args.annotations))
-    return Wish(args.baseline, targets, marks, bold=sys.stdout.isatty())
-
-
-def _annotate(args: argparse.Namespace) -> int:
-    from .report.write import write_annotation_page
-
-    folders = _found_runs(args)[1]
-    if args.experiment:
-        folders = _of_experiments(args, folders)
-    print(write_annotation_page(folders, args.output, args.annotate))
-    return 0
-
-
-def _of_experiments(args: argparse.Namespace, folders: Sequence[RunFolder]) -> list[RunFolder]:
-    """The runs of some experiments.
-
-    Raises:
-        UserError: none of them has been run here.
-    """
-    from .experiments import named
-    from .report.comparison import run_key
-    from .report.exhibit import find_exhibits
-
-    names = named(args.experiment)
-    roots = args.report or [args.output]
-    exhibits = [e for root in roots for e in find_exhibits(root) if e.name in names]
-    wanted = {arm.folder for e in exhibits for arm in e.arms}
-    found = [f for f in folders if run_key(f).parent.as_posix() in wanted]
-    if not found:
-        raise UserError(f"--annotate: no runs of --experiment {' '.join(names)} in {args.output}")
-    return found
-
-
-def _list_experiments(args: argparse.Namespace) -> int:
-    from .experiments import list_experiments
-
-    for line in list_experiments(args):
+def _say(lines: Iterable[str]) -> int:
+    for line in lines:
         print(line)
     return 0
 
 
 def _experiments(args: argparse.Namespace) -> int:
-    from .experiments import dry_run_experiments, run_experiments
-    from .report.write import write_report
+    from .experiments import dry_run_experiments
+    from .reporting import experiments
 
-    if args.dry_run:
-        for line in dry_run_experiments(args):
-            print(line)
-        return 0
-    wish = _wish(args)
-    folders, exhibits = run_experiments(args)
-    print(write_report(folders, args.output, wish, exhibits))
-    return 0
+    return _say(dry_run_experiments(args) if args.dry_run else [experiments(args)])
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -448,15 +357,15 @@ def _run(args: argparse.Namespace) -> int:
     from .jobs import run_at_once
     from .plan import make_plan
     from .report.write import write_report
+    from .reporting import wish_of
     from .request import request_of
 
     if args.jobs < 1:
         raise UserError(f"--jobs {args.jobs}: at least 1 run at once")
-    request, wish = request_of(args), _wish(args)
+    request, wish = request_of(args), wish_of(args)
     campaign = Campaign(request, make_plan(request, download=not args.dry_run))
     if args.dry_run:
-        print("\n".join(dry_run(campaign)))
-        return 0
+        return _say(dry_run(campaign))
     folders = campaign.run() if args.jobs == 1 else run_at_once(campaign, args)
     if campaign.plan.spec.x_test.size:
         print(write_report(folders, args.output, wish))

@@ -58,6 +58,7 @@ class Part:
     body: str
 
 
+# Styles need "unsafe-inline" since drawings and shaded cells have style attributes.
 PAGE = Template("""\
 <!DOCTYPE html>
 <html lang="en">
@@ -296,22 +297,18 @@ def _drawing(draw: Callable[[], Figure], key: str, alt: str) -> str:
 
 
 def inline_svg(svg: bytes, key: str, alt: str) -> str:
-    """An SVG file as an element of a page: with the page's font, its colour in place of INK, and no
-    ids but those that are pointed at, which start with the key.
+    """An SVG file as an element of a page: with the page's font, its colour in place of INK, and
+    ids that start with the key, since those of several files are alike.
 
     Args:
         alt: what it shows.
     """
     root = ElementTree.fromstring(re.sub(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]", b"", svg))
-    pointed = set(re.findall(r"url\(#([^)]+)\)|xlink:href=\"#([^\"]+)\"", svg.decode()))
-    pointed = {one or other for one, other in pointed}
     for element in root.iter():
         element.tag = _local(element.tag)
         for child in [c for c in element if _local(c.tag) in ("metadata", "style")]:
             element.remove(child)
         own = {_local(k): v for k, v in element.attrib.items()}
-        if own.get("id") not in pointed:
-            own.pop("id", None)
         element.attrib = {k: _attribute(k, v, key) for k, v in own.items()}
     width, height = (SCALE * float(root.attrib[k][:-2]) for k in ("width", "height"))  # "540pt"
     wide = " wide" if width > 600 else ""
@@ -355,7 +352,7 @@ def _galleries(galleries: Sequence[Gallery], judge: Judge | None) -> str:
     about = (
         "For each class and round, pairs of images plain | optimised: made from the prompt as it "
         "is and after the text optimisation, both from the same noise. Below them the acquisition "
-        "score before → after, mean of the pairs shown; the optimisation is to raise it."
+        "score (higher is more wanted) before → after, mean of the pairs shown."
     )
     check = "No pseudo-label check: run --mode full too."
     if judge is not None:

@@ -32,12 +32,14 @@ class Wish:
         targets: test accuracies in [0, 1] whose labels are counted.
         marks: of people, on generated images.
         bold: whether the terminal shows bold type.
+        exhibits_only: leave out runs that stand in no exhibit.
     """
 
     baseline: str | None = None
     targets: tuple[float, ...] = ()
     marks: tuple[Annotation, ...] = ()
     bold: bool = False
+    exhibits_only: bool = False
 
 
 def write_report(
@@ -58,7 +60,7 @@ def write_report(
     """
     wish = wish or Wish()
     folders, lines = merge(folders)
-    comparisons = _comparisons(folders, exhibits, wish.baseline)
+    comparisons = _comparisons(folders, exhibits, wish)
     sections = make_sections(comparisons, folders, wish.targets, wish.marks)
     parts = [_write_section(section, output / "report", wish.bold) for section in sections]
     file = output / "report" / "index.html"
@@ -88,7 +90,7 @@ def write_annotation_page(folders: Sequence[RunFolder], output: Path, n: int) ->
 
 
 def _comparisons(
-    folders: Sequence[RunFolder], exhibits: Sequence[Exhibit], baseline: str | None
+    folders: Sequence[RunFolder], exhibits: Sequence[Exhibit], wish: Wish
 ) -> list[Comparison]:
     """The exhibits, then what is not in them.
 
@@ -97,19 +99,20 @@ def _comparisons(
     """
     shown = list(filter(None, (of_exhibit(e, folders) for e in exhibits)))
     in_exhibits = {run_key(f) for c in shown for curve in c.curves for f in curve.folders}
-    in_exhibits |= {run_key(f) for f in folders for e in exhibits
-                    if e.judge == run_key(f).parent.as_posix()}  # fmt: skip
-    shown += [
-        c for c in compare(folders)
-        if any(run_key(f) not in in_exhibits for curve in c.curves for f in curve.folders)
-    ]  # fmt: skip
+    judges = {e.judge for e in exhibits}
+    in_exhibits |= {run_key(f) for f in folders if run_key(f).parent.as_posix() in judges}
+    if not wish.exhibits_only:
+        shown += [
+            c for c in compare(folders)
+            if any(run_key(f) not in in_exhibits for curve in c.curves for f in curve.folders)
+        ]  # fmt: skip
     if not shown:
         waiting = sum(not f.finished for f in folders)
         raise UserError(
             f"nothing to report: {waiting} of {len(folders)} runs are unfinished and the others "
             f"have no test data; the command that started them goes on where they stopped"
         )
-    return _with_baseline(shown, baseline) if baseline else shown
+    return _with_baseline(shown, wish.baseline) if wish.baseline else shown
 
 
 def _with_baseline(comparisons: Sequence[Comparison], baseline: str) -> list[Comparison]:

@@ -1,0 +1,109 @@
+"""From the command line to a report: which runs and exhibits are meant, and what is wished."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .datasets.user_data import is_path, results_name
+from .errors import UserError
+from .experiments import named, run_experiments
+from .registry import did_you_mean
+from .report.annotation import read_marks
+from .report.comparison import run_key
+from .report.exhibit import Exhibit, find_exhibits
+from .report.write import Wish, write_annotation_page, write_report
+from .results import RunFolder, find_runs
+
+
+@dataclass(frozen=True)
+class Found:
+    """What lies in results folders, as far as it is meant."""
+
+    folders: tuple[RunFolder, ...]
+    exhibits: tuple[Exhibit, ...]
+
+
+def report(args: argparse.Namespace) -> str:
+    """Write a report of what lies in the results folders; returns the terminal's text.
+
+    Raises:
+        UserError: there is nothing of the kind, or a flag is wrong.
+    """
+    wish, found = wish_of(args), find(args)
+    return write_report(found.folders, args.output, wish, found.exhibits)
+
+
+def annotate(args: argparse.Namespace) -> str:
+    """Write the page on which a person marks images; returns the terminal's text.
+
+    Raises:
+        UserError: there is nothing of the kind, or a flag is wrong.
+    """
+    found = find(args)
+    folders = found.folders
+    if args.experiment:
+        wanted = {arm.folder for e in found.exhibits for arm in e.arms}
+        folders = tuple(f for f in folders if run_key(f).parent.as_posix() in wanted)
+    return write_annotation_page(folders, args.output, args.annotate)
+
+
+def experiments(args: argparse.Namespace) -> str:
+    """Play the paper's experiments and write their report; returns the terminal's text.
+
+    Raises:
+        UserError: of any run, or a flag is wrong.
+    """
+    wish = wish_of(args)
+    folders, exhibits = run_experiments(args)
+    return write_report(folders, args.output, wish, exhibits)
+
+
+def wish_of(args: argparse.Namespace) -> Wish:
+    """
+    Raises:
+        UserError: a target that is no percentage, or marks that cannot be read.
+    """
+    for target in args.target_accuracy:
+        if not 0 < target <= 100:
+            raise UserError(f"--target-accuracy {target:g}: must be above 0 and at most 100 %")
+    return Wish(
+        args.baseline, tuple(t / 100 for t in args.target_accuracy),
+        tuple(read_marks(args.annotations)), bold=sys.stdout.isatty(),
+        exhibits_only=bool(args.experiment),
+    )  # fmt: skip
+
+
+def find(args: argparse.Namespace) -> Found:
+    """The runs and exhibits of --dataset and --experiment, or all, in the folders that are meant.
+
+    Raises:
+        UserError: no such folder, or nothing of the kind in it.
+    """
+    roots = args.report or [args.output]
+    where = ", ".join(map(str, roots))
+    folders = [folder for root in roots for folder in find_runs(root)]
+    exhibits = list({e.file_name: e for root in roots for e in find_exhibits(root)}.values())
+    if args.dataset:
+        wanted = _dataset(args.dataset, folders, where)
+        folders = [f for f in folders if f.config.dataset == wanted]
+        exhibits = [e for e in exhibits if e.dataset == wanted]
+    if args.experiment:
+        names = named(args.experiment)
+        exhibits = [e for e in exhibits if e.name in names]
+        if not exhibits:
+            raise UserError(f"--experiment {' '.join(names)}: has not been run in {where}")
+    return Found(tuple(folders), tuple(exhibits))
+
+
+def _dataset(asked: str, folders: Sequence[RunFolder], where: str) -> str:
+    """The data set's name as the results have it."""
+    wanted = results_name(Path(asked)) if is_path(asked) else asked
+    known = {f.config.dataset for f in folders}
+    found = [name for name in known if name.casefold() == wanted.casefold()]
+    if not found:
+        raise UserError(f"--report: no runs of {asked!r} in {where}: {did_you_mean(wanted, known)}")
+    return found[0]
