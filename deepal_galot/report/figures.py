@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,27 +27,37 @@ LEGEND_WIDTH = 100  # letters in a line of a legend
 ROW = 0.32  # inches for a bar or a line of text
 
 
-def render(figure: Figure, kind: str) -> bytes:
-    """A figure as "png" or "svg"; the same bytes for the same figure, with text as text."""
+def render(
+    draw: Callable[[], Figure], kinds: Sequence[str], look: Mapping[str, Any] | None = None
+) -> dict[str, bytes]:
+    """A figure as "png" or "svg", or both; the same bytes for the same figure, with text as text.
+
+    Args:
+        look: matplotlib settings over those of all pictures: INK, and no mathematics in labels.
+    """
     import matplotlib
 
-    out = io.BytesIO()
-    metadata = {"Date": None} if kind == "svg" else None
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "deepal-galot"}):
-        figure.savefig(out, format=kind, dpi=110, metadata=metadata, transparent=kind == "svg")
-    return out.getvalue()
+    inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "axes.titlecolor", "xtick.color",
+             "ytick.color")  # fmt: skip
+    settings = dict.fromkeys(inked, INK) | {"text.parse_math": False, "svg.fonttype": "none",
+                                            "svg.hashsalt": "deepal-galot"}  # fmt: skip
+    files = {}
+    with matplotlib.rc_context(settings | dict(look or {})):
+        figure = draw()
+        for kind in kinds:
+            out, vector = io.BytesIO(), kind == "svg"
+            metadata = {"Date": None} if vector else None
+            figure.savefig(out, format=kind, dpi=110, metadata=metadata, transparent=vector)
+            files[kind] = out.getvalue()
+    return files
 
 
 def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure of one set of axes, in inches; all its text and rules are INK."""
-    import matplotlib
+    """A figure of one set of axes, in inches."""
     from matplotlib.figure import Figure
 
-    names = ("text.color", "axes.labelcolor", "axes.edgecolor", "axes.titlecolor", "xtick.color",
-             "ytick.color")  # fmt: skip
-    with matplotlib.rc_context(dict.fromkeys(names, INK)):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        return figure, figure.add_subplot()
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.add_subplot()
 
 
 def style(i: int) -> dict[str, str]:

@@ -289,11 +289,8 @@ def _marker(name: str) -> str:
 
 def _drawing(draw: Callable[[], Figure], key: str, alt: str) -> str:
     """A figure as an SVG element."""
-    import matplotlib
-
-    own = {"font.size": 11, "text.color": INK, "legend.frameon": False, "text.parse_math": False}
-    with matplotlib.rc_context(own):
-        return inline_svg(render(draw(), "svg"), key, alt)
+    svg = render(draw, ["svg"], {"font.size": 11, "legend.frameon": False})["svg"]
+    return inline_svg(svg, key, alt)
 
 
 def inline_svg(svg: bytes, key: str, alt: str) -> str:
@@ -336,7 +333,7 @@ def _attribute(name: str, value: str, key: str) -> str:
 
 def _image_figure(draw: Callable[[], Figure], alt: str) -> str:
     """A figure of pixels."""
-    uri, said = _uri(render(draw(), "png"), "png"), escape(alt)
+    uri, said = _uri(render(draw, ["png"])["png"], "png"), escape(alt)
     return f'<figure><img src="{uri}" alt="{said}"><figcaption>{said}</figcaption></figure>'
 
 

@@ -156,7 +156,7 @@ def _of_images(kind: str, galleries: Sequence[Gallery]) -> list[Picture]:
     if kind == "pseudo_labels":
         return []
     if kind == "examples":
-        return [Picture("examples", f"generated images of {g.label}, random classes",
+        return [Picture(f"{g.label}_examples", f"generated images of {g.label}, random classes",
                         lambda g=g: examples(g)) for g in galleries]  # fmt: skip
     if kind == "one_class" and shown:
         alt = f"generated images of “{shown[0].class_names[0]}”, a row for each ε"

@@ -18,17 +18,13 @@ from .tables import paper_rows, with_error
 
 
 def statements(comparison: Comparison) -> list[str]:
-    """Changed networks, blank images, what strategies measured themselves, paired differences, the
-    ε = 0 control, too few seeds, other machines, and what is doubtful in the paper."""
+    """Changed networks, blank images, what strategies measured themselves, the ε = 0 control, too
+    few seeds, other machines, and what is doubtful in the paper."""
     curves = comparison.curves
     remarks = dict.fromkeys(c.remark for c in curves if c.remark)
     lines = [f"† {', '.join(c.label for c in curves if c.remark == r)}: {r}" for r in remarks]
     lines += [line for curve in curves for line in _blank_lines(curve)]
     lines += [_own_line(curve, key) for curve in curves for key in curve.own_measures]
-    reference = comparison.reference
-    for curve in curves:
-        if curve is not reference:
-            lines += _difference_line(curve, reference)
     lines += _control_lines(curves)
     if min(len(c.seeds) for c in curves) < 3:
         lines.append("fewer than 3 seeds: no spread can be claimed")

@@ -131,18 +131,21 @@ def _write_section(section: Section, folder: Path, bold: bool) -> str:
         for kind, write in FORMATS.items():
             files[f"{section.name}_{table.name}.{kind}"] = write(table)
     for picture in section.pictures:
-        figure = picture.draw()
-        for kind in ("png", "svg") if picture.table else ("png",):
-            files[f"{section.name}_{_file_name(picture.name)}.{kind}"] = render(figure, kind)
+        drawn = render(picture.draw, ("png", "svg") if picture.table else ("png",))
+        name = f"{section.name}_{_file_name(picture.name)}"
+        files |= {f"{name}.{kind}": data for kind, data in drawn.items()}
     for name, data in files.items():
         atomic_write(folder / name, data)
     title = section.title
     if comparison.shared:
         title += f"; all GALOT with {label_of('', comparison.shared)}"
-    first = section.tables[0]
-    text = as_text(first, bold=bold, width=shutil.get_terminal_size().columns if bold else None)
-    where = f"{len(files)} files: {folder / section.name}_*"
-    return "\n".join([f"{title}: {first.title}", text, "", *section.lines, where])
+    width = shutil.get_terminal_size().columns if bold else None
+    first, *others = section.tables
+    lines = [f"{title}: {first.title}", as_text(first, bold=bold, width=width), ""]
+    for table in others:
+        if table.name == "differences" and first.name == "accuracy":
+            lines += [table.title, as_text(table, bold=bold, width=width), ""]
+    return "\n".join([*lines, *section.lines, f"{len(files)} files: {folder / section.name}_*"])
 
 
 def _next_steps(sections: Sequence[Section]) -> list[str]:

@@ -154,7 +154,8 @@ def test_names_are_text_and_never_markup(tmp_path):
     )  # fmt: skip
     section = make_section(comparison, ())
     shown = gallery(label=HOSTILE, names=(HOSTILE, "b\x01\n\"'"))
-    html = page([dataclasses.replace(section, galleries=(shown,), judge=judge)])
+    own = {"galleries": (shown,), "judge": judge, "lines": (*section.lines, HOSTILE)}
+    html = page([dataclasses.replace(section, **own)])
     document = Document(html)
     assert document.within("script") == script() and len(document.all("script")) == 1
     assert not [a for _, a in document.elements if any(k.startswith("on") for k in a)]
@@ -333,7 +334,7 @@ def test_an_exhibit_of_images_embeds_them(two_sections):
 
 
 def test_a_drawing_takes_the_colour_of_the_page(two_sections):
-    svg = render(figures.costs(two_sections[0].comparison), "svg")
+    svg = render(lambda: figures.costs(two_sections[0].comparison), ["svg"])["svg"]
     assert INK.encode() in svg and b"<metadata>" in svg
     inline = inline_svg(svg, "k", 'what "it" shows')
     assert INK not in inline and "currentColor" in inline
