@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -77,9 +78,12 @@ def curves(comparison: Comparison, *, legend: bool = True) -> Figure:
         range(len(comparison.curves)), key=lambda i: -comparison.curves[i].accuracy[:, -1].mean()
     )
     names = {i: _legend_name(comparison.curves[i]) for i in order}
-    many = len(names) > 6 or max(map(len, names.values())) > LEGEND_WIDTH / 2
-    below = 0.19 * sum(name.count("\n") + 1 for name in names.values()) if many and legend else 0
-    figure, axes = new_figure(*((7.5, 5 + below) if legend else (5.4, 3.9)))
+    longest = max(map(len, names.values()))
+    many = len(names) > 6 or longest > LEGEND_WIDTH / 2
+    beside = 3 if longest < LEGEND_WIDTH / 3 else 1
+    lines = math.ceil(sum(name.count("\n") + 1 for name in names.values()) / beside)
+    height = 5 + 0.19 * lines * many
+    figure, axes = new_figure(*((7.5, height) if legend else (5.4, 3.9)))
     for i in order:
         _curve(axes, comparison.curves[i], names[i], i, band=0.08 if many else 0.2)
     ticks = sorted({budget for curve in comparison.learning for budget in curve.budgets})
@@ -91,7 +95,7 @@ def curves(comparison: Comparison, *, legend: bool = True) -> Figure:
     if legend:
         axes.set_title(f"{comparison.title}: mean ± SEM over seeds")
         if many:
-            figure.legend(fontsize="small", loc="outside lower left")
+            figure.legend(fontsize="small", loc="outside lower left", ncols=beside)
         else:
             axes.legend(fontsize="small")
     return figure

@@ -37,6 +37,7 @@ HEADINGS = {"accuracy": "Accuracy and costs", "differences": "Differences", "win
 UNSORTED = ("wins", "paper")  # their rows belong together: a last row of means, pairs of rows
 TABLE_ENOUGH = ("wins", "labels", "pseudo_labels", "annotated")  # pictures that say no more
 MATRICES = ("wins", "pseudo_labels", "annotated")  # percentages, shaded
+DETAILED = 3  # sections whose parts the navigation names, too; more would fill a screen
 SCALE = 1.4  # pixels of the page for a point of a drawing
 TILE = 48  # pixels of the page that an image is about wide, if its own pixels allow
 WIDEST = 64  # pixels of an image, in the page's file and on the screen
@@ -117,7 +118,8 @@ def _navigation(
     lines = []
     for section, key, of in zip(sections, keys, parts, strict=True):
         inner = "".join(f'<li><a href="#{p.key}">{escape(p.heading)}</a></li>' for p in of)
-        lines.append(f'<li><a href="#{key}">{escape(section.title)}</a><ul>{inner}</ul></li>')
+        inner = f"<ul>{inner}</ul>" if len(sections) <= DETAILED else ""
+        lines.append(f'<li><a href="#{key}">{escape(section.title)}</a>{inner}</li>')
     return "\n".join(['<nav aria-label="Sections"><ul>', *lines, "</ul></nav>"])
 
 
@@ -176,7 +178,8 @@ def headline(comparison: Comparison) -> str:
     """Which method has the highest average, and whether seeds tell it from the next; empty if there
     is nothing to compare."""
     budgets = comparison.common_budgets
-    if not budgets or len(comparison.learning) < 2:
+    about_images = comparison.exhibit is not None and comparison.exhibit.kind != "curves"
+    if not budgets or len(comparison.learning) < 2 or about_images:
         return ""
     averages = [(PERCENT * c.average(budgets), c) for c in comparison.learning]
     (a, first), (b, second), *others = sorted(averages, key=lambda pair: -pair[0].mean())

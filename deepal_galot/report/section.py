@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+ABOUT_IMAGES = ("pseudo_labels", "annotated")  # tables
+
+
 @dataclass(frozen=True)
 class Picture:
     """
@@ -100,16 +103,17 @@ def make_section(
     judged = judged_table(comparison, judge) if judge else None
     marked = marked_table(comparison, marks) if marks else None
     tables = [*tables_of(comparison, targets), *filter(None, (overall, judged, marked))]
-    lines = statements(comparison)
-    kind = comparison.exhibit.kind if comparison.exhibit else "curves"
+    kind, lines = "curves", statements(comparison)
+    if comparison.exhibit is not None and comparison.exhibit.kind != "curves":
+        kind, lines = comparison.exhibit.kind, list(comparison.exhibit.notes)
+        about = ABOUT_IMAGES if kind == "pseudo_labels" and (judged or marked) else ("accuracy",)
+        tables = [table for table in tables if table.name in about]
     pictures = _of_images(kind, galleries)
-    if kind in ("one_class", "examples"):  # the images are all that it shows
-        tables, lines = [t for t in tables if t.name == "accuracy"], list(comparison.exhibit.notes)
+    if kind in ("one_class", "examples"):  # the pictures are all that it shows
         galleries = ()
     else:
         pictures += _of_numbers(comparison, tables)
-    if kind == "pseudo_labels":  # what it is about comes first
-        tables.sort(key=lambda t: t.name not in ("pseudo_labels", "annotated"))
+    if kind == "pseudo_labels":
         pictures = _by_template(tables, galleries) + pictures
     return Section(comparison, tuple(tables), tuple(pictures), tuple(lines), galleries, judge)
 
@@ -125,6 +129,8 @@ def _of_numbers(comparison: Comparison, tables: Sequence[Table]) -> list[Picture
     ]  # fmt: skip
     if not comparison.common_budgets or not any(c.learns for c in comparison.curves):
         pictures = pictures[1:]
+    if "accuracy" not in by_name:
+        pictures = []
     if "paper" in by_name:
         draw = partial(figures.beside_paper, paper_rows(comparison))
         pictures.append(Picture("paper", f"{title}: ours and the paper's curves", draw, "paper"))
@@ -143,7 +149,7 @@ def _by_template(tables: Sequence[Table], galleries: Sequence[Gallery]) -> list[
     """The paper's Figure 4, of the judge's answers and of people's."""
     found = []
     for table in tables:
-        if table.name in ("pseudo_labels", "annotated"):
+        if table.name in ABOUT_IMAGES:
             shares = by_template(table, galleries)
             draw = partial(figures.percentages, shares, "ε, in random directions", "% right")
             found.append(Picture(f"{table.name}_by_epsilon", table.title, draw, table.name))
