@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,11 +14,6 @@ from deepal_galot.report.gallery import gallery_of
 from deepal_galot.results import find_runs
 from helpers import QUICK
 
-playwright = pytest.importorskip(
-    "playwright.sync_api", reason="a test in the browser needs playwright: pip install playwright"
-)
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="a test in the browser needs chromium")
 N = 2  # images a class of each of two methods
 
 
@@ -43,14 +37,6 @@ def file(galleries, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "annotate.html"
     path.write_text(annotation_page(galleries, N, "Digits"), encoding="utf-8")
     return path
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with playwright.sync_playwright() as browsers:
-        browser = browsers.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

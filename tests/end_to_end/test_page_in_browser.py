@@ -1,17 +1,9 @@
 """The report's page of real runs in a real browser: sorting, folding, widths, contrasts."""
 
-import shutil
-
 import pytest
 
 from deepal_galot.cli import main
 from helpers import QUICK
-
-playwright = pytest.importorskip(
-    "playwright.sync_api", reason="a test in the browser needs playwright: pip install playwright"
-)
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="a test in the browser needs chromium")
 
 
 @pytest.fixture(scope="module")
@@ -22,14 +14,6 @@ def file(tmp_path_factory):
     few = ["--seeds", "0", "1", "--epochs", "1"]
     assert main([*QUICK, *few, "--strategy", *arms, "--output", str(output)]) == 0
     return output / "report" / "index.html"
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with playwright.sync_playwright() as browsers:
-        browser = browsers.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
