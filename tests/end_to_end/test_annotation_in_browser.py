@@ -17,6 +17,13 @@ from helpers import QUICK
 N = 2  # images a class of each of two methods
 
 
+def expect(locator):
+    """playwright's assertions, which wait."""
+    from playwright.sync_api import expect
+
+    return expect(locator)
+
+
 @pytest.fixture(scope="module")
 def comparison(tmp_path_factory):
     """Two methods that make images on Digits; with ε = 0 the images are others."""
@@ -223,7 +230,7 @@ def test_marks_are_loaded_elsewhere(opened, tmp_path):
     before = saved(page, tmp_path)
     elsewhere = opened()
     elsewhere.set_input_files("#load", tmp_path / "annotations.json")
-    playwright.expect(elsewhere.locator("#message")).to_contain_text("3 of")
+    expect(elsewhere.locator("#message")).to_contain_text("3 of")
     assert place(elsewhere)[0] == 4 and elsewhere.input_value("#annotator") == "Ann"
     press(elsewhere, "y")
     after = saved(elsewhere, tmp_path, "more.json")
@@ -238,7 +245,7 @@ def test_loaded_marks_join_those_of_the_page(opened, tmp_path):
     content = {"schema": 1, "annotator": "", "marks": marks}
     (tmp_path / "other.json").write_text(json.dumps(content))
     page.set_input_files("#load", tmp_path / "other.json")
-    playwright.expect(page.locator("#message")).to_contain_text(f"3 of {len(ids)} marked")
+    expect(page.locator("#message")).to_contain_text(f"3 of {len(ids)} marked")
     assert place(page)[0] == 3
     press(page, "n")
     assert place(page)[0] == 5
@@ -264,7 +271,7 @@ def test_files_that_are_not_loaded(opened, tmp_path, content, says):
     press(page, "y")
     (tmp_path / "bad.json").write_text(content)
     page.set_input_files("#load", tmp_path / "bad.json")
-    playwright.expect(page.locator("#message")).to_contain_text(says)
+    expect(page.locator("#message")).to_contain_text(says)
     assert place(page)[0] == 2 and page.input_value("#annotator") == "Ann"
 
 
