@@ -60,12 +60,12 @@ def annotation_page(galleries: Sequence[Gallery], n: int, title: str) -> str:
         title: what the images are of, the data set's name.
 
     Raises:
-        UserError: n is below 1, there is no image, or the image store has lost some.
+        UserError: n is below 1, or there is no image.
     """
     if n < 1:
         raise UserError(f"--annotate {n}: at least 1 image a class is needed")
     images: dict[str, dict[str, str]] = {}
-    for gallery in galleries:
+    for gallery in filter(lambda g: g.kept, galleries):
         for x, name in _first_images(gallery, n):
             src = "data:image/png;base64," + base64.b64encode(png_bytes(x)).decode()
             images[image_id(x, name)] = {"shows": name, "src": src}
@@ -230,10 +230,9 @@ def marked_table(comparison: Comparison, annotations: Sequence[Annotation]) -> T
     A cell is the share of marks that say yes, every person's mark of every image; n counts the
     images. Images of the last round that are identical count once in a row.
 
-    Raises:
-        UserError: the image store has lost some of the images.
+    Methods whose images are gone from the image store have no row.
     """
-    galleries = list(filter(None, map(gallery_of, comparison.curves)))
+    galleries = [g for g in map(gallery_of, comparison.curves) if g is not None and g.kept]
     made = [_classes_by_id(gallery) for gallery in galleries]
     known = set().union(*made)
     people = _people(annotations, known)

@@ -81,25 +81,34 @@ class Gallery:
                 found.append(Probe(row["round"], float(state["epsilon"]), images, scores))
         return found
 
-    def training_images(self, round: int = -1) -> tuple[np.ndarray, np.ndarray]:
-        """([N, H, W, C] uint8, [N] int64 pseudo-labels) made for a round, oversampled ones too.
+    @property
+    def kept(self) -> bool:
+        """Whether the image store beside the run still has the images of its last round."""
+        return self._last_round is not None
+
+    def training_images(self) -> tuple[np.ndarray, np.ndarray]:
+        """([N, H, W, C] uint8, [N] int64 pseudo-labels) made for the last round, oversampled ones
+        too.
 
         Raises:
-            UserError: the store that lies beside the run has lost some of them.
+            UserError: the image store has lost some of them.
         """
-        row, config = self.folder.rows()[round], self.folder.config
-        card = self.folder.classifier()[1]
-        n_classes = len(self.class_names)
-        _, made = image_counts(config, n_classes, row["round"])
+        if self._last_round is None:
+            raise UserError(f"{self.folder.path}: images of its last round are gone or damaged")
+        return self._last_round
+
+    @cached_property
+    def _last_round(self) -> tuple[np.ndarray, np.ndarray] | None:
+        row, config = self.folder.rows()[-1], self.folder.config
+        shape = tuple(self.folder.classifier()[1]["image_shape"])
+        _, made = image_counts(config, len(self.class_names), row["round"])
         request = Request(
-            torch.empty(0), torch.empty(0), made, (), self.class_names,
-            tuple(card["image_shape"]), config.seed, row["round"],
+            torch.empty(0), torch.empty(0), made, (), self.class_names, shape, config.seed,
+            row["round"],
         )  # fmt: skip
         store = ImageStore(self.folder.path.parents[3] / "images")
         found = store.find(row["images_key"], request)
-        if found is None:
-            raise UserError(f"{store.root}: images of {self.folder.path} are gone or damaged")
-        return found.x, found.y
+        return None if found is None else (found.x, found.y)
 
 
 def gallery_of(curve: Curve) -> Gallery | None:

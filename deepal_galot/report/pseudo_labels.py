@@ -66,8 +66,9 @@ def find_judge(comparison: Comparison, folders: Sequence[RunFolder]) -> Judge | 
 
 
 def judged_table(comparison: Comparison, judge: Judge) -> Table | None:
-    """A row for each method with generated images: how often the judge sees the pseudo-label."""
-    galleries = list(filter(None, map(gallery_of, comparison.curves)))
+    """A row for each method whose generated images are still there: how often the judge sees the
+    pseudo-label."""
+    galleries = [g for g in map(gallery_of, comparison.curves) if g is not None and g.kept]
     rows = []
     for gallery in galleries:
         x, y = first_of_each_class(gallery)

@@ -104,10 +104,13 @@ def make_section(
     marked = marked_table(comparison, marks) if marks else None
     tables = [*tables_of(comparison, targets), *filter(None, (overall, judged, marked))]
     kind, lines = "curves", statements(comparison)
+    gone = [g.label for g in galleries if (judge or marks) and not g.kept]
     if comparison.exhibit is not None and comparison.exhibit.kind != "curves":
         kind, lines = comparison.exhibit.kind, list(comparison.exhibit.notes)
         about = ABOUT_IMAGES if kind == "pseudo_labels" and (judged or marked) else ("accuracy",)
         tables = [table for table in tables if table.name in about]
+    if gone:
+        lines.append(f"images of {', '.join(gone)} are gone from the store: nobody judged them")
     pictures = _of_images(kind, galleries)
     if kind in ("one_class", "examples"):  # the pictures are all that it shows
         galleries = ()
@@ -163,7 +166,7 @@ def _of_images(kind: str, galleries: Sequence[Gallery]) -> list[Picture]:
         return []
     if kind == "examples":
         return [Picture(f"{g.label}_examples", f"generated images of {g.label}, random classes",
-                        lambda g=g: examples(g)) for g in galleries]  # fmt: skip
+                        lambda g=g: examples(g)) for g in galleries if g.kept]  # fmt: skip
     if kind == "one_class" and shown:
         alt = f"generated images of “{shown[0].class_names[0]}”, a row for each ε"
         return [Picture("one_class", alt, lambda: one_class(shown))]

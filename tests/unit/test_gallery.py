@@ -1,0 +1,67 @@
+"""What a report shows of a run's images, from the folders alone."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from deepal_galot.cli import main
+from deepal_galot.errors import UserError
+from deepal_galot.report.comparison import compare
+from deepal_galot.report.gallery import gallery_of
+from deepal_galot.report.section import make_sections
+from deepal_galot.report.write import write_report
+from deepal_galot.results import find_runs
+from helpers import QUICK
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """GALOT, its control and a judge on Digits."""
+    output = tmp_path_factory.mktemp("results")
+    arms = ["GALOT", "GALOT:epsilon=0,oversample=2", "GALOT:mode=full"]
+    assert main([*QUICK, "--strategy", *arms, "--output", str(output)]) == 0
+    return output
+
+
+def test_the_images_are_those_that_were_made_for_the_last_round(results):
+    (comparison,) = compare(find_runs(results))
+    galleries = {
+        g.folder.config.oversample: g for g in filter(None, map(gallery_of, comparison.curves))
+    }
+    galot, oversampled = galleries[1], galleries[2]
+    x, y = galot.training_images()
+    assert len(x) == galot.folder.rows()[-1]["images"] == 30 and x.dtype == np.uint8
+    assert np.bincount(y).tolist() == [3] * 10
+    assert len(oversampled.training_images()[0]) == oversampled.folder.rows()[-1]["images_made"]
+    assert [p.epsilon for p in galot.probes] == [2.5, 5.0]
+    assert galot.probes[0].images.shape[:3] == (2, 10, 4)
+    assert np.isnan(oversampled.probes[0].scores).all()
+    assert galot.prompts[3] == "a handwritten digit three"
+
+
+def test_the_judge_is_the_fully_supervised_run_and_its_table_counts_its_answers(results):
+    folders = find_runs(results)
+    (section,) = make_sections(compare(folders), folders)
+    assert section.judge.folder.config.mode == "full"
+    (table,) = [t for t in section.tables if t.name == "pseudo_labels"]
+    x, y = section.galleries[0].training_images()
+    right = section.judge.labels(x) == y
+    row = table.rows[0]
+    assert row[table.header.index("all")].value == pytest.approx(100 * right.mean())
+    assert row[table.header.index("three")].value == pytest.approx(100 * right[y == 3].mean())
+    assert row[-1].value == len(y) and "trained on all real labels" in table.title
+
+
+def test_a_report_is_written_although_the_images_are_gone(results, tmp_path):
+    shutil.copytree(results / "Digits", tmp_path / "Digits")
+    folders = find_runs(tmp_path)
+    text = write_report(folders, tmp_path)
+    (line,) = [x for x in text.splitlines() if "are gone from the store" in x]
+    assert "GALOT" in line and "GALOT:epsilon=0,oversample=2" in line
+    (comparison,) = compare(folders)
+    gallery = next(filter(None, map(gallery_of, comparison.curves)))
+    assert not gallery.kept and gallery.probes
+    with pytest.raises(UserError, match="images of its last round are gone"):
+        gallery.training_images()
+    assert main(["--annotate", "1", "--output", str(tmp_path)]) == 2
