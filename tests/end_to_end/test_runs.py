@@ -35,12 +35,17 @@ def test_a_fresh_process_prints_a_table_and_leaves_pictures(tmp_path):
     assert "what the text optimisation of GALOT adds is not known" in done.stdout
     assert "all GALOT with ascent_samples=1,ascent_steps=2" in done.stdout
     assert "round 1/1: 15 labels + 30 generated" in done.stderr
-    names = {p.name for p in (tmp_path / "report").iterdir()}
-    assert names == {"Digits_rows.csv", "Digits_curves.png", "Digits_GALOT_images.png"}
-    for name in names - {"Digits_rows.csv"}:
-        assert np.asarray(Image.open(tmp_path / "report" / name)).std() > 5
-    for name in names:
-        assert f"{tmp_path / 'report' / name}" in done.stdout
+    files = list((tmp_path / "report").iterdir())
+    names = {p.name for p in files}
+    pictures = {"curves", "costs", "differences", "labels", "GALOT_images"}
+    tables = {"accuracy", "differences", "labels"}
+    assert names == {"Digits_rows.csv", "index.html", *(f"Digits_{p}.png" for p in pictures)} | {
+        f"Digits_{p}.svg" for p in pictures - {"GALOT_images"}
+    } | {f"Digits_{t}.{kind}" for t in tables for kind in ("csv", "md", "tex")}
+    for picture in [f for f in files if f.suffix == ".png"]:
+        assert np.asarray(Image.open(picture)).std() > 5
+    assert f"{len(names) - 1} files: {tmp_path / 'report' / 'Digits'}_*" in done.stdout
+    assert str(tmp_path / "report" / "index.html") in done.stdout
 
 
 def test_strategies_share_initial_pool_and_weights(tmp_path):
