@@ -118,7 +118,6 @@ def _add_what_to_run(group: argparse._ArgumentGroup) -> None:
     add(
         "--scale",
         choices=("full", "small"),
-        default="full",
         help="of an experiment: small is one seed and two budgets, where --seeds and --n-rounds "
         "say nothing else (default: full)",
     )
@@ -249,7 +248,8 @@ def _add_instead(group: argparse._ArgumentGroup) -> None:
         "--annotate",
         type=int,
         metavar="N",
-        help="write a page on which a person marks N generated images a class right or wrong",
+        help="write a page on which a person marks N generated images of each class and method "
+        "right or wrong; of the runs of --dataset and --experiment, in --output or --report DIR",
     )
     add(
         "--predict",
@@ -294,7 +294,26 @@ def _set_environment() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # --deterministic needs it
 
 
+INSTEAD = ("list", "list_experiments", "predict", "annotate", "report", "dry_run")
+
+
+def _check_actions(args: argparse.Namespace) -> None:
+    """
+    Raises:
+        UserError: flags of which one would be ignored.
+    """
+    asked = [a for a in INSTEAD if getattr(args, a) not in (None, False)]
+    flags = [f"--{a.replace('_', '-')}" for a in asked]
+    if len(asked) > 1 and set(asked) != {"annotate", "report"}:
+        raise UserError(f"{' and '.join(flags)}: one at a time")
+    if set(asked) & {"annotate", "report"} and args.strategy is not None:
+        raise UserError(f"{flags[0]}: is about all runs of --dataset; leave out --strategy")
+    if args.scale is not None and not (args.experiment or args.list_experiments):
+        raise UserError(f"--scale {args.scale}: belongs to --experiment")
+
+
 def _dispatch(args: argparse.Namespace) -> int:
+    _check_actions(args)
     for plugin in args.plugin:
         registry.load_plugin(plugin)
     if args.list:
@@ -303,7 +322,7 @@ def _dispatch(args: argparse.Namespace) -> int:
     if args.predict or args.from_run:
         return _predict(args)
     if args.list_experiments:
-        from .experiments import list_experiments
+        from .experiment_campaigns import list_experiments
 
         return _say(list_experiments(args))
     if args.annotate is not None or args.report is not None:
@@ -346,7 +365,7 @@ def _say(lines: Iterable[str]) -> int:
 
 
 def _experiments(args: argparse.Namespace) -> int:
-    from .experiments import dry_run_experiments
+    from .experiment_campaigns import dry_run_experiments
     from .reporting import experiments
 
     return _say(dry_run_experiments(args) if args.dry_run else [experiments(args)])
@@ -360,13 +379,11 @@ def _run(args: argparse.Namespace) -> int:
     from .reporting import wish_of
     from .request import request_of
 
-    if args.jobs < 1:
-        raise UserError(f"--jobs {args.jobs}: at least 1 run at once")
     request, wish = request_of(args), wish_of(args)
     campaign = Campaign(request, make_plan(request, download=not args.dry_run))
     if args.dry_run:
         return _say(dry_run(campaign))
-    folders = campaign.run() if args.jobs == 1 else run_at_once(campaign, args)
+    folders = run_at_once(campaign, args)
     if campaign.plan.spec.x_test.size:
         print(write_report(folders, args.output, wish))
     else:

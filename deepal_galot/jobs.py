@@ -32,7 +32,7 @@ MOST_JOBS = 61  # which Windows can wait for
 
 
 def run_at_once(campaign: Campaign, args: argparse.Namespace) -> list[RunFolder]:
-    """Play every run that is not finished, args.jobs at a time.
+    """Play every run that is not finished, args.jobs at a time; one by one in this process.
 
     Args:
         campaign: what `args` ask for; each process makes it anew.
@@ -43,6 +43,10 @@ def run_at_once(campaign: Campaign, args: argparse.Namespace) -> list[RunFolder]
     Raises:
         UserError: of any run; or a process was killed.
     """
+    if args.jobs < 1:
+        raise UserError(f"--jobs {args.jobs}: at least 1 run at once")
+    if args.jobs == 1:
+        return campaign.run()
     folders = campaign.prepare()
     campaign.free()  # the processes load generators of their own
     again = campaign.request.save_full_size  # finished runs may lack pictures

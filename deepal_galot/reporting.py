@@ -10,7 +10,8 @@ from pathlib import Path
 
 from .datasets.user_data import is_path, results_name
 from .errors import UserError
-from .experiments import named, run_experiments
+from .experiment_campaigns import run_experiments
+from .experiments import named
 from .registry import did_you_mean
 from .report.annotation import read_marks
 from .report.comparison import run_key

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ class Curve:
         budgets: [R] |L| of each round.
         accuracy: [S, R] test accuracy in [0, 1].
         rows: for each seed, its rows.
+        cut: rounds that some seeds have and not all; they are left out.
     """
 
     label: str
@@ -37,6 +39,7 @@ class Curve:
     budgets: tuple[int, ...]
     accuracy: np.ndarray
     rows: tuple[list[Row], ...]
+    cut: int = 0
 
     def at(self, budgets: Sequence[int]) -> np.ndarray | None:
         """[S, B] accuracy at these budgets; None if one is missing."""
@@ -105,6 +108,7 @@ class Comparison:
         baseline: label of the method that the others are compared with; None for the first that
             learns from real images alone.
         exhibit: the table or figure of the paper that it mirrors, if it does.
+        apart: what tells its title from another's that is alike.
     """
 
     dataset: str
@@ -113,6 +117,7 @@ class Comparison:
     curves: tuple[Curve, ...]
     baseline: str | None = None
     exhibit: Exhibit | None = None
+    apart: str = ""
 
     @property
     def budgets(self) -> list[int]:
@@ -139,7 +144,7 @@ class Comparison:
     @property
     def title(self) -> str:
         if self.exhibit is not None:
-            return f"{self.exhibit.number}: {self.exhibit.title}, on {self.dataset}"
+            return f"{self.exhibit.number}: {self.exhibit.title}, on {self.dataset}{self.apart}"
         return self.name
 
 
@@ -168,12 +173,12 @@ def compare(folders: Sequence[RunFolder]) -> list[Comparison]:
 
 
 def of_exhibit(exhibit: Exhibit, folders: Sequence[RunFolder]) -> Comparison | None:
-    """The arms of an exhibit that have finished runs; None if none has."""
+    """The arms of an exhibit that have finished runs, each run once; None if none has."""
     curves = []
-    for arm in exhibit.arms:
+    for arm in {arm.folder: arm for arm in reversed(exhibit.arms)}.values():
         runs = [f for f in folders if _method_key(f).as_posix() == arm.folder and has_accuracy(f)]
         if runs:
-            curves.append(_curve(arm.label, runs))
+            curves.insert(0, _curve(arm.label, runs))
     if not curves:
         return None
     return Comparison(
@@ -280,19 +285,25 @@ def _checked_rows(folder: RunFolder) -> list[Row]:
     needed = ("budget", "labels", "images", "images_made", "ascent_images", "accuracy", *COSTS)
     rows = folder.rows()
     for row in rows:
-        bad = [k for k in needed if not isinstance(row.get(k), int | float)]
+        bad = [k for k in needed if not _is_number(row.get(k))]
+        bad += ["accuracy"] if not bad and row["accuracy"] > 1 else []
         if bad:
             line = row["round"] + 1
             raise UserError(f"{folder.path / 'rounds.jsonl'}: line {line} is damaged ({bad[0]})")
     return rows
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value) and value >= 0
+
+
 def _curve(label: str, folders: list[RunFolder]) -> Curve:
     folders = sorted(folders, key=lambda f: f.config.seed)
     rows = [_checked_rows(f) for f in folders]
     rounds = min(map(len, rows))
+    cut = max(map(len, rows)) - rounds
     rows = [r[:rounds] for r in rows]
     accuracy = np.array([[row["accuracy"] for row in r] for r in rows])
     budgets = tuple(row["budget"] for row in rows[0])
     seeds = tuple(f.config.seed for f in folders)
-    return Curve(label, tuple(folders), seeds, budgets, accuracy, tuple(rows))
+    return Curve(label, tuple(folders), seeds, budgets, accuracy, tuple(rows), cut)

@@ -100,9 +100,27 @@ class Exhibit:
                 ExhibitArm(a["label"], a["folder"], a["paper"] and tuple(a["paper"]))
                 for a in record.pop("arms")
             )
-            return cls(**record | {"arms": arms, "notes": tuple(record["notes"])})
+            exhibit = cls(**record | {"arms": arms, "notes": tuple(record["notes"])})
+            exhibit._check()
+            return exhibit
         except (OSError, ValueError, LookupError, TypeError, AttributeError, UserError) as error:
             raise UserError(f"{file}: no readable exhibit ({said(error)})") from error
+
+    def _check(self) -> None:
+        """
+        Raises:
+            UserError: something else than words where words belong, or a name that is no file's.
+        """
+        words = [self.name, self.title, self.dataset, *self.notes]
+        for arm in self.arms:
+            words += [arm.label, arm.folder, *(arm.paper or ())]
+        words += [w for w in (self.baseline, self.judge) if w is not None]
+        if not all(isinstance(w, str) for w in words):
+            raise UserError("not all of its names are text")
+        if any(arm.paper is not None and len(arm.paper) != 2 for arm in self.arms):
+            raise UserError("a row of the paper is a table and a row")
+        if not re.fullmatch(r"\w+", self.name) or Path(self.dataset).name != self.dataset:
+            raise UserError(f"{self.name!r} on {self.dataset!r}")
 
 
 def find_exhibits(output: Path) -> list[Exhibit]:
@@ -135,6 +153,15 @@ def real_examples(output: Path, dataset: str) -> np.ndarray | None:
 
 def _real_file(output: Path, dataset: str) -> Path:
     return output / "exhibits" / dataset / "real.npz"
+
+
+PAPER_SIZES = {"CIFAR10": (50_000, 10_000), "CIFAR100": (50_000, 10_000),
+               "TinyImageNet": (100_000, 10_000)}  # fmt: skip
+
+
+def is_the_papers(spec: DatasetSpec) -> bool:
+    """Whether a data set is one of the paper's by its name and its numbers of images."""
+    return PAPER_SIZES.get(spec.name) == (len(spec.x_train), len(spec.x_test))
 
 
 # -- the paper's numbers -------------------------------------------------------------------------

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +27,10 @@ COLORS = ("#3574d4", "#cf6500", "#2b9348", "#d6403a", "#9260c2", "#97694f", "#cf
           "#868219", "#148f9f")  # fmt: skip
 MARKERS, LINES = "osD^vP*X", ("-", ":", "-.")
 INK = "#0a0b0c"  # of text and axes; the page puts its own colour in its place
+MORE_LETTERS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK KR", "Noto Sans SC",
+                "Noto Sans JP", "WenQuanYi Zen Hei", "Microsoft YaHei", "Yu Gothic",
+                "Malgun Gothic", "PingFang SC", "Hiragino Sans", "Arial Unicode MS",
+                "Noto Sans Arabic", "Noto Sans Devanagari")  # fmt: skip
 LEGEND_WIDTH = 100  # letters in a line of a legend
 ROW = 0.32  # inches for a bar or a line of text
 
@@ -41,7 +48,8 @@ def render(
     inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "axes.titlecolor", "xtick.color",
              "ytick.color")  # fmt: skip
     settings = dict.fromkeys(inked, INK) | {"text.parse_math": False, "svg.fonttype": "none",
-                                            "svg.hashsalt": "deepal-galot"}  # fmt: skip
+                                            "svg.hashsalt": "deepal-galot",
+                                            "font.family": _fonts()}  # fmt: skip
     files = {}
     with matplotlib.rc_context(settings | dict(look or {})):
         figure = draw()
@@ -51,6 +59,31 @@ def render(
             figure.savefig(out, format=kind, dpi=110, metadata=metadata, transparent=vector)
             files[kind] = out.getvalue()
     return files
+
+
+@contextlib.contextmanager
+def glyphs_missing() -> Iterator[list[str]]:
+    """Collects matplotlib's warnings of letters that no font has, in place of printing them."""
+    missing: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield missing
+    for warning in caught:
+        if str(warning.message).startswith("Glyph "):
+            missing.append(str(warning.message))
+        else:
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )
+
+
+@cache
+def _fonts() -> list[str]:
+    """matplotlib's own font, and those installed here that have the letters of more languages."""
+    from matplotlib import font_manager
+
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    return ["DejaVu Sans", *(name for name in MORE_LETTERS if name in installed)]
 
 
 def new_figure(width: float, height: float) -> tuple[Figure, Axes]:

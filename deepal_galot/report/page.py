@@ -32,11 +32,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HEADINGS = {"accuracy": "Accuracy and costs", "differences": "Differences", "wins": "Win matrix",
-            "labels": "Labels needed", "paper": "The paper's numbers",
-            "pseudo_labels": "Pseudo-labels", "annotated": "Marked by people"}  # fmt: skip
-UNSORTED = ("wins", "paper")  # their rows belong together: a last row of means, pairs of rows
-TABLE_ENOUGH = ("wins", "labels", "pseudo_labels", "annotated")  # pictures that say no more
-MATRICES = ("wins", "pseudo_labels", "annotated")  # percentages, shaded
+            "wins_overall": "Win matrix over all data sets", "labels": "Labels needed",
+            "paper": "The paper's numbers", "pseudo_labels": "Pseudo-labels",
+            "annotated": "Marked by people"}  # fmt: skip
+WINS = ("wins", "wins_overall")
+UNSORTED = (*WINS, "paper")  # their rows belong together: a last row of means, pairs of rows
+TABLE_ENOUGH = (*WINS, "labels", "pseudo_labels", "annotated")  # pictures that say no more
+MATRICES = (*WINS, "pseudo_labels", "annotated")  # percentages, shaded
 DETAILED = 3  # sections whose parts the navigation names, too; more would fill a screen
 SCALE = 1.4  # pixels of the page for a point of a drawing
 TILE = 48  # pixels of the page that an image is about wide, if its own pixels allow
@@ -183,13 +185,13 @@ def headline(comparison: Comparison) -> str:
         return ""
     averages = [(PERCENT * c.average(budgets), c) for c in comparison.learning]
     (a, first), (b, second), *others = sorted(averages, key=lambda pair: -pair[0].mean())
-    d = paired_difference(first, second)
+    d = paired_difference(first, second, budgets)
     text = (
         f"Highest average accuracy: {first.label}, {with_error(*mean_sem(a))} %; next "
         f"{second.label}, {with_error(*mean_sem(b))} %. "
     )
     if d is None or np.isnan(d.half_width):
-        return text + "Without two seeds in common nothing says whether they differ."
+        return text + "Without three seeds in common nothing says whether they differ."
     apart = f"{PERCENT * d.mean:+.2f} ± {PERCENT * d.half_width:.2f} points, 95 % interval"
     if d.mean <= d.half_width:
         return text + f"Their {d.n} common seeds do not tell them apart ({apart})."

@@ -13,25 +13,60 @@ from ..config import RunConfig
 from ..results import RunFolder, label_of
 from .comparison import OWN, Comparison, Curve
 from .exhibit import doubts
-from .statistics import PairedDifference, mean_sem, paired_difference
-from .tables import paper_rows, with_error
+from .statistics import LEAST_SEEDS, PairedDifference, mean_sem, paired_difference
+from .tables import paper_rows, signed, with_error
 
 
 def statements(comparison: Comparison) -> list[str]:
-    """Changed networks, blank images, what strategies measured themselves, the ε = 0 control, too
-    few seeds, other machines, and what is doubtful in the paper."""
+    """Changed networks, blank images, what strategies measured themselves, the ε = 0 control, what
+    is missing or not alike, too few seeds, other machines, and what is doubtful in the paper."""
     curves = comparison.curves
     remarks = dict.fromkeys(c.remark for c in curves if c.remark)
     lines = [f"† {', '.join(c.label for c in curves if c.remark == r)}: {r}" for r in remarks]
     lines += [line for curve in curves for line in _blank_lines(curve)]
     lines += [_own_line(curve, key) for curve in curves for key in curve.own_measures]
-    lines += _control_lines(curves)
-    if min(len(c.seeds) for c in curves) < 3:
-        lines.append("fewer than 3 seeds: no spread can be claimed")
+    lines += _control_lines(comparison)
+    lines += _missing_lines(comparison) + _unlike_lines(comparison)
+    if min(len(c.seeds) for c in comparison.learning) < LEAST_SEEDS:
+        lines.append(f"fewer than {LEAST_SEEDS} seeds: no spread can be claimed")
     lines += _machines_line(curves)
     if comparison.exhibit is not None:
         lines += comparison.exhibit.notes
         lines += [f"? {d}" for d in doubts([row for _, row in paper_rows(comparison)])]
+    return lines
+
+
+def _missing_lines(comparison: Comparison) -> list[str]:
+    """Arms of an exhibit without a finished run, and arms that are the run of another."""
+    if comparison.exhibit is None:
+        return []
+    lines, arms = [], comparison.exhibit.arms
+    by_folder: dict[str, list[str]] = {}
+    for arm in arms:
+        by_folder.setdefault(arm.folder, []).append(arm.label)
+    shown = {curve.label for curve in comparison.curves}
+    missing = [labels[0] for labels in by_folder.values() if labels[0] not in shown]
+    if missing:
+        lines.append(f"no finished run of {', '.join(missing)}")
+    for first, *others in by_folder.values():
+        if others:
+            lines.append(f"one and the same run as {first}: {', '.join(others)}")
+    return lines
+
+
+def _unlike_lines(comparison: Comparison) -> list[str]:
+    """Where methods have other seeds or budgets than each other, which what is said is about."""
+    lines, learning = [], comparison.learning
+    for curve in comparison.curves:
+        if curve.cut:
+            lines.append(f"{curve.label}: {curve.cut} rounds that not all of its seeds have are "
+                         f"left out")  # fmt: skip
+    if len({c.seeds for c in learning}) > 1:
+        lines.append("not all methods have the same seeds: see n; differences pair common seeds")
+    if len({c.budgets for c in learning}) > 1:
+        common = ", ".join(f"{b:,}" for b in comparison.common_budgets)
+        lines.append(f"not all methods have the same budgets: average, area and differences are "
+                     f"over {common or 'none'}; costs are of whole runs")  # fmt: skip
     return lines
 
 
@@ -53,18 +88,20 @@ def _own_line(curve: Curve, key: str) -> str:
     return f"{curve.label}: {name} {with_error(*mean_sem(100 * values))} % (average)"
 
 
-def _difference_line(a: Curve, b: Curve) -> list[str]:
-    d = paired_difference(a, b)
+def _difference_line(a: Curve, b: Curve, budgets: Sequence[int]) -> list[str]:
+    d = paired_difference(a, b, budgets)
     return [] if d is None else [f"{a.label} − {b.label}: {_points(d)}"]
 
 
 def _points(d: PairedDifference) -> str:
     interval = "" if np.isnan(d.half_width) else f" ± {100 * d.half_width:.2f} (95 % interval)"
-    return f"{100 * d.mean:+.2f}{interval} points of average, n = {d.n} seeds"
+    seeds = f"n = {d.n} seed{'s' * (d.n != 1)}"
+    return f"{signed(100 * d.mean)}{interval} points of average, {seeds}"
 
 
-def _control_lines(curves: Sequence[Curve]) -> list[str]:
+def _control_lines(comparison: Comparison) -> list[str]:
     """GALOT beside itself with ε = 0, what the text optimisation adds; or what to run for that."""
+    curves, budgets = comparison.curves, comparison.common_budgets
     lines, missing = [], {}
     for curve in curves:
         config = curve.folders[0].config
@@ -75,7 +112,7 @@ def _control_lines(curves: Sequence[Curve]) -> list[str]:
             missing[curve.label] = f'"{_control_entry(curve.folders[0])}"'
             continue
         what = "a random direction" if config.direction == "random" else "text optimisation"
-        lines += [f"{what} adds: {line}" for line in _difference_line(curve, control)]
+        lines += [f"{what} adds: {line}" for line in _difference_line(curve, control, budgets)]
     if missing:
         commands = ", ".join(dict.fromkeys(missing.values()))
         lines.append(f"what the text optimisation of {', '.join(missing)} adds is not known: run "

@@ -13,12 +13,13 @@ import numpy as np
 from .comparison import Curve
 
 LEVEL = 0.05  # of two-sided tests and intervals
+LEAST_SEEDS = 3  # with fewer no spread is claimed
 
 
 def mean_sem(values: np.ndarray) -> tuple[float, float]:
-    """Mean and standard error of the mean (n - 1); the error of a single value is NaN."""
+    """Mean and standard error of the mean (n - 1); the error of fewer than three values is NaN."""
     values = np.asarray(values, float)
-    if len(values) < 2:
+    if len(values) < LEAST_SEEDS:
         return float(values.mean()), float("nan")
     return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
 
@@ -38,7 +39,7 @@ def normalized_area(curve: Curve, budgets: Sequence[int]) -> np.ndarray | None:
 @dataclass(frozen=True)
 class PairedDifference:
     """Mean of seed-paired differences, the half-width of its 95 % t-interval, and the p of the
-    two-sided paired t-test (both NaN for one pair)."""
+    two-sided paired t-test (both NaN for fewer than three pairs)."""
 
     mean: float
     half_width: float
@@ -52,7 +53,7 @@ def paired(a: np.ndarray, b: np.ndarray) -> PairedDifference:
 
     differences = np.asarray(a, float) - np.asarray(b, float)
     (mean, sem), n = mean_sem(differences), len(differences)
-    if n < 2:
+    if n < LEAST_SEEDS:
         return PairedDifference(mean, float("nan"), float("nan"), n)
     half_width = float(stats.t.ppf(1 - LEVEL / 2, n - 1) * sem)
     if sem <= 1e-12:  # rounding: the accuracies are ratios of counts
@@ -60,28 +61,27 @@ def paired(a: np.ndarray, b: np.ndarray) -> PairedDifference:
     return PairedDifference(mean, half_width, float(2 * stats.t.sf(abs(mean) / sem, n - 1)), n)
 
 
-def paired_difference(a: Curve, b: Curve) -> PairedDifference | None:
-    """a - b of the average over common budgets, over the seeds that both have; None if no such."""
-    budgets = sorted(set(a.budgets) & set(b.budgets))
+def paired_difference(a: Curve, b: Curve, budgets: Sequence[int]) -> PairedDifference | None:
+    """a - b of the average over these budgets, over the seeds that both have; None if no such."""
+    ours, theirs = a.average(budgets), b.average(budgets)
     common = _common_seeds(a, b)
-    if common is None or not budgets:
+    if common is None or ours is None or theirs is None:
         return None
-    ours, theirs = common
-    return paired(a.average(budgets)[ours], b.average(budgets)[theirs])
+    return paired(ours[common[0]], theirs[common[1]])
 
 
 def win_shares(curves: Sequence[Curve]) -> np.ndarray:
     """[M, M] share of budgets at which row i beats column j by the two-sided paired t-test at 5 %.
 
     The matrix of BADGE (Ash et al. 2020, section 5), where a data set adds at most 1 to an entry.
-    NaN on the diagonal and where two methods share fewer than two seeds, or no budget.
+    NaN on the diagonal and where two methods share fewer than three seeds, or no budget.
     """
     wins = np.full((len(curves), len(curves)), np.nan)
     for i, a in enumerate(curves):
         for j, b in enumerate(curves):
             budgets = sorted(set(a.budgets) & set(b.budgets))
             common = _common_seeds(a, b)
-            if i == j or not budgets or common is None or len(common[0]) < 2:
+            if i == j or not budgets or common is None or len(common[0]) < LEAST_SEEDS:
                 continue
             ours, theirs = a.at(budgets)[common[0]], b.at(budgets)[common[1]]
             tests = [paired(ours[:, r], theirs[:, r]) for r in range(len(budgets))]

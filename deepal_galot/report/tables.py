@@ -59,8 +59,8 @@ class Table:
 
 
 def accuracy_table(comparison: Comparison) -> Table:
-    """Mean ± SEM at each budget, their average, the area; costs are sums over a run, means over
-    seeds."""
+    """Mean ± SEM at each budget, their average, the area; seconds are sums over a run, means over
+    seeds, and labels and images those of a run."""
     common, best = comparison.common_budgets, _best(comparison)
     rows = []
     for i, curve in enumerate(comparison.curves):
@@ -107,15 +107,15 @@ def with_error(mean: float, error: float) -> str:
 
 def difference_table(comparison: Comparison) -> Table | None:
     """Every other method minus the baseline, paired by seed; None without another."""
-    reference, rows = comparison.reference, []
+    reference, budgets, rows = comparison.reference, comparison.common_budgets, []
     for curve in comparison.learning:
-        d = None if curve is reference else paired_difference(curve, reference)
+        d = None if curve is reference else paired_difference(curve, reference, budgets)
         if d is None:
             continue
         known = not np.isnan(d.half_width)
         rows.append((
             Cell(curve.label),
-            Cell(f"{PERCENT * d.mean:+.2f}", PERCENT * d.mean),
+            Cell(signed(PERCENT * d.mean), PERCENT * d.mean),
             Cell(f"±{PERCENT * d.half_width:.2f}", PERCENT * d.half_width) if known else Cell(""),
             Cell(f"{d.p:.2g}", d.p) if known else Cell(""),
             Cell(str(d.n), d.n),
@@ -123,6 +123,11 @@ def difference_table(comparison: Comparison) -> Table | None:
     title = f"points of average accuracy above {reference.label}, paired by seed"
     header = ("strategy", "difference", "95 % interval", "p (paired t)", "n")
     return Table("differences", title, header, tuple(rows)) if rows else None
+
+
+def signed(points: float) -> str:
+    """With its sign, as print has it."""
+    return f"{points:+.2f}".replace("-", "−")
 
 
 def win_table(comparison: Comparison) -> Table | None:
@@ -175,25 +180,31 @@ def labels_table(comparison: Comparison, targets: Sequence[float] = ()) -> Table
     Args:
         targets: test accuracies in [0, 1].
     """
-    targets = targets or (float(comparison.reference.accuracy[:, -1].mean()),)
+    targets = tuple(dict.fromkeys(targets)) or (_last(comparison.reference),)
     rows = []
     for curve in comparison.learning:
         cells = [_labels(curve, labels_needed(curve, t)) for t in targets]
         rows.append((Cell(curve.label), *cells))
     title = "human labels needed for a test accuracy, mean ±SEM over seeds, linear between budgets"
-    header = ("strategy", *(f"{PERCENT * t:.1f} %" for t in targets))
+    header = ("strategy", *(f"{round(PERCENT * t, 6):g} %" for t in targets))
     return Table("labels", title, header, tuple(rows)) if rows else None
 
 
+def _last(curve: Curve) -> float:
+    """Mean accuracy at the last budget, in tenths of a percent."""
+    return round(float(curve.accuracy[:, -1].mean()), 3)
+
+
 def _labels(curve: Curve, needed: np.ndarray) -> Cell:
+    """Words without a value where a seed never gets there: a mean of the others would mislead."""
     reached = needed[np.isfinite(needed)]
-    if curve.labels == 0:
-        return Cell("0" if len(reached) == len(needed) else "never", 0 if len(reached) else None)
     if not len(reached):
-        return Cell(f"> {curve.budgets[-1]:,}")
+        return Cell("never" if curve.labels == 0 else f"> {curve.budgets[-1]:,}")
+    own = 0.0 if curve.labels == 0 else float(reached.mean())
     if len(reached) < len(needed):
-        seeds = f"{len(reached)} of {len(needed)} seeds"
-        return Cell(f"{reached.mean():,.0f} ({seeds})", float(reached.mean()))
+        return Cell(f"{own:,.0f} ({len(reached)} of {len(needed)} seeds)")
+    if curve.labels == 0:
+        return Cell("0", 0.0)
     mean, sem = mean_sem(needed)
     first = "≤ " if (needed == curve.budgets[0]).all() else ""
     error = "" if np.isnan(sem) or first else f" ±{sem:,.0f}"
@@ -208,8 +219,8 @@ def paper_table(comparison: Comparison) -> Table | None:
         for key, own in _comparable(curve, printed).items():
             value, mark = PERCENT * printed.accuracy[key], "?" * (key in printed.doubtful)
             theirs[key] = Cell(f"{value:.2f}{mark}", value)
-            ours[key] = Cell(f"{PERCENT * own - value:+.2f}{mark}", PERCENT * own - value)
-        rows += [(f"{curve.label}: paper", theirs), ("  ours − paper", ours)]
+            ours[key] = Cell(signed(PERCENT * own - value) + mark, PERCENT * own - value)
+        rows += [(f"{curve.marked_label}: paper", theirs), ("  ours − paper", ours)]
     if not rows:
         return None
     columns = sorted({k for _, cells in rows for k in cells}, key=lambda k: (isinstance(k, str), k))
@@ -362,7 +373,7 @@ def csv_of_rows(comparison: Comparison) -> bytes:
             "images_failed", "ascent_images", "accuracy", "epsilon", "distance",
             "arrived_distance", "score_before", "score_after", "steps", *COSTS]  # fmt: skip
     keys += sorted({k for curve in comparison.curves for k in curve.own_measures})
-    writer = csv.writer(out)
+    writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["dataset", "strategy", "seed", *keys])
     for curve in comparison.curves:
         for seed, rows in zip(curve.seeds, curve.rows, strict=True):

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..disk import atomic_write
-from ..errors import UserError
+from ..errors import UserError, said
 from ..registry import did_you_mean
 from ..results import RunFolder, label_of
 from .annotation import Annotation, annotation_page
 from .comparison import Comparison, compare, merge, of_exhibit, run_key
 from .exhibit import Exhibit
-from .figures import render
+from .figures import glyphs_missing, render
 from .gallery import gallery_of
 from .page import page
 from .section import Section, make_sections
+from .statistics import LEAST_SEEDS
 from .tables import as_csv, as_latex, as_markdown, as_text, csv_of_rows
 
 FORMATS = {"csv": as_csv, "md": as_markdown, "tex": as_latex}
@@ -62,14 +64,33 @@ def write_report(
     folders, lines = merge(folders)
     comparisons = _comparisons(folders, exhibits, wish)
     sections = make_sections(comparisons, folders, wish.targets, wish.marks)
-    parts = [_write_section(section, output / "report", wish.bold) for section in sections]
     file = output / "report" / "index.html"
-    atomic_write(file, page(sections).encode())
+    with glyphs_missing() as missing, _writable(output):
+        parts = [_write_section(section, output / "report", wish.bold) for section in sections]
+        atomic_write(file, page(sections).encode())
+    if missing:
+        lines.append("some letters are boxes in the pictures: no font here has them; install one "
+                     "that does, such as Noto Sans CJK")  # fmt: skip
+    if wish.marks and not any(t.name == "annotated" for s in sections for t in s.tables):
+        marks = sum(len(a.marks) for a in wish.marks)
+        lines.append(f"--annotations: none of the {marks} marks is of an image of these runs")
     unfinished = [f for f in folders if not f.finished]
     if unfinished:
         lines.append(f"{len(unfinished)} unfinished runs are left out, e.g. {unfinished[0].path}")
     lines += _next_steps(sections)
     return "\n\n".join([*parts, *lines, f"to look at: {file}"])
+
+
+@contextlib.contextmanager
+def _writable(output: Path) -> Iterator[None]:
+    """
+    Raises:
+        UserError: the report cannot be written there.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"--output {output}: cannot be written ({said(error)})") from error
 
 
 def write_annotation_page(folders: Sequence[RunFolder], output: Path, n: int) -> str:
@@ -82,7 +103,9 @@ def write_annotation_page(folders: Sequence[RunFolder], output: Path, n: int) ->
     galleries = list(filter(None, map(gallery_of, curves)))
     file = output / "report" / "annotate.html"
     title = ", ".join(dict.fromkeys(g.folder.config.dataset for g in galleries))
-    atomic_write(file, annotation_page(galleries, n, title).encode())
+    text = annotation_page(galleries, n, title)
+    with _writable(output):
+        atomic_write(file, text.encode())
     return (
         f"to mark: {file}\nopen it in a browser; then, with the file that it saves:\n"
         f"  python run_benchmark.py --report --output {output} --annotations annotations.json"
@@ -112,15 +135,32 @@ def _comparisons(
             f"nothing to report: {waiting} of {len(folders)} runs are unfinished and the others "
             f"have no test data; the command that started them goes on where they stopped"
         )
-    return _with_baseline(shown, wish.baseline) if wish.baseline else shown
+    return _told_apart(_with_baseline(shown, wish.baseline) if wish.baseline else shown)
 
 
 def _with_baseline(comparisons: Sequence[Comparison], baseline: str) -> list[Comparison]:
+    """Each with this baseline that has such a method; the others keep theirs.
+
+    Raises:
+        UserError: none has.
+    """
     known = {c.label for comparison in comparisons for c in comparison.curves}
     if baseline not in known:
         raise UserError(f"--baseline {baseline!r}: no such method here: "
                         f"{did_you_mean(baseline, known)}")  # fmt: skip
-    return [replace(c, baseline=baseline) for c in comparisons]
+    return [
+        replace(c, baseline=baseline) if baseline in {m.label for m in c.curves} else c
+        for c in comparisons
+    ]
+
+
+def _told_apart(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """The same with titles that differ."""
+    titles = [c.title for c in comparisons]
+    return [
+        replace(c, apart=f" ({c.name.rpartition('-')[2]})") if titles.count(c.title) > 1 else c
+        for c in comparisons
+    ]
 
 
 def _write_section(section: Section, folder: Path, bold: bool) -> str:
@@ -143,7 +183,7 @@ def _write_section(section: Section, folder: Path, bold: bool) -> str:
     first, *others = section.tables
     lines = [f"{title}: {first.title}", as_text(first, bold=bold, width=width), ""]
     for table in others:
-        if table.name == "differences" and first.name == "accuracy":
+        if table.name in ("differences", "wins_overall") and first.name == "accuracy":
             lines += [table.title, as_text(table, bold=bold, width=width), ""]
     return "\n".join([*lines, *section.lines, f"{len(files)} files: {folder / section.name}_*"])
 
@@ -152,10 +192,13 @@ def _next_steps(sections: Sequence[Section]) -> list[str]:
     """What would make the tables say more."""
     lines = []
     seeds = [len(c.seeds) for s in sections for c in s.comparison.learning]
-    if seeds and min(seeds) < 3:
-        lines.append("next: the same command with --seeds 0 1 2 3 4, so that spreads are known")
-    if any(s.galleries and s.judge is None for s in sections):
-        lines.append("next: --mode full too, a classifier on all labels, to check pseudo-labels")
+    if seeds and min(seeds) < LEAST_SEEDS:
+        lines.append("next: more seeds, so that spreads are known: --seeds 0 1 2 3 4 in the "
+                     "command that ran them")  # fmt: skip
+    unjudged = [s.comparison.dataset for s in sections if s.galleries and s.judge is None]
+    for dataset in dict.fromkeys(unjudged):
+        lines.append(f"next: --strategy GALOT:mode=full --dataset {dataset}, a classifier on all "
+                     f"labels, so that --report can check pseudo-labels")  # fmt: skip
     return lines
 
 

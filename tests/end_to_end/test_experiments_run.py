@@ -1,7 +1,8 @@
 """The experiments of the paper from the command line: end to end, reuse, several machines."""
 
 import dataclasses
-import shutil
+import subprocess
+import sys
 import time
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from deepal_galot.cli import main
 from deepal_galot.experiments import EXPERIMENTS
 from deepal_galot.report.exhibit import find_exhibits
-from helpers import rows_of
+from helpers import ROOT, rows_of
 
 SHORT = ["--scale", "small", "--epochs", "1", "--min-steps", "2", "--steps", "2",
          "--ascent-steps", "1", "--ascent-samples", "1"]  # fmt: skip
@@ -82,21 +83,23 @@ def test_finished_runs_are_reused_and_shared_ones_run_once(everything, capsys):
     assert len(galot) == 1
 
 
-def test_a_stopped_experiment_goes_on(everything, tmp_path):
-    shutil.copytree(everything / "Digits", tmp_path / "Digits")
-    (exhibit,) = [e for e in find_exhibits(everything) if e.name == "table2"]
-    last = tmp_path / exhibit.arms[-1].folder
-    source = tmp_path / exhibit.arms[2].folder / "seed0"
-    lost = sorted((tmp_path / exhibit.arms[2].folder).glob("seed*"))
-    assert lost == [source]
-    # The images' own path is part of the reusing runs' configuration, not of their fingerprint.
-    shutil.copytree(everything / "images", tmp_path / "images")
-    shutil.rmtree(last)
+@pytest.mark.skipif(sys.platform == "win32", reason="sends a signal")
+def test_a_killed_experiment_goes_on(everything, tmp_path):
+    command = [sys.executable, str(ROOT / "run_benchmark.py"), "--experiment", "table2", *SHORT]
+    process = subprocess.Popen(
+        [*command, "--output", str(tmp_path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while process.poll() is None and not list(tmp_path.glob("Digits/GALOT/*/*/rounds.jsonl")):
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    (of_all,) = [e for e in find_exhibits(everything) if e.name == "table2"]
+    assert not find_exhibits(tmp_path)  # its reusing arms were not known yet
     run(tmp_path, "--experiment", "table2", *SHORT)
-    (again,) = find_exhibits(tmp_path)
-    assert [a.folder for a in again.arms] == [a.folder for a in exhibit.arms]
-    assert rows_of(tmp_path)[f"{exhibit.arms[-1].folder}/seed0"] == rows_of(everything)[
-        f"{exhibit.arms[-1].folder}/seed0"]  # fmt: skip
+    (exhibit,) = find_exhibits(tmp_path)
+    assert [a.folder for a in exhibit.arms] == [a.folder for a in of_all.arms]
+    rows, theirs = rows_of(tmp_path), rows_of(everything)
+    assert rows == {run: theirs[run] for run in rows} and len(rows) == len(exhibit.arms)
 
 
 def test_two_machines_give_one_table(everything, tmp_path, capsys):
@@ -115,7 +118,7 @@ def test_two_machines_give_one_table(everything, tmp_path, capsys):
 def test_a_report_has_a_baseline_and_targets(everything, tmp_path, capsys):
     run(tmp_path, "--report", everything, "--target-accuracy", "10", "99")
     table = next((tmp_path / "report").glob("table5*[0-9a-f]_labels.csv")).read_text().splitlines()
-    assert table[0].startswith("strategy,10.0 %,") and "99.0 %" in table[0]
+    assert table[0] == "strategy,10 %,99 %" and table[1].endswith(",> 40")
     run(tmp_path, "--report", everything, "--target-accuracy", "0", code=2)
     assert "--target-accuracy 0: must be above 0" in capsys.readouterr().err
     run(tmp_path, "--report", everything, "--baseline", "Nobody", code=2)
@@ -128,3 +131,46 @@ def test_a_dry_run_counts_each_experiment_and_runs_nothing(tmp_path, capsys, mon
     out = capsys.readouterr().out
     assert "and 4 runs that train on its images" in out and "fig8: " in out
     assert not list(tmp_path.glob("*/*/*/seed*"))
+
+
+@pytest.mark.parametrize("flags, says", [
+    (["--experiment", "table5", "--jobs", "0"], "--jobs 0: at least 1"),
+    (["--experiment", "table5", "--baseline", "Nobody"], "--baseline 'Nobody': no such arm"),
+    (["--scale", "small"], "--scale small: belongs to --experiment"),
+    (["--report", "--strategy", "GALOT"], "--report: is about all runs"),
+    (["--report", "--dry-run"], "--report and --dry-run: one at a time"),
+    (["--list", "--list-experiments"], "--list and --list-experiments: one at a time"),
+    (["--experiment", "fig8", "--dataset", "Nope"], "unknown data set 'Nope'"),
+])  # fmt: skip
+def test_bad_flags_are_said_before_anything_runs(flags, says, tmp_path, capsys):
+    run(tmp_path, *flags, code=2)
+    err = capsys.readouterr().err
+    assert err.count("error: ") == 1 and says in err
+    assert not list(tmp_path.glob("*/*/*/seed*"))
+
+
+def test_what_makes_no_images_does_not_stop_save_full_size(tmp_path):
+    run(tmp_path, "--experiment", "table2", *SHORT, "--save-full-size", "1")
+    assert len(list((tmp_path / "images" / "full").rglob("*.png"))) == 20  # GALOT's two rounds
+
+
+def test_marks_of_other_images_and_folders_that_cannot_be_written_are_said(
+    everything, tmp_path, capsys
+):
+    marks = tmp_path / "marks.json"
+    marks.write_text('{"schema": 1, "annotator": "", "marks": {"0123456789abcdef": true}}')
+    run(tmp_path, "--report", everything, "--annotations", marks)
+    assert "none of the 1 marks is of an image of these runs" in capsys.readouterr().out
+    (tmp_path / "file").write_text("")
+    run(tmp_path / "file", "--report", everything, code=2)
+    assert f"--output {tmp_path / 'file'}: cannot be written" in capsys.readouterr().err
+
+
+def test_a_chosen_baseline_leaves_experiments_alone_that_have_no_such_arm(everything, tmp_path):
+    run(tmp_path, "--report", everything, "--baseline", "AL+GAL")
+    of = {e.name: e.file_name for e in find_exhibits(everything)}
+
+    def title(name):
+        return (tmp_path / "report" / f"{of[name]}_differences.md").read_text().splitlines()[0]
+
+    assert "above AL+GAL, " in title("fig3") and "above MarginSampling, " in title("table5")

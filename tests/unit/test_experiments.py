@@ -2,21 +2,22 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from deepal_galot.cli import build_parser
+from deepal_galot.datasets.base import DatasetSpec
 from deepal_galot.errors import UserError
-from deepal_galot.experiments import (
-    ALIASES,
-    EXPERIMENTS,
-    Times,
-    ask,
-    comparable,
-    list_experiments,
-    named,
-)
+from deepal_galot.experiment_campaigns import ask, comparable, list_experiments
+from deepal_galot.experiments import ALIASES, EXPERIMENTS, named
 from deepal_galot.plan import make_plan, parse_strategy
-from deepal_galot.report.exhibit import Exhibit, ExhibitArm, find_exhibits, paper_numbers
+from deepal_galot.report.exhibit import (
+    Exhibit,
+    ExhibitArm,
+    find_exhibits,
+    is_the_papers,
+    paper_numbers,
+)
 from deepal_galot.request import ALL
 
 
@@ -136,12 +137,25 @@ def test_the_list_says_what_each_is_and_costs(tmp_path):
     assert text.count("cost not known: ") == 1 and "fig10: " in text
 
 
-def test_a_multiple_keeps_the_kind_of_its_number():
-    for experiment in EXPERIMENTS.values():
-        for arm in experiment.arms:
-            for key, value in arm.settings.items():
-                if isinstance(value, Times) and key in ("epochs", "min_steps"):
-                    assert float(value.factor).is_integer()
+def test_the_list_tells_a_flag_that_one_experiment_sets_from_data_that_are_missing(tmp_path):
+    lines = list(list_experiments(args_of("--template", "x {label}", "--output", str(tmp_path))))
+    unknown = [i for i, line in enumerate(lines) if "cost not known" in line]
+    assert all("--template" in lines[i] for i in unknown) and 0 < len(unknown) < 8
+    with pytest.raises(UserError, match="unknown data set 'Nope'"):
+        list(list_experiments(args_of("--dataset", "Nope")))
+
+
+def test_only_data_of_the_papers_size_are_the_papers(tmp_path):
+    rng = np.random.default_rng(0)
+
+    def spec(n, m):
+        x = np.broadcast_to(rng.integers(0, 255, (1, 8, 8, 3), np.uint8), (n, 8, 8, 3))
+        y, test = np.arange(n) % 10, np.arange(m) % 10
+        return DatasetSpec(
+            "CIFAR10", x, y, x[:m], test, tuple("abcdefghij"), (0.5,) * 3, (1.0,) * 3
+        )
+
+    assert is_the_papers(spec(50_000, 10_000)) and not is_the_papers(spec(2_000, 100))
 
 
 # -- what is kept of them ------------------------------------------------------------------------
@@ -162,6 +176,18 @@ def test_a_damaged_exhibit_is_an_error_of_one_line(text, tmp_path):
     file.parent.mkdir(parents=True)
     file.write_text(text)
     with pytest.raises(UserError, match="x.json: no readable exhibit"):
+        find_exhibits(tmp_path)
+
+
+@pytest.mark.parametrize("changed", [
+    {"name": 5}, {"name": "../x"}, {"notes": [5]}, {"dataset": "a/b"}, {"title": None},
+    {"baseline": 3}, {"judge": []}, {"arms": [{"label": "a", "folder": 3, "paper": None}]},
+    {"arms": [{"label": "a", "folder": "b", "paper": ["c"]}]}, {"arms": [3]}, {"new": 1},
+])  # fmt: skip
+def test_an_exhibit_of_wrong_types_is_refused(changed, tmp_path):
+    file = Exhibit("table1", "t", "curves", "D", (ExhibitArm("a", "D/S/1"),)).save(tmp_path)
+    file.write_text(json.dumps(json.loads(file.read_text()) | changed))
+    with pytest.raises(UserError, match="no readable exhibit"):
         find_exhibits(tmp_path)
 
 

@@ -31,6 +31,7 @@ LAYERS = [  # a file may import from its own layer's earlier files and from lowe
     ["predict", "speed"],
     ["report"],
     ["experiments"],
+    ["experiment_campaigns"],
     ["reporting"],
     ["cli"],
 ]

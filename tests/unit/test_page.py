@@ -141,8 +141,9 @@ def two_sections(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:Glyph 1 :UserWarning")
 def test_names_are_text_and_never_markup(tmp_path):
-    folders = runs(tmp_path, {"strategy": "MarginSampling"}, [[0.1, 0.2], [0.3, 0.4]])
-    folders += runs(tmp_path, {"strategy": "EntropySampling"}, [[0.4, 0.2], [0.3, 0.5]])
+    three = [[0.1, 0.2], [0.3, 0.4], [0.2, 0.2]]
+    folders = runs(tmp_path, {"strategy": "MarginSampling"}, three)
+    folders += runs(tmp_path, {"strategy": "EntropySampling"}, three[::-1])
     (section,) = sections_of(folders)
     renamed = [dataclasses.replace(c, label=f"{HOSTILE}\x01{i} $x_$") for i, c in
                enumerate(section.comparison.curves)]  # fmt: skip
@@ -347,7 +348,11 @@ def test_a_drawing_takes_the_colour_of_the_page(two_sections):
     ("accuracies", "says"),
     [
         ([[[0.9]] * 3, [[0.5], [0.5], [0.5]]], "they are apart (+40.00 ± 0.00 points"),
-        ([[[0.9], [0.1]], [[0.1], [0.8]]], "2 common seeds do not tell them apart (+5.00 ±"),
+        (
+            [[[0.9], [0.1], [0.5]], [[0.1], [0.8], [0.45]]],
+            "3 common seeds do not tell them apart (+5.00 ±",
+        ),
+        ([[[0.9], [0.8]], [[0.5], [0.5]]], "nothing says whether they differ"),
         ([[[0.9]], [[0.5]]], "nothing says whether they differ"),
     ],
 )
@@ -367,7 +372,7 @@ def test_the_best_of_many_is_said_to_be_picked(tmp_path):
     folders = []
     for i, name in enumerate(("MarginSampling", "RandomSampling", "EntropySampling")):
         folders += runs(
-            tmp_path, {"strategy": name}, [[0.1 * i, 0.1 * i + 0.01 * s] for s in (1, 2)]
+            tmp_path, {"strategy": name}, [[0.1 * i, 0.1 * i + 0.01 * s] for s in (1, 2, 3)]
         )
     (comparison,) = compare(folders)
     assert "not corrected for picking the best of 3" in headline(comparison)

@@ -64,7 +64,7 @@ def test_paired_difference_equals_scipys_paired_interval(two_methods):
     accuracy, folders = two_methods
     (comparison,) = compare(folders)
     margin, random = comparison.curves
-    d = statistics.paired_difference(random, margin)
+    d = statistics.paired_difference(random, margin, comparison.common_budgets)
     reference = stats.ttest_rel(accuracy[1].mean(1), accuracy[0].mean(1)).confidence_interval()
     assert d.n == 5
     assert (d.mean - d.half_width, d.mean + d.half_width) == pytest.approx(tuple(reference))
@@ -74,8 +74,14 @@ def test_pairs_only_seeds_and_budgets_that_both_have(tmp_path):
     a = [finished(tmp_path, [0.5, 0.6, 0.9], strategy="MarginSampling", seed=s) for s in (0, 1, 2)]
     b = [finished(tmp_path, [0.4, 0.7], strategy="RandomSampling", seed=s) for s in (1, 2, 3)]
     (comparison,) = compare(a + b)
-    d = statistics.paired_difference(*comparison.curves)
-    assert (d.n, d.mean) == (2, pytest.approx(0.0))
+    assert comparison.common_budgets == [10, 15]
+    d = statistics.paired_difference(*comparison.curves, comparison.common_budgets)
+    assert (d.n, d.mean) == (2, pytest.approx(0.0)) and np.isnan([d.half_width, d.p]).all()
+    # The table says the same, over the budgets of its average, and why.
+    assert texts(tables.difference_table(comparison)) == [["RandomSampling", "+0.00", "", "", "2"]]
+    lines = statements(comparison)
+    assert any("same budgets: average, area and differences are over 10, 15" in x for x in lines)
+    assert any("not all methods have the same seeds" in x for x in lines)
 
 
 def test_table_holds_the_numbers(two_methods):
@@ -261,10 +267,11 @@ def test_differences_that_never_vary_are_certain(tmp_path):
     runs = [finished(tmp_path, [0.5], seed=s) for s in range(3)]
     runs += [finished(tmp_path, [0.6], strategy="RandomSampling", seed=s) for s in range(3)]
     a, b = compare(runs)[0].curves
-    d = statistics.paired_difference(b, a)
+    d = statistics.paired_difference(b, a, (10,))
     assert (d.p, d.half_width) == (0.0, pytest.approx(0, abs=1e-12))
     assert statistics.win_shares((a, b)).tolist()[1][0] == 1.0
-    assert statistics.paired_difference(a, a).p == 1.0
+    assert statistics.paired_difference(a, a, (10,)).p == 1.0
+    assert statistics.paired_difference(a, b, (10, 99)) is None
 
 
 def test_one_seed_wins_nothing(tmp_path):
@@ -284,7 +291,61 @@ def test_labels_needed_by_hand(tmp_path):
     (comparison,) = compare(curve.folders)
     table = tables.labels_table(comparison, (0.8, 0.05, 0.999))
     assert texts(table)[0][1:] == ["14 (2 of 3 seeds)", "≤ 10", "> 20"]
-    assert table.header[1:] == ("80.0 %", "5.0 %", "99.9 %")
+    assert table.header[1:] == ("80 %", "5 %", "99.9 %")
+    # A mean of the seeds that got there would sort and print as the best.
+    assert [c.value for c in table.rows[0][1:]] == [None, 10.0, None]
+
+
+def test_labels_needed_without_labels(tmp_path):
+    rows = {"row": {"labels": 0}, "strategy": "GALOT", "mode": "gal"}
+    runs = [finished(tmp_path, a, seed=s, **rows) for s, a in enumerate([[0.5, 0.9], [0.5, 0.6]])]
+    (cell,) = tables.labels_table(compare(runs)[0], (0.8,)).rows[0][1:]
+    assert (cell.text, cell.value) == ("0 (1 of 2 seeds)", None)
+    (cell,) = tables.labels_table(compare(runs)[0], (0.95,)).rows[0][1:]
+    assert (cell.text, cell.value) == ("never", None)
+    (cell,) = tables.labels_table(compare(runs)[0], (0.55,)).rows[0][1:]
+    assert (cell.text, cell.value) == ("0", 0.0)
+
+
+def test_two_seeds_claim_no_spread(tmp_path):
+    runs = [finished(tmp_path, [0.5, 0.6], seed=s) for s in (0, 1)]
+    runs += [finished(tmp_path, [0.49, 0.59], strategy="RandomSampling", seed=s) for s in (0, 1)]
+    (comparison,) = compare(runs)
+    text = write_report(runs, tmp_path)
+    assert "±" not in text.replace("mean ±SEM", "") and "fewer than 3 seeds" in text
+    assert tables.win_table(comparison) is None
+
+
+def test_a_single_fit_on_all_labels_does_not_take_the_spread_away(two_methods, tmp_path):
+    full = finished(tmp_path, [0.9], strategy="FullySupervised", mode="full")
+    (comparison,) = compare([*two_methods[1], full])
+    assert not any("fewer than 3 seeds" in line for line in statements(comparison))
+
+
+def test_an_exhibit_names_what_is_missing_or_twice(tmp_path):
+    runs = [finished(tmp_path, [0.5, 0.6], seed=s) for s in range(3)]
+    folder = Path(*runs[0].path.parts[-4:-1]).as_posix()
+    arms = (ExhibitArm("a", folder), ExhibitArm("b", "D/S/none"), ExhibitArm("c", folder))
+    comparison = of_exhibit(Exhibit("table1", "t", "curves", "Digits", arms), runs)
+    assert [c.label for c in comparison.curves] == ["a"]
+    lines = statements(comparison)
+    assert "no finished run of b" in lines and "one and the same run as a: c" in lines
+
+
+def test_rounds_that_not_all_seeds_have_are_left_out_and_said(tmp_path):
+    runs = [finished(tmp_path / "a", [0.5, 0.6]), finished(tmp_path / "b", [0.5, 0.6, 0.7], seed=1)]
+    (comparison,) = compare(runs)
+    assert comparison.curves[0].budgets == (10, 15)
+    assert "MarginSampling: 1 rounds that not all of its seeds have are left out" in statements(
+        comparison
+    )
+
+
+@pytest.mark.parametrize("accuracy", [float("nan"), 55.3, -0.1])
+def test_an_accuracy_that_is_none_is_an_error(accuracy, tmp_path):
+    run = finished(tmp_path, [0.5, accuracy])
+    with pytest.raises(UserError, match="rounds.jsonl: line 2 is damaged .accuracy"):
+        compare([run])
 
 
 def test_a_chosen_baseline_is_what_the_others_are_compared_with(two_methods, tmp_path):
@@ -292,7 +353,7 @@ def test_a_chosen_baseline_is_what_the_others_are_compared_with(two_methods, tmp
     text = write_report(folders, tmp_path, Wish(baseline="RandomSampling"))
     mean = 100 * (accuracy[0] - accuracy[1]).mean()
     (line,) = [x for x in text.splitlines() if x.startswith("MarginSampling") and "±" in x][1:]
-    assert line.split()[1] == f"{mean:+.2f}"
+    assert line.split()[1] == f"{mean:+.2f}".replace("-", "−")
     assert "points of average accuracy above RandomSampling, paired by seed" in text
     with pytest.raises(UserError, match="--baseline 'Random'.*did you mean RandomSampling"):
         write_report(folders, tmp_path, Wish(baseline="Random"))
@@ -416,9 +477,9 @@ def test_the_papers_numbers_stand_beside_ours_with_the_difference(tmp_path):
     assert table.header == ("strategy", "1,000", "2,000", "3,000")
     assert texts(table) == [
         ["ε = 0: paper", "65.47", "77.00", "82.28"],
-        ["  ours − paper", "+0.53", "+0.00", "-0.28"],
+        ["  ours − paper", "+0.53", "+0.00", "−0.28"],
         ["Margin: paper", "55.06", "68.00", "81.27?"],
-        ["  ours − paper", "-0.06", "+0.00", "-0.27?"],
+        ["  ours − paper", "−0.06", "+0.00", "−0.27?"],
     ]
     assert comparison.reference.label == "ε = 0"
     # Never in our own columns.
@@ -439,7 +500,7 @@ def test_the_papers_average_is_of_its_ten_budgets_and_no_others(tmp_path):
     table = tables.paper_table(comparison)
     assert table.header[-2:] == ("10,000", "average")
     averages = [row[-1].text for row in table.rows]
-    assert averages == ["78.74", f"{100 * np.mean(ten) - 78.74:+.2f}", "", ""]
+    assert averages == ["78.74", f"{100 * np.mean(ten) - 78.74:+.2f}".replace("-", "−"), "", ""]
     assert [row[-2].text for row in table.rows][2:] == ["", ""]  # five has no 10,000 labels
 
 
@@ -455,7 +516,7 @@ def test_a_fully_supervised_run_stands_beside_the_papers(tmp_path):
     arms = [("all", ("table1", "fully supervised"))]
     _, comparison = exhibit_of(tmp_path, [full], arms)
     assert texts(tables.paper_table(comparison)) == [
-        ["all: paper", "95.36"], ["  ours − paper", "-5.36"],
+        ["all: paper", "95.36"], ["  ours − paper", "−5.36"],
     ]  # fmt: skip
 
 
