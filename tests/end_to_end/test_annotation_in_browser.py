@@ -14,6 +14,8 @@ from deepal_galot.report.gallery import gallery_of
 from deepal_galot.results import find_runs
 from helpers import QUICK
 
+pytestmark = pytest.mark.xdist_group("annotation")  # its fixture is worth sharing
+
 N = 2  # images a class of each of two methods
 
 

@@ -12,6 +12,8 @@ from deepal_galot.experiments import EXPERIMENTS
 from deepal_galot.report.exhibit import find_exhibits
 from helpers import ROOT, rows_of
 
+pytestmark = pytest.mark.xdist_group("experiments")  # its fixture is worth sharing
+
 SHORT = ["--scale", "small", "--epochs", "1", "--min-steps", "2", "--steps", "2",
          "--ascent-steps", "1", "--ascent-samples", "1"]  # fmt: skip
 

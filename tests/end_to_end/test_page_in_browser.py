@@ -5,6 +5,8 @@ import pytest
 from deepal_galot.cli import main
 from helpers import QUICK
 
+pytestmark = pytest.mark.xdist_group("page")  # its fixture is worth sharing
+
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):

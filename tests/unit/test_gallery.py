@@ -14,6 +14,8 @@ from deepal_galot.report.write import write_report
 from deepal_galot.results import find_runs
 from helpers import QUICK
 
+pytestmark = pytest.mark.xdist_group("gallery")  # its fixture is worth sharing
+
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
