@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 from . import registry
 from .config import BUDGET, GALOT, GENERATOR, PROTOCOLS, STRATEGY, TRAINING
 from .errors import UserError
-from .flags import Parser, add_fields
+from .flags import Parser, add_fields, set_environment
 
 DESCRIPTION = """\
 Deep active learning with generated images (GALOT, arXiv 2412.16227) beside the classic strategies.
@@ -105,7 +104,8 @@ def _add_what_to_run(group: argparse._ArgumentGroup) -> None:
         "say nothing else (default: full)",
     )
     add("--plugin", action="append", default=[], metavar="FILE",
-        help="a Python file with a strategy, generator, data set or classifier")  # fmt: skip
+        help="a Python file with a strategy, generator, data set or classifier; as NAME=FILE, what "
+        "is in it gets that name")  # fmt: skip
 
 
 def _add_where(group: argparse._ArgumentGroup) -> None:
@@ -212,7 +212,7 @@ def _add_instead(group: argparse._ArgumentGroup) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    _set_environment()
+    set_environment()
     try:
         return _dispatch(build_parser().parse_args(argv))
     except UserError as error:
@@ -233,14 +233,6 @@ def _complain(error: Exception) -> int:
     """One line, whatever a library wrote into its message."""
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     return 2
-
-
-def _set_environment() -> None:
-    """What libraries read from the environment when they are imported."""
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # --deterministic needs it
 
 
 def _dispatch(args: argparse.Namespace) -> int:

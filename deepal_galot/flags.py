@@ -1,8 +1,9 @@
-"""The fields of a configuration as flags of a command line, and back."""
+"""What the command lines share: flags made of the configuration's fields, and back."""
 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Container
 from typing import Any
 
@@ -73,3 +74,11 @@ def _other_defaults(f: Any) -> list[str]:
             if sets.get(f.name, usual) != usual:
                 texts.append(f"{name} on {dataset}: {sets[f.name]}")
     return texts
+
+
+def set_environment() -> None:
+    """What libraries read from the environment when they are imported."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # --deterministic needs it
