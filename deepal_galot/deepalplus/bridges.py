@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,8 @@ def _stay_on_cpu(root: Path, stack: contextlib.ExitStack) -> None:
 
 def _refuses_pretrained(root: Path) -> bool:
     try:
-        with torch.device("meta"):  # no numbers are drawn
+        with warnings.catch_warnings(), torch.device("meta"):  # no random number is drawn
+            warnings.simplefilter("ignore")  # of its end one day
             torchvision.models.resnet18(pretrained=False)
     except TypeError:
         return True

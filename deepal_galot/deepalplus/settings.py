@@ -178,8 +178,9 @@ def _budget(theirs: Any) -> dict[str, int]:
     Raises:
         UserError: a number that leaves nothing to do.
     """
-    for flag, value, least in (("-s", theirs.initseed, 1), ("-b", theirs.batch, 1),
-                               ("-q", theirs.quota, 0), ("--seed", theirs.seed, 0)):  # fmt: skip
+    bounds = (("-s", theirs.initseed, 1), ("-b", theirs.batch, 1),
+              ("-q", theirs.quota, theirs.batch), ("--seed", theirs.seed, 0))  # fmt: skip
+    for flag, value, least in bounds:
         if value < least:
             raise UserError(f"{flag} {value}: must be at least {least}")
     rounds = theirs.quota // theirs.batch  # demo.py drops the rest, too

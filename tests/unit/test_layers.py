@@ -90,6 +90,24 @@ def test_generators_know_no_learner():
         assert not imported_rooms(path) & {"learner", "pool", "trial"}, path
 
 
+def test_the_deepalplus_plugin_needs_no_query_strategies():
+    """In a DeepALPlus folder that name is DeepALPlus's; nothing that the plug-in may ever import,
+    at the top or inside functions, may import ours."""
+    imports: dict[str, set[str]] = {}
+    for path in source_files():
+        imports.setdefault(room(path), set()).update(imported_rooms(path))
+    reached, new = set(), {"deepalplus"}
+    while new:
+        reached |= new
+        new = set().union(*(imports.get(name, set()) for name in new)) - reached
+    assert "galot" in reached and "query_strategies" not in reached
+    code = "import sys, deepal_galot.deepalplus.__main__; print(sorted(sys.modules))"
+    out = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert "'generators.diffusion'" in out and "'query_strategies" not in out
+
+
 def test_trial_knows_no_strategy_by_name():
     text = (ROOT / "deepal_galot" / "trial.py").read_text()
     for file in (ROOT / "query_strategies").glob("*.py"):
