@@ -181,7 +181,7 @@ def _check_is_ours(package: ModuleType, name: str) -> None:
     if found != expected:
         raise UserError(
             f"`import {name}` finds {found}, not deepal-galot's {expected}: run from another "
-            f"folder, or inside a DeepALPlus checkout use its plug-in"
+            f"folder, or inside a DeepALPlus checkout: python -m deepal_galot.deepalplus"
         )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..errors import UserError
-from ..flags import set_environment
+from ..flags import Parser, set_environment
 from .bridges import cross
 from .host import Host, check_folder, import_host, inside
 from .plugin import Plugin, warn
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         root, theirs, ours = split(argv)
         run(root, theirs, ours)
-    except UserError as error:
+    except (UserError, OSError) as error:  # or a data file that is not there, a full disk
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -47,20 +47,13 @@ def split(argv: Sequence[str]) -> tuple[Path, list[str], list[str]]:
     parser = build_parser()
     if {"-h", "--help"} & {*theirs, *ours}:
         parser.parse_args(["--help"])
-    root = Path.cwd()
-    for i, flag in enumerate(theirs):
-        if flag == "--root" or flag.startswith("--root="):
-            _, equals, value = flag.partition("=")
-            rest = theirs[i + 1 :]
-            if not equals and not rest:
-                raise UserError("--root needs the path of a DeepALPlus checkout")
-            root = Path(value if equals else rest[0])
-            theirs = theirs[:i] + (rest if equals else rest[1:])
-            break
+    left = Parser(add_help=False, allow_abbrev=False)
+    left.add_argument("--root", type=Path, default=Path.cwd())
+    args, theirs = left.parse_known_args(theirs)
     for flag in theirs:
         if flag.partition("=")[0] in parser._option_string_actions:
             raise UserError(f"{flag} is GALOT's, not DeepALPlus's: write it behind a bare --")
-    return root, theirs, ours
+    return args.root, theirs, ours
 
 
 def run(

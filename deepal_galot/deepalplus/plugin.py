@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from typing import Any
 
@@ -49,6 +50,8 @@ class Plugin:
             UserError: of settle; or flags of GALOT for another strategy.
         """
         theirs = self._get_args()
+        if hasattr(theirs, "gpu"):  # demo.py does so next; libraries imported here may ask for GPUs
+            os.environ["CUDA_VISIBLE_DEVICES"] = str(theirs.gpu)
         check_strategy(self.host, theirs.ALstrategy)
         check_dataset(self.host, theirs.dataset_name)
         if theirs.ALstrategy == NAME:

@@ -24,6 +24,7 @@ from .host import Host
 NAME = "GALOT"
 # DeepALPlus's own training loop weighs all images alike, and its runs leave no images to borrow.
 NOT_HERE = ("synthetic_weight", "synthetic_norm", "synthetic_from")
+READ = ("dataset_name", "initseed", "batch", "quota", "seed")  # of DeepALPlus's arguments
 WNIDS = Path("data", "TinyImageNet", "tiny-imagenet-200", "wnids.txt")
 PROG = "python -m deepal_galot.deepalplus"
 DESCRIPTION = """\
@@ -103,6 +104,9 @@ def settle(host: Host, flags: argparse.Namespace, theirs: Any) -> Settings:
         UserError: a value out of range, an unknown name, classes without names, a generator that
             does not know them or cannot be had.
     """
+    missing = [field for field in READ if not hasattr(theirs, field)]
+    if missing:
+        raise UserError(f"DeepALPlus's arguments have no {', '.join(missing)}, which GALOT reads")
     name = theirs.dataset_name
     check_base_sampler(host, flags.config_base_sampler or RunConfig.base_sampler)
     names = _class_names(host, name, flags.class_names)
