@@ -4,26 +4,15 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from . import registry
-from .config import (
-    BUDGET,
-    GALOT,
-    GENERATOR,
-    PROTOCOLS,
-    STRATEGY,
-    TRAINING,
-    field_type,
-    option_fields,
-)
+from .config import BUDGET, GALOT, GENERATOR, PROTOCOLS, STRATEGY, TRAINING
 from .errors import UserError
+from .flags import Parser, add_fields, set_environment
 
-SHORT = {"n_init": "-s", "n_query": "-b", "quota": "-q"}  # DeepALPlus's
 DESCRIPTION = """\
 Deep active learning with generated images (GALOT, arXiv 2412.16227) beside the classic strategies.
 Without arguments: MarginSampling and GALOT on the embedded Digits, offline, in minutes."""
@@ -33,23 +22,15 @@ A strategy may carry its own settings, so that variants stand in one table:
 Exit codes: 0 done; 2 bad input or a missing resource; 130 interrupted, the same command goes on."""
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        raise UserError(message)
-
-
 def build_parser() -> argparse.ArgumentParser:
     """All flags; those of the configuration have their help, unit and default from its fields."""
-    parser = _Parser(
+    parser = Parser(
         prog="run_benchmark.py", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     _add_what_to_run(parser.add_argument_group("what to run"))
     for title in (BUDGET, TRAINING, STRATEGY, GALOT, GENERATOR):
-        group = parser.add_argument_group(title)
-        for f in option_fields():
-            if f.metadata["group"] == title:
-                _add_field(group, f)
+        add_fields(parser.add_argument_group(title), title)
     _add_where(parser.add_argument_group("where and how"))
     _add_report(parser.add_argument_group("what the report shows"))
     _add_instead(parser.add_argument_group("instead of running"))
@@ -122,40 +103,8 @@ def _add_what_to_run(group: argparse._ArgumentGroup) -> None:
         "say nothing else (default: full)",
     )
     add("--plugin", action="append", default=[], metavar="FILE",
-        help="a Python file with a strategy, generator, data set or classifier")  # fmt: skip
-
-
-def _add_field(group: argparse._ArgumentGroup, f: Any) -> None:
-    flag = f"--{f.name.replace('_', '-')}"
-    names = [flag, SHORT[f.name]] if f.name in SHORT else [flag]
-    unit = f" [{f.metadata['unit']}]" if f.metadata["unit"] else ""
-    without = "the model's own" if f.metadata["group"] == GENERATOR else "none"
-    usual = f.metadata["usual"]
-    default = without if usual is None else f"{usual}"
-    choices = f", one of {', '.join(f.metadata['choices'])}" if f.metadata["choices"] else ""
-    defaults = ", ".join([default, *_other_defaults(f)])
-    text = f"{f.metadata['help']}{choices}{unit} (default: {defaults})"
-    kind = field_type(f.name)
-    group.add_argument(
-        *names, dest=f"config_{f.name}", type=kind, help=text.replace("%", "%%"),
-        metavar={int: "N", float: "X", str: "NAME"}[kind],
-    )  # fmt: skip
-
-
-def _other_defaults(f: Any) -> list[str]:
-    """ "who: value" of each protocol, data set and generator that prefers another value."""
-    prefers = {p: protocol.sets for p, protocol in PROTOCOLS.items()}
-    prefers |= {n: registry.datasets.get(n).defaults for n in registry.datasets.names()}
-    prefers |= {n: registry.generators.get(n).all_defaults() for n in registry.generators.names()}
-    values = {who: sets[f.name] for who, sets in prefers.items() if f.name in sets}
-    default = f.metadata["usual"]
-    texts = [f"{who}: {value}" for who, value in values.items() if value != default]
-    for name, protocol in PROTOCOLS.items():
-        usual = protocol.sets.get(f.name, default)
-        for dataset, sets in protocol.datasets.items():
-            if sets.get(f.name, usual) != usual:
-                texts.append(f"{name} on {dataset}: {sets[f.name]}")
-    return texts
+        help="a Python file with a strategy, generator, data set or classifier; as NAME=FILE, what "
+        "is in it gets that name")  # fmt: skip
 
 
 def _add_where(group: argparse._ArgumentGroup) -> None:
@@ -263,7 +212,7 @@ def _add_instead(group: argparse._ArgumentGroup) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    _set_environment()
+    set_environment()
     try:
         return _dispatch(build_parser().parse_args(argv))
     except UserError as error:
@@ -284,14 +233,6 @@ def _complain(error: Exception) -> int:
     """One line, whatever a library wrote into its message."""
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     return 2
-
-
-def _set_environment() -> None:
-    """What libraries read from the environment when they are imported."""
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # --deterministic needs it
 
 
 INSTEAD = ("list", "list_experiments", "predict", "annotate", "report", "dry_run")

@@ -10,7 +10,7 @@ import torch
 
 from .costs import Cost, Work, size_of, totals
 from .errors import UserError
-from .plan import weights_at_hand
+from .generator_choice import weights_at_hand
 from .probe import too_large, unprobed
 from .timing import matrix_rate
 

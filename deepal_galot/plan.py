@@ -12,17 +12,13 @@ from typing import Any
 import torch
 
 from generators.base import Generator
-from generators.diffusion import DiffusionGenerator
-from generators.folder import FolderGenerator
 from generators.prompts import templates
-from generators.weights import MissingWeights, find_weights
 from query_strategies.strategy import Strategy
 
 from . import registry
 from .acquisition import canonical_text_target
 from .classifiers.base import Classifier
 from .config import (
-    FOLDER,
     GALOT,
     GENERATOR,
     STRATEGY,
@@ -35,7 +31,7 @@ from .config import (
 )
 from .datasets.base import Dataset, DatasetSpec
 from .errors import UserError
-from .galot import image_counts
+from .generator_choice import check_generator, generator_class, weights_at_hand
 from .pool import check_budget
 from .registry import did_you_mean
 from .results import RunFolder, folder_of, label_of
@@ -304,36 +300,6 @@ def configure(
     return config
 
 
-def generator_class(source: str) -> type[Generator]:
-    """A registered name, a folder or a hub id; a name wins over a folder that is called alike.
-    Behind "folder:" is a path of images."""
-    if source.startswith(FOLDER):
-        return FolderGenerator.at(source.removeprefix(FOLDER))
-    if source not in registry.generators and ("/" in source or Path(source).is_dir()):
-        return DiffusionGenerator.at(source)
-    return registry.generators.get(source)
-
-
-def weights_at_hand(generator: type[Generator], download: bool = False) -> bool:
-    """Whether a generator's weights are on this machine.
-
-    Args:
-        download: fetch them if they are not.
-
-    Raises:
-        UserError: they cannot be fetched, or there is no such model.
-    """
-    if not issubclass(generator, DiffusionGenerator):
-        return True
-    try:
-        find_weights(generator.source, download)
-    except MissingWeights:
-        if download:
-            raise
-        return False
-    return True
-
-
 def _classes(
     config: RunConfig, request: Request
 ) -> tuple[type[Strategy], type[Classifier], type[Generator] | None]:
@@ -351,37 +317,13 @@ def _classes(
     generator = generator_class(config.generator)
     if config.synthetic_from is None:
         class_names = request.spec.class_names if request.spec else request.dataset.class_names
-        _check_generator(generator, config, request.words or class_names)
+        check_generator(generator, config, request.words or class_names)
     if request.save_full_size and (config.synthetic_from or not generator.reads_text):
         raise UserError(
             f"--save-full-size {request.save_full_size}: this run makes no images, it takes those "
             f"of {config.synthetic_from or config.generator}"
         )
     return strategy, architecture, generator
-
-
-def _check_generator(
-    generator: type[Generator], config: RunConfig, class_names: Sequence[str]
-) -> None:
-    """
-    Raises:
-        UserError: it does not know the classes, has no text to optimise, or has too few images.
-    """
-    generator.check_classes(class_names, config.dataset)
-    if not generator.reads_text and config.epsilon > 0:
-        raise UserError(
-            f"--generator {config.generator}: images that exist already follow no text, so none "
-            f"can be optimised: add --epsilon 0"
-        )
-    made = [image_counts(config, len(class_names), r)[1] for r in range(config.cycles)]
-    for name, *wanted in zip(class_names, *made, strict=True):
-        supply = generator.supply(name)
-        if supply is not None and max(wanted) > supply:
-            raise UserError(
-                f"--generator {config.generator}: a round wants {max(wanted):,} images of "
-                f"{name!r}, there are {supply:,}: add some, or lower --n-synthetic, --oversample "
-                f"or the budget"
-            )
 
 
 def _run(config: RunConfig, default: RunConfig, request: Request, spec: DatasetSpec) -> Run:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from generators.base import Generator
+from generators.base import FULL_SIZE, Generator
 from generators.prompts import fill, templates
 from generators.text_optimization import score_gradient
 
@@ -20,13 +20,13 @@ from .classifiers.base import Classifier
 from .config import RunConfig
 from .costs import Cost, Prices, ascends, size_of, training_images
 from .datasets.base import DatasetSpec
+from .generator_choice import weights_at_hand
 from .images import fit_to
 from .learner import Learner
-from .plan import Run, weights_at_hand
+from .plan import Run
 from .pool import ImageSet
 from .training import split_batches
 
-FULL_SIZE = 10e12  # FLOP an image; beyond it an image takes a CPU minutes
 PROBE_SECONDS = 1.0  # for each of the few things that are timed, ten seconds in all as a rule
 PATIENCE = 10.0  # seconds; a first batch that took longer is not repeated
 

@@ -21,6 +21,14 @@ from types import ModuleType
 
 from .errors import UserError
 
+# DeepALPlus's strategies that run in its own demo alone, and why.
+NEEDS_MORE = {
+    "CEALSampling": "its query takes the round as well and gives a training set beside its picks",
+    "LossPredictionLoss": "it reads a loss module of a network of its own (nets_lossprediction.py)",
+    "VAAL": "it trains a VAE and a discriminator of its own (nets.py) on pairs of images",
+    "WAAL": "it reads the parts of a network of its own, which it trains on the unlabeled pool "
+    "(nets_waal.py)",
+}
 PACKAGE_ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -132,7 +140,8 @@ class Registry:
             if other is not None and other is not cls:
                 raise UserError(
                     f"the {self.kind} name {name!r} of {inspect.getfile(cls)} is already taken by "
-                    f"{inspect.getfile(other)}: rename one of the classes"
+                    f"{inspect.getfile(other)}: rename one of the classes, or give the plug-in's "
+                    f"a name of its own: --plugin NAME=FILE"
                 )
 
     def _discovered(self) -> dict[str, type]:
@@ -172,7 +181,7 @@ def _check_is_ours(package: ModuleType, name: str) -> None:
     if found != expected:
         raise UserError(
             f"`import {name}` finds {found}, not deepal-galot's {expected}: run from another "
-            f"folder, or inside a DeepALPlus checkout use its plug-in"
+            f"folder, or inside a DeepALPlus checkout: python -m deepal_galot.deepalplus"
         )
 
 
@@ -186,11 +195,12 @@ ALL = {"strategies": strategies, "generators": generators, "data sets": datasets
        "classifiers": classifiers}  # fmt: skip
 
 
-def load_plugin(path: str | Path) -> list[str]:
+def load_plugin(source: str | Path) -> list[str]:
     """Run a Python file and register what it defines; the file is executed, so trust it first.
 
     The module is loaded as `query_strategies.<stem>`, so that an unmodified DeepALPlus file with
-    `from .strategy import Strategy` works.
+    `from .strategy import Strategy` works. "NAME=FILE" registers the file's one class as NAME: that
+    is how DeepALPlus's own MarginSampling runs beside the one here.
 
     Returns:
         The names it added.
@@ -198,33 +208,61 @@ def load_plugin(path: str | Path) -> list[str]:
     Raises:
         UserError: no such file, it fails to import, defines nothing, or clashes with a name.
     """
-    if not Path(path).is_file():
-        raise UserError(f"--plugin {path}: no such file")
-    path = Path(path).resolve()
-    name = f"query_strategies.{path.stem}"
+    path, own_name = _plugin_source(source)
+    if not path.is_file():
+        raise UserError(f"--plugin {source}: no such file")
+    path = path.resolve()
+    name = f"query_strategies.{own_name or path.stem}"
     for registry in ALL.values():
         registry.names()
     if name in sys.modules:
         raise UserError(
-            f"--plugin {path}: query_strategies already has a file {path.stem}.py; rename yours"
+            f"--plugin {source}: query_strategies already has a file {path.stem}.py; rename yours, "
+            f"or give what is in it a name of its own: --plugin NAME={path.name}"
         )
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise UserError(f"--plugin {path}: not a Python file (its name must end in .py)")
+        raise UserError(f"--plugin {source}: not a Python file (its name must end in .py)")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
+        if own_name:
+            _rename_only_class(module, own_name, path)
         added = [n for r in ALL.values() for n in r.add_from(module, plugin=path)]
     except UserError:
         del sys.modules[name]
         raise
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise UserError(f"--plugin {path} fails to import: {_where(error, path)}") from error
+        defined = re.findall(r"^class (\w+)", path.read_text("utf-8", "replace"), re.M)
+        why = why_not(defined)
+        raise UserError(f"--plugin {source} fails to import: {_where(error, path)}{why}") from error
     if not added:
-        raise UserError(f"--plugin {path} defines no strategy, generator, data set or classifier")
+        raise UserError(f"--plugin {source} defines no strategy, generator, data set or classifier")
     return added
+
+
+def _plugin_source(source: str | Path) -> tuple[Path, str]:
+    """(file, NAME or ""), of FILE or NAME=FILE; a file of that very name is a file."""
+    name, equals, file = str(source).partition("=")
+    if equals and name.isidentifier() and not Path(source).exists():
+        return Path(file), name
+    return Path(source), ""
+
+
+def _rename_only_class(module: ModuleType, name: str, path: Path) -> None:
+    """
+    Raises:
+        UserError: the file has none or several.
+    """
+    classes = [c for c in vars(module).values() if any(r._belongs(c, module) for r in ALL.values())]
+    if len(classes) != 1:
+        raise UserError(
+            f"--plugin {name}={path}: the file defines {len(classes)} strategies, generators, data "
+            f"sets or classifiers; a name can be given to one"
+        )
+    classes[0].name, classes[0].aliases = name, ()
 
 
 # What a plug-in's code may raise, or ours where it is wrong.
@@ -237,8 +275,16 @@ def plugin_fault(error: Exception) -> str | None:
         for path in registry._plugins.values():
             text = _where(error, path)
             if text.endswith(")") and " (line " in text:
-                return f"the plug-in {path} fails: {text}"
+                names = [name for name, file in registry._plugins.items() if file == path]
+                why = why_not(registry.get(name).__name__ for name in names)
+                return f"the plug-in {path} fails: {text}{why}"
     return None
+
+
+def why_not(class_names: Iterable[str]) -> str:
+    """The known reasons why what DeepALPlus calls so cannot run here, or nothing."""
+    known = sorted(set(class_names) & set(NEEDS_MORE))
+    return "".join(f"; DeepALPlus's {name} cannot run here: {NEEDS_MORE[name]}" for name in known)
 
 
 def _where(error: BaseException, path: Path) -> str:

@@ -10,6 +10,7 @@ from .datasets.class_names import from_class_names, prompt_words
 from .datasets.user_data import dataset_at, is_path
 from .device import pick_device
 from .errors import UserError
+from .flags import chosen_fields
 from .plan import Request
 
 # The rows of the paper's Table 1, in its order.
@@ -24,12 +25,7 @@ def request_of(args: argparse.Namespace) -> Request:
     Raises:
         UserError: flags that do not go together, or a name that is not known.
     """
-    prefix = "config_"
-    flags = {
-        k.removeprefix(prefix): v
-        for k, v in vars(args).items()
-        if k.startswith(prefix) and v is not None
-    }
+    flags = chosen_fields(args)
     if args.protocol is not None:
         flags["protocol"] = args.protocol
     asked = args.strategy or ["MarginSampling", "GALOT"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,7 @@ from .galot import Galot, SyntheticBatch
 from .learner import Learner
 from .oracle import ReferenceOracle
 from .pool import Pool, SyntheticQuery, check_query
+from .registry import why_not
 from .results import Row, RunFolder
 
 
@@ -55,9 +57,12 @@ class Trial:
                 "image_shape": spec.image_shape}  # fmt: skip
         seeding.seed_globals(self.config.seed, "query", 0)  # for constructors that draw
         try:
-            self.strategy = strategy(self.pool, self.learner, self.config, task)
+            self.strategy = _make(strategy, self.pool, self.learner, self.config, task)
         except TypeError as error:
-            raise UserError(f"the strategy {strategy.__name__} cannot be made: {error}") from error
+            why = why_not([strategy.__name__])
+            raise UserError(
+                f"the strategy {strategy.__name__} cannot be made: {error}{why}"
+            ) from error
         self.query_seconds = 0.0  # of this round, without the answers and extra training
         self.galot = make_galot() if make_galot and self.config.uses_generated_images else None
         self.picks = folder.picks()
@@ -229,6 +234,17 @@ class Trial:
             "mean": list(self.spec.mean),
             "std": list(self.spec.std),
         }
+
+
+def _make(
+    strategy: type[Strategy], pool: Pool, learner: Learner, config: RunConfig, task: dict[str, Any]
+) -> Strategy:
+    """A strategy; by parameter name where it has DeepALPlus's names, because one of DeepALPlus's
+    has them in another order."""
+    given = {"dataset": pool, "net": learner, "args_input": config, "args_task": task}
+    if given.keys() <= inspect.signature(strategy).parameters.keys():
+        return strategy(**given)
+    return strategy(*given.values())
 
 
 def milliseconds(seconds: float) -> float:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .image_store import Request
 
 Graph = Literal["none", "last", "all"]
+FULL_SIZE = 10e12  # FLOP an image; beyond it an image takes a CPU minutes
 
 
 @dataclass(frozen=True)

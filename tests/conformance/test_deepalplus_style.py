@@ -1,8 +1,13 @@
-"""Strategy files as DeepALPlus users write them run unchanged; written here from its interface."""
+"""Strategy files as DeepALPlus users write them run unchanged; written here from its interface, and
+its own where there is a checkout."""
+
+from pathlib import Path
 
 import pytest
+from deepalplus_tools import HOSTS, REAL, STAND_IN
 
 from deepal_galot.cli import main
+from deepal_galot.registry import NEEDS_MORE
 from helpers import rows_of
 
 SCORE_BASED = """
@@ -86,3 +91,44 @@ def test_runs_as_a_plugin(tmp_path, name, text, n_query):
     assert main([str(a) for a in args]) == 0
     ((_, rows),) = rows_of(tmp_path / "out", name).items()
     assert rows[1]["labels"] == 20 + int(n_query)
+
+
+RUNS = ("badge_sampling", "bayesian_active_learning_disagreement_dropout", "entropy_sampling",
+        "entropy_sampling_dropout", "kcenter_greedy", "kcenter_greedy_pca", "kmeans_sampling",
+        "least_confidence", "least_confidence_dropout", "margin_sampling",
+        "margin_sampling_dropout", "mean_std", "random_sampling", "var_ratio")  # fmt: skip
+REFUSED = {"ceal": "CEALSampling", "loss_prediction": "LossPredictionLoss", "vaal": "VAAL",
+           "waal": "WAAL"}  # fmt: skip
+IN_STAND_IN = {file.stem for file in (STAND_IN / "query_strategies").glob("*.py")}
+
+
+def files(stems):
+    """Each file of the stand-in host, and of the real one where there is one."""
+    return [
+        pytest.param(STAND_IN if host.id == "stand-in" else Path(REAL or "."), stem,
+                     id=f"{host.id}-{stem}", marks=host.marks)
+        for host in HOSTS for stem in stems if host.id == "real" or stem in IN_STAND_IN
+    ]  # fmt: skip
+
+
+def play_their_file(root, stem, output):
+    file = root / "query_strategies" / f"{stem}.py"
+    args = ["--plugin", f"Theirs={file}", "-a", "Theirs", "-s", "60", "-b", "6", "--n-rounds", "1",
+            "--epochs", "2", "--min-steps", "0", "--seeds", "0", "--output", output]  # fmt: skip
+    return main([str(a) for a in args])
+
+
+@pytest.mark.parametrize(("root", "stem"), files(RUNS))
+def test_their_own_files_run_here_under_another_name(tmp_path, root, stem):
+    """Their class names are taken by ours; NAME=FILE tells the two apart."""
+    assert play_their_file(root, stem, tmp_path) == 0
+    ((_, rows),) = rows_of(tmp_path, "Theirs").items()
+    assert rows[1]["labels"] == 66
+
+
+@pytest.mark.parametrize(("root", "stem"), files(REFUSED))
+def test_what_cannot_run_here_says_why(tmp_path, capsys, root, stem):
+    assert play_their_file(root, stem, tmp_path) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    name = REFUSED[stem]
+    assert f"DeepALPlus's {name} cannot run here: {NEEDS_MORE[name]}" in line

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from deepal_galot import registry
-from deepal_galot.cli import SHORT, build_parser, main
+from deepal_galot.cli import build_parser, main
 from deepal_galot.config import PROTOCOLS, option_fields
+from deepal_galot.flags import SHORT
 from helpers import QUICK, rows_of, run_benchmark
 
 CIFAR = ["--dataset", "CIFAR10", "--strategy", "GALOT"]

@@ -42,6 +42,18 @@ def test_every_printed_command_parses(command):
     build_parser().parse_args(shlex.split(command)[2:])
 
 
+def test_the_printed_commands_of_the_deepalplus_plugin_parse():
+    from deepal_galot.deepalplus.command import split
+    from deepal_galot.deepalplus.settings import parse_flags
+
+    lines = re.findall(r"^python -m deepal_galot.deepalplus (.*?)(?: +#.*)?$", README, re.M)
+    assert len(lines) == 2
+    for line in lines:
+        _, theirs, ours = split(shlex.split(line))
+        assert "-a" in theirs
+        parse_flags(ours)
+
+
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "--list" in c or "--dry-run" in c])
 def test_commands_that_cost_nothing_run(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -11,6 +11,7 @@ LAYERS = [  # a file may import from its own layer's earlier files and from lowe
     ["registry"],
     ["seeding", "acquisition", "selection", "images", "disk", "timing", "device"],
     ["config"],
+    ["flags"],
     ["datasets", "classifiers"],
     ["pool", "objective", "augmentation", "auxiliary_norm"],
     ["training"],
@@ -18,6 +19,8 @@ LAYERS = [  # a file may import from its own layer's earlier files and from lowe
     ["oracle"],
     ["generators"],
     ["galot"],
+    ["generator_choice"],
+    ["deepalplus"],
     ["query_strategies"],
     ["results"],
     ["transfer"],
@@ -86,6 +89,24 @@ def test_imports_run_downwards():
 def test_generators_know_no_learner():
     for path in (ROOT / "generators").glob("*.py"):
         assert not imported_rooms(path) & {"learner", "pool", "trial"}, path
+
+
+def test_the_deepalplus_plugin_needs_no_query_strategies():
+    """In a DeepALPlus folder that name is DeepALPlus's; nothing that the plug-in may ever import,
+    at the top or inside functions, may import ours."""
+    imports: dict[str, set[str]] = {}
+    for path in source_files():
+        imports.setdefault(room(path), set()).update(imported_rooms(path))
+    reached, new = set(), {"deepalplus"}
+    while new:
+        reached |= new
+        new = set().union(*(imports.get(name, set()) for name in new)) - reached
+    assert "galot" in reached and "query_strategies" not in reached
+    code = "import sys, deepal_galot.deepalplus.__main__; print(sorted(sys.modules))"
+    out = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert "'generators.diffusion'" in out and "'query_strategies" not in out
 
 
 def test_trial_knows_no_strategy_by_name():

@@ -72,3 +72,20 @@ def test_a_foreign_generators_folder_is_refused(tmp_path):
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
     )
     assert "UserError" in done.stderr and "run from another folder" in done.stderr
+
+
+def test_a_plugin_can_be_given_a_name(tmp_path):
+    """So that a class whose name is taken runs beside the one that has it."""
+    path = plugin(tmp_path, STRATEGY.replace("Mine", "MarginSampling"), "margin_sampling.py")
+    for refused in (path, plugin(tmp_path, path.read_text(), "other.py")):
+        with pytest.raises(UserError, match="--plugin NAME="):
+            registry.load_plugin(refused)
+    assert registry.load_plugin(f"Theirs={path}") == ["Theirs"]
+    assert registry.strategies.get("theirs").__name__ == "MarginSampling"
+    assert registry.strategies.get("MarginSampling") is not registry.strategies.get("Theirs")
+    assert registry.strategies.plugin_file("Theirs") == path.resolve()
+    with pytest.raises(UserError, match="defines 2 strategies"):
+        both = STRATEGY + STRATEGY.replace("Mine", "Another").split("Strategy\n", 1)[-1]
+        registry.load_plugin(f"Two={plugin(tmp_path, both, 'two.py')}")
+    with pytest.raises(UserError, match="already taken"):
+        registry.load_plugin(f"GALOT={path}")

@@ -1,0 +1,97 @@
+"""`python -m deepal_galot.deepalplus`: DeepALPlus's demo.py, unmodified, with GALOT known to it."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ..errors import UserError
+from ..flags import Parser, set_environment
+from .bridges import cross
+from .host import Host, check_folder, import_host, inside
+from .plugin import Plugin, warn
+from .settings import build_parser, parse_flags
+
+# What single data sets of DeepALPlus import when they are read.
+PACKAGES = {"cv2": "opencv-python-headless", "wilds": "wilds", "openml": "openml"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    set_environment()
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        root, theirs, ours = split(argv)
+        run(root, theirs, ours)
+    except (UserError, OSError) as error:  # or a data file that is not there, a full disk
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted: the same command starts again, and finds its images", file=sys.stderr)
+        return 130
+    return 0
+
+
+def split(argv: Sequence[str]) -> tuple[Path, list[str], list[str]]:
+    """(the checkout, DeepALPlus's flags, ours); --help prints ours and leaves.
+
+    Raises:
+        UserError: --root without a path, or a flag of ours before the --.
+    """
+    theirs, ours = list(argv), []
+    if "--" in theirs:
+        at = theirs.index("--")
+        theirs, ours = theirs[:at], theirs[at + 1 :]
+    parser = build_parser()
+    if {"-h", "--help"} & {*theirs, *ours}:
+        parser.parse_args(["--help"])
+    left = Parser(add_help=False, allow_abbrev=False)
+    left.add_argument("--root", type=Path, default=Path.cwd())
+    args, theirs = left.parse_known_args(theirs)
+    for flag in theirs:
+        if flag.partition("=")[0] in parser._option_string_actions:
+            raise UserError(f"{flag} is GALOT's, not DeepALPlus's: write it behind a bare --")
+    return args.root, theirs, ours
+
+
+def run(
+    root: Path,
+    theirs: Sequence[str],
+    ours: Sequence[str] = (),
+    prepare: Callable[[Host], None] | None = None,
+) -> None:
+    """Run a checkout's demo.py.
+
+    Args:
+        root: the checkout.
+        theirs: its flags; ours: GALOT's.
+        prepare: called with its imported modules before demo.py starts, e.g. to change args_pool.
+
+    Raises:
+        UserError: what the user can mend.
+    """
+    flags = parse_flags(ours)
+    check_folder(root)
+    root = root.resolve()
+    needed, bridges = cross(root)
+    with bridges, inside(root):
+        host = import_host()
+        plugin = Plugin(host, flags, bool(ours))
+        plugin.install()
+        for bridge in needed:
+            warn(f"bridge {bridge.name}: {bridge.reason}")
+        if prepare is not None:
+            prepare(host)
+        sys.argv = ["demo.py", *theirs]
+        try:
+            # Not as __main__: where loader workers are spawned, they would run it once more each.
+            runpy.run_path(str(root / "demo.py"), run_name="deepalplus_demo")
+        except ModuleNotFoundError as error:
+            if error.name not in PACKAGES:
+                raise
+            raise UserError(
+                f"this data set of DeepALPlus is read with {error.name}, which is not installed: "
+                f"pip install {PACKAGES[error.name]}"
+            ) from error

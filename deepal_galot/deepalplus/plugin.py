@@ -1,0 +1,143 @@
+"""GALOT as a strategy of a DeepALPlus checkout: what get_strategy gives for that name."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import Any
+
+import torch
+
+from generators.base import FULL_SIZE, Generator
+
+from ..errors import UserError
+from .host import Host
+from .settings import NAME, Settings, check_dataset, check_strategy, settle
+from .trial import Trial, undisturbed
+
+
+class Plugin:
+    """Puts GALOT into a checkout's modules, and makes it when it is asked for.
+
+    Attributes:
+        host: the checkout.
+        flags: GALOT's, parsed; given: whether there were any.
+        trials: how many strategies it has made in this process.
+    """
+
+    def __init__(self, host: Host, flags: argparse.Namespace, given: bool) -> None:
+        self.host, self.flags, self.given, self.trials = host, flags, given, 0
+        self._settled: tuple[dict[str, Any], Settings] | None = None
+        self._generator: tuple[type[Generator], torch.device, Generator] | None = None
+        self._get_args = host.arguments.get_args
+        self._get_strategy = host.utils.get_strategy
+
+    def install(self) -> None:
+        """From now on the checkout's get_args checks and its get_strategy knows GALOT."""
+        self.host.arguments.get_args = self.get_args
+        self.host.utils.get_strategy = self.get_strategy
+
+    def remove(self) -> None:
+        """Undo `install`."""
+        self.host.arguments.get_args = self._get_args
+        self.host.utils.get_strategy = self._get_strategy
+
+    def get_args(self) -> argparse.Namespace:
+        """DeepALPlus's arguments, checked with ours before any data are read.
+
+        Raises:
+            UserError: of settle; or flags of GALOT for another strategy.
+        """
+        theirs = self._get_args()
+        if hasattr(theirs, "gpu"):  # demo.py does so next; libraries imported here may ask for GPUs
+            os.environ["CUDA_VISIBLE_DEVICES"] = str(theirs.gpu)
+        check_strategy(self.host, theirs.ALstrategy)
+        check_dataset(self.host, theirs.dataset_name)
+        if theirs.ALstrategy == NAME:
+            self._settle(theirs)
+        elif self.given:
+            raise UserError(f"the flags after -- are {NAME}'s; -a {theirs.ALstrategy} reads none")
+        return theirs
+
+    def get_strategy(
+        self, name: str, dataset: Any, net: Any, args_input: Any, args_task: dict[str, Any]
+    ) -> Any:
+        """DeepALPlus's strategy of that name, or GALOT."""
+        if name != NAME:
+            return self._get_strategy(name, dataset, net, args_input, args_task)
+        settings = self._settle(args_input)
+        generator = self._load(settings, net.device)
+        trial = Trial(dataset, net, args_task, settings, self.trials, generator)
+        self.trials += 1
+        base = self.host.samplers[settings.config.base_sampler]
+        # By name, because one of DeepALPlus's has its parameters in another order.
+        sampler = base(dataset=dataset, net=net, args_input=args_input, args_task=args_task)
+        print(
+            f"{NAME}: trial {self.trials}, {settings.config.base_sampler} picks, images of seed "
+            f"{trial.config.seed} (--seed + trial - 1), record in {trial.folder}"
+        )
+        return strategy_class(self.host.strategy)(
+            dataset, net, args_input, args_task, trial, sampler
+        )
+
+    def _settle(self, theirs: Any) -> Settings:
+        """Once for the same arguments."""
+        if self._settled is None or self._settled[0] != vars(theirs):
+            self._settled = dict(vars(theirs)), settle(self.host, self.flags, theirs)
+        return self._settled[1]
+
+    def _load(self, settings: Settings, device: torch.device) -> Generator:
+        """The generator, once for all trials; DeepALPlus's random numbers are left alone."""
+        kind = settings.generator
+        if self._generator is None or self._generator[:2] != (kind, device):
+            size = kind.size(settings.config)
+            if device.type == "cpu" and size is not None and size.image > FULL_SIZE:
+                warn(
+                    f"there is no GPU, and {settings.config.generator} needs "
+                    f"{size.image / 1e12:.0f} TFLOP an image: minutes for each"
+                )
+            with undisturbed(device):
+                loaded = kind(settings.config, device)
+            if settings.compile:
+                loaded.compile()
+            if settings.checkpointing:
+                loaded.checkpoint()
+            self._generator = kind, device, loaded
+        return self._generator[2]
+
+
+def warn(text: str) -> None:
+    """A line for the user beside DeepALPlus's own output, which goes into its log."""
+    print(f"deepal-galot: {text}", file=sys.stderr)
+
+
+def strategy_class(base: type) -> type:
+    """GALOT as a subclass of DeepALPlus's Strategy."""
+
+    class GALOT(base):  # demo.py prints this name
+        """One of DeepALPlus's samplers picks; the network trains on generated images as well."""
+
+        def __init__(
+            self, dataset: Any, net: Any, args_input: Any, args_task: Any, trial: Trial,
+            sampler: Any,
+        ) -> None:  # fmt: skip
+            super().__init__(dataset, net, args_input, args_task)
+            self.trial, self.sampler = trial, sampler
+
+        def query(self, n: int) -> Any:
+            return self.sampler.query(n)
+
+        def train(self, data: Any = None, model_name: str | None = None) -> None:
+            if data is not None or model_name is not None:  # the caller's own training set
+                super().train(data, model_name)
+            else:
+                self.trial.fit()
+
+        def predict(self, data: Any) -> Any:
+            predictions = super().predict(data)
+            if getattr(data, "X", None) is self.dataset.X_test:
+                self.trial.tested(self.dataset.cal_test_acc(predictions))
+            return predictions
+
+    return GALOT

@@ -1,0 +1,70 @@
+"""From what --generator says to a generator that is there and suits the run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from generators.base import Generator
+from generators.diffusion import DiffusionGenerator
+from generators.folder import FolderGenerator
+from generators.weights import MissingWeights, find_weights
+
+from . import registry
+from .config import FOLDER, RunConfig
+from .errors import UserError
+from .galot import image_counts
+
+
+def generator_class(source: str) -> type[Generator]:
+    """A registered name, a folder or a hub id; a name wins over a folder that is called alike.
+    Behind "folder:" is a path of images."""
+    if source.startswith(FOLDER):
+        return FolderGenerator.at(source.removeprefix(FOLDER))
+    if source not in registry.generators and ("/" in source or Path(source).is_dir()):
+        return DiffusionGenerator.at(source)
+    return registry.generators.get(source)
+
+
+def weights_at_hand(generator: type[Generator], download: bool = False) -> bool:
+    """Whether a generator's weights are on this machine.
+
+    Args:
+        download: fetch them if they are not.
+
+    Raises:
+        UserError: they cannot be fetched, or there is no such model.
+    """
+    if not issubclass(generator, DiffusionGenerator):
+        return True
+    try:
+        find_weights(generator.source, download)
+    except MissingWeights:
+        if download:
+            raise
+        return False
+    return True
+
+
+def check_generator(
+    generator: type[Generator], config: RunConfig, class_names: Sequence[str]
+) -> None:
+    """
+    Raises:
+        UserError: it does not know the classes, has no text to optimise, or has too few images.
+    """
+    generator.check_classes(class_names, config.dataset)
+    if not generator.reads_text and config.epsilon > 0:
+        raise UserError(
+            f"--generator {config.generator}: images that exist already follow no text, so none "
+            f"can be optimised: add --epsilon 0"
+        )
+    made = [image_counts(config, len(class_names), r)[1] for r in range(config.cycles)]
+    for name, *wanted in zip(class_names, *made, strict=True):
+        supply = generator.supply(name)
+        if supply is not None and max(wanted) > supply:
+            raise UserError(
+                f"--generator {config.generator}: a round wants {max(wanted):,} images of "
+                f"{name!r}, there are {supply:,}: add some, or lower --n-synthetic, --oversample "
+                f"or the budget"
+            )

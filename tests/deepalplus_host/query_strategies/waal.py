@@ -1,0 +1,6 @@
+from .strategy import Strategy
+
+
+class WAAL(Strategy):
+    def query(self, n):
+        return self.net.fea(n)
