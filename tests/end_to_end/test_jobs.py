@@ -27,7 +27,13 @@ def start(output, *args):
     return subprocess.Popen(
         [*command, *args, "--jobs", "2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        preexec_fn=hear_interrupts,
     )  # fmt: skip
+
+
+def hear_interrupts():
+    """What a shell starts in the background is deaf to Ctrl-C, and so would this be."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def workers_of(pid):
