@@ -1,6 +1,7 @@
 """Strategy files as DeepALPlus users write them run unchanged; written here from its interface, and
 its own where there is a checkout."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -112,7 +113,8 @@ def files(stems):
 
 
 def play_their_file(root, stem, output):
-    file = root / "query_strategies" / f"{stem}.py"
+    # A copy, so that Python leaves no bytecode in somebody's checkout.
+    file = shutil.copy(root / "query_strategies" / f"{stem}.py", output)
     args = ["--plugin", f"Theirs={file}", "-a", "Theirs", "-s", "60", "-b", "6", "--n-rounds", "1",
             "--epochs", "2", "--min-steps", "0", "--seeds", "0", "--output", output]  # fmt: skip
     return main([str(a) for a in args])
