@@ -212,13 +212,14 @@ def load_plugin(source: str | Path) -> list[str]:
     if not path.is_file():
         raise UserError(f"--plugin {source}: no such file")
     path = path.resolve()
+    _refuse_what_needs_more(source, path)
     name = f"query_strategies.{own_name or path.stem}"
     for registry in ALL.values():
         registry.names()
     if name in sys.modules:
         raise UserError(
-            f"--plugin {source}: query_strategies already has a file {path.stem}.py; rename yours, "
-            f"or give what is in it a name of its own: --plugin NAME={path.name}"
+            f"--plugin {source}: query_strategies already has a file {name.partition('.')[2]}.py; "
+            f"give what is in yours another name: --plugin NAME={path}"
         )
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
@@ -246,9 +247,24 @@ def load_plugin(source: str | Path) -> list[str]:
 def _plugin_source(source: str | Path) -> tuple[Path, str]:
     """(file, NAME or ""), of FILE or NAME=FILE; a file of that very name is a file."""
     name, equals, file = str(source).partition("=")
-    if equals and name.isidentifier() and not Path(source).exists():
-        return Path(file), name
-    return Path(source), ""
+    if not equals or Path(source).exists():
+        return Path(source), ""
+    if not name.isidentifier() and Path(file).is_file():
+        raise UserError(f"--plugin {source}: the name {name!r} must be letters, digits and _")
+    return (Path(file), name) if name.isidentifier() else (Path(source), "")
+
+
+def _refuse_what_needs_more(source: str | Path, path: Path) -> None:
+    """
+    Raises:
+        UserError: one of DeepALPlus's own files that cannot run here; told by what they read, so
+            that somebody's own class of such a name is none of them.
+    """
+    text = path.read_text("utf-8", "replace")
+    needy = [n for n in re.findall(r"^class (\w+)", text, re.M) if n in NEEDS_MORE]
+    if needy and re.search(r"\['loader_t[er]_args'\]|def query\(self, n, \w+", text):
+        why = "; ".join(f"DeepALPlus's {n} cannot run here: {NEEDS_MORE[n]}" for n in needy)
+        raise UserError(f"--plugin {source}: {why}")
 
 
 def _rename_only_class(module: ModuleType, name: str, path: Path) -> None:

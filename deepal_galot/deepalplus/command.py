@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import runpy
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 
 from ..errors import UserError
 from ..flags import Parser, set_environment
@@ -22,16 +25,45 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     set_environment()
     argv = list(sys.argv[1:] if argv is None else argv)
+    with _interrupts() as heard:
+        try:
+            root, theirs, ours = split(argv)
+            run(root, theirs, ours)
+            return 0
+        except (UserError, OSError) as error:  # or a data file that is not there, a full disk
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            heard.append(signal.SIGINT)
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            if not heard:
+                print(f"error: a process that loads images was killed, as happens when memory runs "
+                      f"out: {error}", file=sys.stderr)  # fmt: skip
+                return 2
+    print("\ninterrupted: the same command starts again, and finds its images", file=sys.stderr)
+    return 130
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """Collects interrupts, which stop Python as ever: Ctrl-C also ends the processes that load
+    images, and torch may speak of their end instead."""
+    heard: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        heard.append(number)
+        signal.default_int_handler(number, frame)
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, note)
     try:
-        root, theirs, ours = split(argv)
-        run(root, theirs, ours)
-    except (UserError, OSError) as error:  # or a data file that is not there, a full disk
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted: the same command starts again, and finds its images", file=sys.stderr)
-        return 130
-    return 0
+        yield heard
+    finally:
+        if before is signal.default_int_handler:
+            signal.signal(signal.SIGINT, before)
 
 
 def split(argv: Sequence[str]) -> tuple[Path, list[str], list[str]]:

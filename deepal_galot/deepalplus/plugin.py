@@ -13,7 +13,7 @@ from generators.base import FULL_SIZE, Generator
 
 from ..errors import UserError
 from .host import Host
-from .settings import NAME, Settings, check_dataset, check_strategy, settle
+from .settings import NAME, Settings, check_dataset, check_numbers, check_strategy, settle
 from .trial import Trial, undisturbed
 
 
@@ -54,6 +54,7 @@ class Plugin:
             os.environ["CUDA_VISIBLE_DEVICES"] = str(theirs.gpu)
         check_strategy(self.host, theirs.ALstrategy)
         check_dataset(self.host, theirs.dataset_name)
+        check_numbers(theirs)
         if theirs.ALstrategy == NAME:
             self._settle(theirs)
         elif self.given:

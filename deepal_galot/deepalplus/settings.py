@@ -107,6 +107,7 @@ def settle(host: Host, flags: argparse.Namespace, theirs: Any) -> Settings:
     missing = [field for field in READ if not hasattr(theirs, field)]
     if missing:
         raise UserError(f"DeepALPlus's arguments have no {', '.join(missing)}, which GALOT reads")
+    check_numbers(theirs)
     name = theirs.dataset_name
     check_base_sampler(host, flags.config_base_sampler or RunConfig.base_sampler)
     names = _class_names(host, name, flags.class_names)
@@ -176,17 +177,24 @@ def check_base_sampler(host: Host, name: str) -> None:
         )
 
 
-def _budget(theirs: Any) -> dict[str, int]:
-    """Its budget in our words.
-
-    Raises:
-        UserError: a number that leaves nothing to do.
+def check_numbers(theirs: Any) -> None:
     """
-    bounds = (("-s", theirs.initseed, 1), ("-b", theirs.batch, 1),
-              ("-q", theirs.quota, theirs.batch), ("--seed", theirs.seed, 0))  # fmt: skip
-    for flag, value, least in bounds:
-        if value < least:
-            raise UserError(f"{flag} {value}: must be at least {least}")
+    Raises:
+        UserError: a number of DeepALPlus's that leaves nothing to do.
+    """
+    batch = getattr(theirs, "batch", 1)
+    for flag, field, least, what in (
+        ("-t", "iteration", 1, "trial"), ("-s", "initseed", 1, "label"),
+        ("-b", "batch", 1, "label"), ("-q", "quota", batch, "labels, one -b"),
+        ("--seed", "seed", 0, ""),
+    ):  # fmt: skip
+        value = getattr(theirs, field, None)
+        if value is not None and value < least:
+            raise UserError(f"{flag} {value}: must be at least {least} {what}".rstrip())
+
+
+def _budget(theirs: Any) -> dict[str, int]:
+    """Its budget in our words."""
     rounds = theirs.quota // theirs.batch  # demo.py drops the rest, too
     return {"n_init": theirs.initseed, "n_query": theirs.batch, "n_rounds": rounds}
 

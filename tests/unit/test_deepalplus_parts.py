@@ -1,8 +1,11 @@
 """The parts of the DeepALPlus plug-in: arrays, transforms, gradients, random numbers, bridges."""
 
 import argparse
+import contextlib
 import random
+import signal
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,10 +17,16 @@ from torchvision import transforms as T
 
 from deepal_galot.config import resolve
 from deepal_galot.datasets.tiny_imagenet_words import WORDS
-from deepal_galot.deepalplus import bridges
+from deepal_galot.deepalplus import bridges, command
 from deepal_galot.deepalplus.journal import TextJournal, seen
 from deepal_galot.deepalplus.layout import Layout
-from deepal_galot.deepalplus.settings import Settings, parse_flags, read_fields, settle
+from deepal_galot.deepalplus.settings import (
+    Settings,
+    check_numbers,
+    parse_flags,
+    read_fields,
+    settle,
+)
 from deepal_galot.deepalplus.transform import differentiable
 from deepal_galot.deepalplus.trial import Trial, evaluating, undisturbed
 from deepal_galot.errors import UserError
@@ -366,3 +375,34 @@ def test_the_bridge_over_a_removed_torchvision_argument(tmp_path, monkeypatch):
 def test_every_bridge_has_a_reason():
     assert len({b.name for b in bridges.BRIDGES}) == len(bridges.BRIDGES)
     assert all(len(b.reason) > 30 for b in bridges.BRIDGES)
+
+
+# -- interrupts and numbers ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("interrupted, code, says", [
+    (True, 130, "interrupted: the same command"), (False, 2, "error: a process that loads images"),
+])  # fmt: skip
+def test_a_loader_that_dies_of_ctrl_c_is_an_interrupt(interrupted, code, says, monkeypatch, capsys):
+    def run(*args):
+        if interrupted:
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        raise RuntimeError("DataLoader worker (pid(s) 1) exited unexpectedly")
+
+    monkeypatch.setattr(command, "run", run)
+    monkeypatch.setattr(signal, "getsignal", lambda number: signal.default_int_handler)
+    assert command.main([]) == code
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("field, value, says", [
+    ("iteration", 0, "-t 0: must be at least 1 trial"), ("batch", 0, "-b 0: must be at least 1"),
+    ("quota", 4, "-q 4: must be at least 5 labels, one -b"), ("seed", -1, "--seed -1: must be at"),
+    ("initseed", 0, "-s 0: must be at least 1 label"),
+])  # fmt: skip
+def test_numbers_that_leave_nothing_to_do_are_refused(field, value, says):
+    theirs = {"iteration": 1, "initseed": 5, "batch": 5, "quota": 10, "seed": 0}
+    check_numbers(SimpleNamespace(**theirs))
+    with pytest.raises(UserError, match=says):
+        check_numbers(SimpleNamespace(**theirs | {field: value}))

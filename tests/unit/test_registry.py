@@ -89,3 +89,31 @@ def test_a_plugin_can_be_given_a_name(tmp_path):
         registry.load_plugin(f"Two={plugin(tmp_path, both, 'two.py')}")
     with pytest.raises(UserError, match="already taken"):
         registry.load_plugin(f"GALOT={path}")
+
+
+NEEDY = """
+from .strategy import Strategy
+
+class WAAL(Strategy):
+    def query(self, n):
+        return self.args_task['loader_te_args']
+"""
+
+
+def test_what_needs_more_than_a_query_is_refused_before_it_runs(tmp_path):
+    file = tmp_path / "waal.py"
+    file.write_text(NEEDY)
+    for source in (file, f"Mine={file}"):
+        with pytest.raises(
+            UserError, match="DeepALPlus's WAAL cannot run here: it reads the parts"
+        ):
+            registry.load_plugin(source)
+    file.write_text(NEEDY.replace("self.args_task['loader_te_args']", "list(range(n))"))
+    assert registry.load_plugin(file) == ["WAAL"]  # somebody's own of that name
+
+
+def test_a_name_for_a_plugin_is_a_word(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(NEEDY.replace("self.args_task['loader_te_args']", "list(range(n))"))
+    with pytest.raises(UserError, match="the name 'a-b' must be letters, digits and _"):
+        registry.load_plugin(f"a-b={file}")
