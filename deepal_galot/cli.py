@@ -317,11 +317,12 @@ def _run(args: argparse.Namespace) -> int:
     from .jobs import run_at_once
     from .plan import make_plan
     from .report.write import write_report
-    from .reporting import wish_of
+    from .reporting import check_baseline, wish_of
     from .request import request_of
 
     request, wish = request_of(args), wish_of(args)
     campaign = Campaign(request, make_plan(request, download=not args.dry_run))
+    check_baseline(wish, campaign.plan)
     if args.dry_run:
         return _say(dry_run(campaign))
     folders = run_at_once(campaign, args)

@@ -183,7 +183,7 @@ def _check_all(names: Sequence[str], args: argparse.Namespace) -> None:
         asked = ask(name, args)
         plan = make_plan(asked.request, download=False)
         labels += [arm.label for arm in _arms(name, asked, plan)]
-        labels += [_label(arm, plan.runs[0].config) for arm in EXPERIMENTS[name].reusing]
+        labels += [arm.label for arm in EXPERIMENTS[name].reusing]
     if args.baseline is not None and args.baseline not in labels:
         hint = registry.did_you_mean(args.baseline, labels)
         raise UserError(f"--baseline {args.baseline!r}: no such arm: {hint}")
@@ -194,7 +194,8 @@ def _run(name: str, args: argparse.Namespace) -> tuple[list[RunFolder], Exhibit]
     shows what is there."""
     asked = ask(name, args)
     plan = make_plan(asked.request)
-    save_real_examples(plan.spec, args.output)
+    if EXPERIMENTS[name].kind == "one_class":
+        save_real_examples(plan.spec, args.output)
     exhibit = _exhibit(name, asked, plan)
     if not EXPERIMENTS[name].reusing:
         exhibit.save(args.output)

@@ -17,8 +17,6 @@ from generators.prompts import TEMPLATES
 from .errors import UserError
 from .registry import did_you_mean
 
-SCALES = ("full", "small")  # small: one seed, two budgets
-
 
 @dataclass(frozen=True)
 class Times:

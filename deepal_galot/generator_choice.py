@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from generators.base import Generator
 from generators.diffusion import DiffusionGenerator
 from generators.folder import FolderGenerator
+from generators.prompts import templates
 from generators.weights import MissingWeights, find_weights
 
 from . import registry
+from .acquisition import canonical_text_target
 from .config import FOLDER, RunConfig
 from .errors import UserError
 from .galot import image_counts
@@ -24,6 +27,22 @@ def generator_class(source: str) -> type[Generator]:
     if source not in registry.generators and ("/" in source or Path(source).is_dir()):
         return DiffusionGenerator.at(source)
     return registry.generators.get(source)
+
+
+def canonical(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Flags with one spelling of what has several: a generator's name, templates, text-target.
+
+    Raises:
+        UserError: no template, or an unknown text-target.
+    """
+    flags = dict(flags)
+    if flags.get("generator", "") in registry.generators:
+        flags["generator"] = registry.class_name(registry.generators.get(flags["generator"]))
+    if "template" in flags:
+        flags["template"] = " | ".join(templates(flags["template"]))
+    if "text_target" in flags:
+        flags["text_target"] = canonical_text_target(flags["text_target"])
+    return flags
 
 
 def weights_at_hand(generator: type[Generator], download: bool = False) -> bool:

@@ -32,7 +32,7 @@ MOST_JOBS = 61  # which Windows can wait for
 
 
 def run_at_once(campaign: Campaign, args: argparse.Namespace) -> list[RunFolder]:
-    """Play every run that is not finished, args.jobs at a time; one by one in this process.
+    """Play every run that is not finished, args.jobs at a time; with 1, in this process.
 
     Args:
         campaign: what `args` ask for; each process makes it anew.

@@ -12,11 +12,9 @@ from typing import Any
 import torch
 
 from generators.base import Generator
-from generators.prompts import templates
 from query_strategies.strategy import Strategy
 
 from . import registry
-from .acquisition import canonical_text_target
 from .classifiers.base import Classifier
 from .config import (
     GALOT,
@@ -31,7 +29,7 @@ from .config import (
 )
 from .datasets.base import Dataset, DatasetSpec
 from .errors import UserError
-from .generator_choice import check_generator, generator_class, weights_at_hand
+from .generator_choice import canonical, check_generator, generator_class, weights_at_hand
 from .pool import check_budget
 from .registry import did_you_mean
 from .results import RunFolder, folder_of, label_of
@@ -260,13 +258,7 @@ def configure(
     Raises:
         UserError: a value out of range, or names that are not known or do not go together.
     """
-    flags = {**request.flags, **(own or {})}
-    if flags.get("generator", "") in registry.generators:
-        flags["generator"] = registry.class_name(registry.generators.get(flags["generator"]))
-    if "template" in flags:
-        flags["template"] = " | ".join(templates(flags["template"]))
-    if "text_target" in flags:
-        flags["text_target"] = canonical_text_target(flags["text_target"])
+    flags = canonical({**request.flags, **(own or {})})
     defaults = dict(request.dataset.defaults) if request.dataset else {}
     if flags.get("synthetic_from") is not None:
         source = open_source(flags["synthetic_from"])

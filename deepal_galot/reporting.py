@@ -12,6 +12,7 @@ from .datasets.user_data import is_path, results_name
 from .errors import UserError
 from .experiment_campaigns import run_experiments
 from .experiments import named
+from .plan import Plan
 from .registry import did_you_mean
 from .report.annotation import read_marks
 from .report.comparison import run_key
@@ -76,6 +77,18 @@ def wish_of(args: argparse.Namespace) -> Wish:
         tuple(read_marks(args.annotations)), bold=sys.stdout.isatty(),
         exhibits_only=bool(args.experiment),
     )  # fmt: skip
+
+
+def check_baseline(wish: Wish, plan: Plan) -> None:
+    """Before a campaign runs; what its label says behind the strategy's name is seen afterwards.
+
+    Raises:
+        UserError: the baseline is of a strategy that is not run.
+    """
+    strategies = {run.config.strategy for run in plan.runs}
+    if wish.baseline is not None and wish.baseline.partition(":")[0] not in strategies:
+        hint = did_you_mean(wish.baseline, strategies)
+        raise UserError(f"--baseline {wish.baseline!r}: is not among what is run: {hint}")
 
 
 def find(args: argparse.Namespace) -> Found:

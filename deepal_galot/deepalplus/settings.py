@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from generators.base import Generator
-from generators.prompts import templates
 
 from .. import registry
 from ..config import FOLDER, GALOT, GENERATOR, RunConfig, option_fields, resolve
@@ -17,7 +16,7 @@ from ..datasets.class_names import prompt_words
 from ..datasets.tiny_imagenet_words import WORDS
 from ..errors import UserError
 from ..flags import Parser, add_fields, chosen_fields
-from ..generator_choice import check_generator, generator_class, weights_at_hand
+from ..generator_choice import canonical, check_generator, generator_class, weights_at_hand
 from ..registry import NEEDS_MORE, did_you_mean
 from .host import Host
 
@@ -111,15 +110,11 @@ def settle(host: Host, flags: argparse.Namespace, theirs: Any) -> Settings:
     name = theirs.dataset_name
     check_base_sampler(host, flags.config_base_sampler or RunConfig.base_sampler)
     names = _class_names(host, name, flags.class_names)
-    chosen = _budget(theirs) | chosen_fields(flags)
-    if "template" in chosen:
-        chosen["template"] = " | ".join(templates(chosen["template"]))
+    chosen = _budget(theirs) | canonical(chosen_fields(flags))
     defaults: Mapping[str, Any] = {}
     if known_as(name) in registry.datasets:
         defaults = registry.datasets.get(known_as(name)).defaults
     generator = generator_class((defaults | chosen).get("generator", RunConfig.generator))
-    if chosen.get("generator", "") in registry.generators:
-        chosen["generator"] = registry.class_name(generator)
     config = resolve(
         NAME, known_as(name), theirs.seed, mode="al+gal", flags=chosen, dataset_defaults=defaults,
         generator_defaults=generator.all_defaults(),

@@ -6,7 +6,6 @@ and an image that several methods share is asked for once and counts for each of
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import os
@@ -15,7 +14,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -26,6 +24,7 @@ from ..errors import UserError, said
 from ..images import png_bytes
 from .comparison import Comparison
 from .gallery import Gallery, gallery_of
+from .html import asset, csp_hash, data_uri
 from .pseudo_labels import accuracy_by_class
 from .tables import Cell, Table
 
@@ -67,7 +66,7 @@ def annotation_page(galleries: Sequence[Gallery], n: int, title: str) -> str:
     images: dict[str, dict[str, str]] = {}
     for gallery in filter(lambda g: g.kept, galleries):
         for x, name in _first_images(gallery, n):
-            src = "data:image/png;base64," + base64.b64encode(png_bytes(x)).decode()
+            src = data_uri(png_bytes(x), "png")
             images[image_id(x, name)] = {"shows": name, "src": src}
     if not images:
         raise UserError("--annotate: no finished run here makes images; add one, e.g. of GALOT")
@@ -76,11 +75,10 @@ def annotation_page(galleries: Sequence[Gallery], n: int, title: str) -> str:
     asked = [{"id": i, **images[i]} for i in sorted(images)]
     key = hashlib.sha256("".join(sorted(images)).encode()).hexdigest()[:16]
     data = json.dumps({"key": f"marks {key}", "images": asked}).replace("<", r"\u003c")
-    style, script = (files(__package__).joinpath(f"annotation.{kind}").read_text(encoding="utf-8")
-                     for kind in ("css", "js"))  # fmt: skip
+    style, script = asset("annotation.css"), asset("annotation.js")
     return PAGE.substitute(
         title=escape(title), style=style, script=script, data=data,
-        style_hash=_csp_hash(style), script_hash=_csp_hash(script),
+        style_hash=csp_hash(style), script_hash=csp_hash(script),
         contents=_contents([image["shows"] for image in images.values()], n),
     )  # fmt: skip
 
@@ -109,11 +107,6 @@ def _contents(shown: Sequence[str], n: int) -> str:
         f"its last round, or all where it made fewer. Methods are mixed, and an image that "
         f"several share is asked for once.</p><ul>{counts}</ul>"
     )
-
-
-def _csp_hash(text: str) -> str:
-    """What lets a Content-Security-Policy allow exactly this inline style or script."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 PAGE = Template("""\

@@ -13,7 +13,6 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ import numpy as np
 from ..datasets.base import DatasetSpec
 from ..disk import atomic_write, atomic_write_npz
 from ..errors import UserError, said
+from .html import asset
 
 SCHEMA = 1
 REAL = 4  # real images a class that are kept
@@ -185,7 +185,7 @@ class PaperRow:
 @cache
 def paper_numbers() -> Mapping[tuple[str, str, str], PaperRow]:
     """(table, data set, row) -> the numbers that arXiv 2412.16227 prints."""
-    text = files(__package__).joinpath("paper.csv").read_text(encoding="utf-8")
+    text = asset("paper.csv")
     rows = {}
     for record in csv.DictReader(text.splitlines()):
         address = record.pop("table"), record.pop("dataset"), record.pop("row")

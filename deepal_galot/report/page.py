@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
-from importlib.resources import files
 from string import Template
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
@@ -23,6 +20,7 @@ from . import figures
 from .comparison import Comparison, Curve
 from .figures import INK, render, style
 from .gallery import MOST_CLASSES, SHOWN, Gallery, Probe
+from .html import asset, csp_hash, data_uri
 from .pseudo_labels import Judge
 from .section import Section
 from .statistics import mean_sem, paired_difference
@@ -68,7 +66,7 @@ PAGE = Template("""\
 <head>
 <meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; \
-style-src 'unsafe-inline'; script-src 'sha256-$digest'; base-uri 'none'; form-action 'none'">
+style-src 'unsafe-inline'; script-src '$script_hash'; base-uri 'none'; form-action 'none'">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>$title</title>
 <link rel="icon" href="data:,">
@@ -99,13 +97,10 @@ def page(sections: Sequence[Section]) -> str:
     keys = [f"s{i}" for i in range(1, len(sections) + 1)]
     parts = list(map(_parts, sections, keys))
     datasets = dict.fromkeys(s.comparison.dataset for s in sections)
-    script, look = (
-        files(__package__).joinpath(f"page.{kind}").read_text(encoding="utf-8")
-        for kind in ("js", "css")
-    )
+    script, look = asset("page.js"), asset("page.css")
     return PAGE.substitute(
         title=escape(f"Report: {', '.join(datasets)}"),
-        digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        script_hash=csp_hash(script),
         look=look,
         navigation=_navigation(sections, keys, parts),
         sections="\n".join(map(_section, sections, keys, parts)),
@@ -338,12 +333,8 @@ def _attribute(name: str, value: str, key: str) -> str:
 
 def _image_figure(draw: Callable[[], Figure], alt: str) -> str:
     """A figure of pixels."""
-    uri, said = _uri(render(draw, ["png"])["png"], "png"), escape(alt)
+    uri, said = data_uri(render(draw, ["png"])["png"], "png"), escape(alt)
     return f'<figure><img src="{uri}" alt="{said}"><figcaption>{said}</figcaption></figure>'
-
-
-def _uri(data: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 # -- generated images ----------------------------------------------------------------------------
@@ -452,8 +443,8 @@ def _small_uri(pixels: np.ndarray) -> str:
 
     exact = png_bytes(pixels)
     if len(exact) <= SMALL or not features.check("webp"):
-        return _uri(exact, "png")
+        return data_uri(exact, "png")
     out = io.BytesIO()
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     image.save(out, "webp", quality=90)
-    return _uri(out.getvalue(), "webp")
+    return data_uri(out.getvalue(), "webp")

@@ -14,7 +14,7 @@ from ..learner import Learner
 from ..pool import ImageSet
 from ..predict import load_classifier
 from ..results import RunFolder
-from .comparison import Comparison, has_accuracy
+from .comparison import Comparison, has_accuracy, run_key
 from .gallery import Gallery, gallery_of
 from .tables import Cell, Table
 
@@ -56,12 +56,15 @@ class Judge:
 
 
 def find_judge(comparison: Comparison, folders: Sequence[RunFolder]) -> Judge | None:
-    """The fully supervised run of a comparison's data set with the best test accuracy."""
+    """The fully supervised run that belongs to an exhibit; else, of those of the data set, the one
+    with the best test accuracy."""
     data = {f.content["data"] for c in comparison.curves for f in c.folders}
     runs = [
         f for f in folders
         if f.config.mode == "full" and f.content["data"] in data and has_accuracy(f)
     ]  # fmt: skip
+    own = comparison.exhibit.judge if comparison.exhibit else None
+    runs = [f for f in runs if run_key(f).parent.as_posix() == own] or runs
     return max((Judge(f) for f in runs), key=lambda j: j.accuracy, default=None)
 
 

@@ -59,8 +59,8 @@ def _unlike_lines(comparison: Comparison) -> list[str]:
     lines, learning = [], comparison.learning
     for curve in comparison.curves:
         if curve.cut:
-            lines.append(f"{curve.label}: {curve.cut} rounds that not all of its seeds have are "
-                         f"left out")  # fmt: skip
+            lines.append(f"{curve.label}: rounds that not all of its seeds have are left out, "
+                         f"{curve.cut} at most")  # fmt: skip
     if len({c.seeds for c in learning}) > 1:
         lines.append("not all methods have the same seeds: see n; differences pair common seeds")
     if len({c.budgets for c in learning}) > 1:

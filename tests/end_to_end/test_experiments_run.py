@@ -138,6 +138,7 @@ def test_a_dry_run_counts_each_experiment_and_runs_nothing(tmp_path, capsys, mon
 @pytest.mark.parametrize("flags, says", [
     (["--experiment", "table5", "--jobs", "0"], "--jobs 0: at least 1"),
     (["--experiment", "table5", "--baseline", "Nobody"], "--baseline 'Nobody': no such arm"),
+    (["--baseline", "Nobody"], "--baseline 'Nobody': is not among what is run"),
     (["--scale", "small"], "--scale small: belongs to --experiment"),
     (["--report", "--strategy", "GALOT"], "--report: is about all runs"),
     (["--report", "--dry-run"], "--report and --dry-run: one at a time"),

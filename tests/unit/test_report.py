@@ -1,5 +1,7 @@
 """Statistics against scipy and by hand; tables that refuse to mix protocols."""
 
+import dataclasses
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +11,18 @@ from hypothesis import strategies as st
 from scipy import integrate, stats
 
 from deepal_galot.errors import UserError
-from deepal_galot.report import statistics, tables
+from deepal_galot.report import figures, statistics, tables
 from deepal_galot.report.comparison import Curve, compare, merge, of_exhibit
-from deepal_galot.report.exhibit import Exhibit, ExhibitArm, paper_numbers
+from deepal_galot.report.exhibit import (
+    Exhibit,
+    ExhibitArm,
+    paper_numbers,
+    real_examples,
+    save_real_examples,
+)
 from deepal_galot.report.figures import curves, render
 from deepal_galot.report.gallery import gallery_of
+from deepal_galot.report.pseudo_labels import find_judge
 from deepal_galot.report.statements import statements
 from deepal_galot.report.tables import Cell, Table
 from deepal_galot.report.write import Wish, write_report
@@ -336,9 +345,8 @@ def test_rounds_that_not_all_seeds_have_are_left_out_and_said(tmp_path):
     runs = [finished(tmp_path / "a", [0.5, 0.6]), finished(tmp_path / "b", [0.5, 0.6, 0.7], seed=1)]
     (comparison,) = compare(runs)
     assert comparison.curves[0].budgets == (10, 15)
-    assert "MarginSampling: 1 rounds that not all of its seeds have are left out" in statements(
-        comparison
-    )
+    line = "MarginSampling: rounds that not all of its seeds have are left out, 1 at most"
+    assert line in statements(comparison)
 
 
 @pytest.mark.parametrize("accuracy", [float("nan"), 55.3, -0.1])
@@ -549,3 +557,51 @@ def test_wins_over_data_sets_are_the_mean_of_theirs(tmp_path):
     runs = [f for c in comparisons for curve in c.curves for f in curve.folders]
     write_report(runs, tmp_path)
     assert (tmp_path / "report" / "SVHN_wins_overall.csv").exists()
+
+
+def test_alike_titles_are_told_apart(tmp_path):
+    runs = [finished(tmp_path, [0.5, 0.6]), finished(tmp_path, [0.6, 0.7], strategy="GAAL")]
+    exhibits = [exhibit_of(tmp_path, [run], [("a", None)])[0] for run in runs]
+    text = write_report(runs, tmp_path, exhibits=exhibits)
+    titles = [line.partition(": test")[0] for line in text.splitlines() if "Table 4: " in line]
+    assert len(set(titles)) == 2
+    assert titles == [f"Table 4: ε, on Digits ({e.file_name[-6:]})" for e in exhibits]
+
+
+def test_letters_without_a_glyph_are_said_once_and_not_printed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(figures, "_fonts", lambda: ["DejaVu Sans"])
+    runs = [finished(tmp_path, [0.5, 0.6])]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        exhibit, _ = exhibit_of(tmp_path, runs, [("a", None)])
+        assert "letters are boxes" not in write_report(runs, tmp_path, exhibits=[exhibit])
+        exhibit, _ = exhibit_of(tmp_path, runs, [("猫", None)])
+        text = write_report(runs, tmp_path, exhibits=[exhibit])
+    assert text.count("some letters are boxes in the pictures") == 1
+    assert "Glyph" not in capsys.readouterr().err
+
+
+def test_real_images_are_kept_for_people_where_there_are_enough(toy, tmp_path):
+    save_real_examples(toy, tmp_path)
+    kept = real_examples(tmp_path, "toy")
+    for k in range(3):
+        assert (kept[k] == toy.x_train[toy.y_train == k][:4]).all()
+    few = dataclasses.replace(toy, name="few", x_train=toy.x_train[:6], y_train=toy.y_train[:6])
+    save_real_examples(few, tmp_path)
+    assert real_examples(tmp_path, "few") is None
+
+
+def test_the_judge_is_the_exhibits_own_or_the_best(tmp_path):
+    def judged(accuracy, lr):
+        fields = {"strategy": "FullySupervised", "mode": "full", "lr": lr}
+        return finished(tmp_path, [accuracy], **fields)
+
+    worse, better = judged(0.9, 0.1), judged(0.95, 0.2)
+    runs = [finished(tmp_path, [0.5, 0.6])]
+    exhibit, comparison = exhibit_of(tmp_path, runs, [("a", None)])
+    assert find_judge(comparison, [worse, better]).folder is better
+    own = dataclasses.replace(exhibit, judge=Path(*worse.path.parts[-4:-1]).as_posix())
+    comparison = dataclasses.replace(comparison, exhibit=own)
+    assert find_judge(comparison, [worse, better]).folder is worse
+    assert find_judge(comparison, [better]).folder is better
+    assert find_judge(comparison, []) is None
