@@ -45,6 +45,17 @@ def entropy(logits: Tensor) -> Tensor:
     return -(log_p.exp() * log_p.clamp_min(torch.finfo(log_p.dtype).min)).sum(dim=1)
 
 
+def mutual_information(p: Tensor) -> Tensor:
+    """[T, B, K] probabilities of T Monte Carlo passes -> [B], H(mean_t p_t) - mean_t H(p_t) =
+    mean_t KL(p_t ‖ mean_t p_t), in nats, ≥ 0. Houlsby et al. 2011.
+
+    By the second form, because the first is a difference of two close numbers.
+    """
+    tiny = torch.finfo(p.dtype).tiny  # 0 log 0 = 0
+    log_ratio = (p / p.mean(0).clamp_min(tiny)).clamp_min_(tiny).log_()
+    return log_ratio.mul_(p).sum(2).mean(0)
+
+
 def max_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """-log p_y, the cross-entropy of the pseudo-label in nats, ≥ 0: hard images."""
     return F.cross_entropy(logits, labels, reduction="none")

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -26,6 +27,7 @@ from .plan import Plan, Request, Run
 from .probe import Probe, timed
 from .results import Row, RunFolder, label_of
 from .trial import Trial
+from .unlabeled import Unlabeled
 
 
 @dataclass
@@ -90,7 +92,7 @@ class Campaign:
             folder.mark_done()
         else:
             folder.save_environment(environment(self.request))
-            make_galot = (lambda: self._galot(run, folder)) if run.generator else None
+            make_galot = partial(self._galot, run, folder) if run.generator else None
             trial = Trial(
                 folder, self.plan.spec, run.strategy, run.architecture, self.request.device,
                 self._oracle(run), make_galot,
@@ -110,7 +112,7 @@ class Campaign:
         new = ReferenceOracle(self.plan.spec, run.config, run.architecture, self.request.device)
         return self._oracles.setdefault(new.config, new)
 
-    def _galot(self, run: Run, folder: RunFolder) -> Galot:
+    def _galot(self, run: Run, folder: RunFolder, unlabeled: Unlabeled | None = None) -> Galot:
         """The generating half of a run."""
         words, shape = self.plan.words, self.plan.spec.image_shape
         if run.source is not None:
@@ -123,7 +125,7 @@ class Campaign:
         images, first = self.request.output / "images", self.request.save_full_size
         full = images / "full" / folder.path.relative_to(self.request.output)
         store = ImageStore(images, Gallery(full, first) if first else None)
-        return Galot(run.config, self.generator(run), store, folder, words, shape)
+        return Galot(run.config, self.generator(run), store, folder, words, shape, unlabeled)
 
     def free(self) -> None:
         """Let go of what is loaded."""

@@ -20,7 +20,7 @@ from . import acquisition
 from .errors import UserError
 from .registry import did_you_mean
 
-SCHEMA = 4  # raise it when the meaning of a field or of a stored row changes
+SCHEMA = 5  # raise it when the meaning of a field or of a stored row changes
 
 BUDGET = "labeling budget"
 TRAINING = "classifier and training"
@@ -28,6 +28,7 @@ STRATEGY = "what single strategies read"
 GALOT = "generated images and text optimisation"
 GENERATOR = "generator"
 
+ASKS_POOL = ("pool", "diversity", "discriminator", "bald")  # what --keep asks a bootstrap for
 FOLDER = "folder:"  # what --generator takes before the path of images that exist already
 
 
@@ -147,8 +148,16 @@ class RunConfig:
                              choices=("replace", "accumulate"))  # fmt: skip
     oversample: float = _option(1.0, GALOT, "make this many times N_GAL, keep N_GAL",
                                 at_least=1)  # fmt: skip
-    keep: str = _option("random", GALOT, "which of them, in each class: at random, or those of "
-                        "highest text-target", choices=("random", "acquisition"))  # fmt: skip
+    keep: str = _option(
+        "random", GALOT, "which of them, in each class: at random; acquisition, of highest "
+        "text-target; pool, nearest to the unlabeled images; diversity, nearest to their own "
+        "k-means centers; discriminator, most like real ones; or bald, of highest mutual "
+        "information", choices=("random", "acquisition", *ASKS_POOL))  # fmt: skip
+    align: str = _option(
+        "none", GALOT, "one map of all generated images that gives them the unlabeled pool's "
+        "moments: pool, of place, size and slant where there is a plain background, else none; or "
+        "channels, of each channel's mean and deviation",
+        choices=("none", "pool", "channels"))  # fmt: skip
 
     synthetic_weight: float = _option(1.0, GALOT, "weight of a generated image's loss, where that "
                                       "of a real one is 1", above=0)  # fmt: skip
@@ -178,8 +187,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         for f in option_fields():
             _check_range(f, getattr(self, f.name))
-        if self.keep == "acquisition" and self.oversample == 1:
-            raise UserError("--keep acquisition: nothing to choose from; set --oversample above 1")
+        if self.keep != "random" and self.oversample == 1:
+            raise UserError(f"--keep {self.keep}: nothing to choose from; set --oversample above 1")
         if self.seed < 0:
             raise UserError(f"--seeds {self.seed}: a seed is a whole number ≥ 0")
 
@@ -197,6 +206,21 @@ class RunConfig:
     def uses_generated_images(self) -> bool:
         """Whether generated images are trained on."""
         return self.mode in ("gal", "al+gal")
+
+    @property
+    def asks_pool(self) -> bool:
+        """Whether the unlabeled pool says which images are kept; in mode gal there is none."""
+        return self.keep in ASKS_POOL and self.mode != "gal"
+
+    @property
+    def aligns(self) -> bool:
+        """Whether images are mapped to the pool's moments; in mode gal there is no pool."""
+        return self.align != "none" and self.mode != "gal"
+
+    @property
+    def oversampling(self) -> float:
+        """`oversample` where there is something to choose by."""
+        return 1.0 if self.keep in ASKS_POOL and self.mode == "gal" else self.oversample
 
     def query_size(self, round: int) -> int:
         """Labels bought in this round (1-based); 0 in round 0."""
@@ -265,6 +289,10 @@ class RunConfig:
             unread |= {"ascent_samples", "ascent_denoising"}
         if self.oversample == 1:
             unread.add("keep")
+        if self.mode == "gal" and self.keep in ASKS_POOL:
+            unread |= {"keep", "oversample"}
+        if not self.aligns:
+            unread.add("align")
         return unread
 
 

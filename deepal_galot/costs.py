@@ -23,7 +23,7 @@ from generators.prompts import templates
 from .classifiers.base import Classifier
 from .config import RunConfig
 from .datasets.base import DatasetSpec
-from .galot import PROBES, image_counts
+from .galot import ALIGNED_BY, PROBES, image_counts, new_counts
 from .plan import Plan, Run
 from .results import RunFolder
 from .training import split_batches
@@ -148,11 +148,16 @@ def _labeling(c: RunConfig, spec: DatasetSpec, round: int) -> Work:
 
 
 def _fitting(c: RunConfig, spec: DatasetSpec, round: int) -> Work:
-    """The round's fit, and in round 0 the one that the first ascent needs."""
+    """The round's fit, in round 0 the one that the first ascent needs, and the bootstrap's, through
+    which the pool passes with all that is chosen from."""
     sizes = [training_images(c, spec, round)]
     if round == 0 and c.uses_generated_images and c.epsilon_at(0) > 0:
         sizes.append(c.n_init)
     work = Work(passed=len(spec.x_test))
+    if c.uses_generated_images and c.asks_pool:
+        sizes.append(c.budget(round) + c.n_synthetic_at(round))
+        _, at_hand = image_counts(c, spec.n_classes, round)
+        work += Work(passed=len(spec.x_train) - c.budget(round) + sum(at_hand))
     for n in sizes:
         batches = len(split_batches(n, c.batch_size))
         epochs = max(c.epochs, math.ceil(c.min_steps / batches))
@@ -175,18 +180,20 @@ def _generating(run: Run, spec: DatasetSpec, round: int, size: Size | None) -> W
     """A round's images and ascent, and the bytes they leave."""
     c, k, pixels = run.config, spec.n_classes, math.prod(spec.image_shape)
     moves = c.epsilon_at(round) > 0
-    _, made = image_counts(c, k, round)
+    made = new_counts(c, k, round)
+    aligned = ALIGNED_BY * k if c.aligns and round == 0 else 0
     shards = sum(math.ceil(n / SHARD) for n in made)
     prompts = k * len(templates(c.template))
     texts = 2 * prompts * (0 if size is None else 4 * size.text)  # c0 and c, float32
     climbing = sum(made) + k * PROBES if c.text_per == "image" else c.ascent_samples * prompts
-    pictures = (2 if moves else 1) * k * PROBES if run.generator.reads_text else 0
+    shows = run.generator.reads_text and (c.epsilon > 0 or round == 0)
+    pictures = (2 if moves else 1) * k * PROBES if shows else 0
     return Work(
-        images=sum(made),
+        images=sum(made) + aligned,
         pictures=pictures,
         chains=c.ascent_steps * climbing if moves and ascends(c) else 0,
-        disk=sum(made) * pixels + shards * SHARD_HEADER
-        + texts + 2 * k * PROBES * pixels + TEXT_HEADER,
+        disk=(sum(made) + aligned) * pixels + shards * SHARD_HEADER
+        + texts + (2 * k * PROBES * pixels if shows else 0) + TEXT_HEADER,
     )  # fmt: skip
 
 

@@ -76,6 +76,15 @@ def ask(name: str, args: argparse.Namespace, source: RunFolder | None = None) ->
     return Asked(arms, entries, args, judge)
 
 
+def plan_of(asked: Asked, download: bool = True) -> Plan:
+    """What to play: every seed of each arm, and of the judge, who is one, the first."""
+    plan = make_plan(asked.request, download)
+    judges = plan.by_entry[asked.judge][1:] if asked.judge else ()
+    return dataclasses.replace(
+        plan, runs=tuple(run for run in plan.runs if not any(run is judge for judge in judges))
+    )
+
+
 def _check_flags(name: str, args: argparse.Namespace) -> None:
     """
     Raises:
@@ -101,7 +110,14 @@ def _with_defaults(experiment: Experiment, args: argparse.Namespace) -> argparse
     args.strategy, small = ["RandomSampling"], args.scale == "small"
     if small and args.seeds is None and args.seed is None and args.trials is None:
         args.seeds = [0]
-    if args.config_n_rounds is None and args.config_quota is None:
+    if experiment.budget is not None:
+        names = ("config_n_init", "config_n_query", "config_n_rounds")
+        for name, value in zip(names, experiment.budget, strict=True):
+            if getattr(args, name) is None and not (name == names[2] and args.config_quota):
+                setattr(args, name, value)
+        if small:
+            args.config_n_rounds = min(1, args.config_n_rounds)
+    elif args.config_n_rounds is None and args.config_quota is None:
         usual = _config(request_of(args), "RandomSampling").n_rounds
         most = 1 if small else usual if experiment.cycles is None else experiment.cycles - 1
         if most < usual:
@@ -181,7 +197,7 @@ def _check_all(names: Sequence[str], args: argparse.Namespace) -> None:
     labels = []
     for name in names:
         asked = ask(name, args)
-        plan = make_plan(asked.request, download=False)
+        plan = plan_of(asked, download=False)
         labels += [arm.label for arm in _arms(name, asked, plan)]
         labels += [arm.label for arm in EXPERIMENTS[name].reusing]
     if args.baseline is not None and args.baseline not in labels:
@@ -193,7 +209,7 @@ def _run(name: str, args: argparse.Namespace) -> tuple[list[RunFolder], Exhibit]
     """One experiment; its exhibit is written as soon as all its arms are known, so that a report
     shows what is there."""
     asked = ask(name, args)
-    plan = make_plan(asked.request)
+    plan = plan_of(asked)
     if EXPERIMENTS[name].kind == "one_class":
         save_real_examples(plan.spec, args.output)
     exhibit = _exhibit(name, asked, plan)
@@ -276,7 +292,7 @@ def list_experiments(args: argparse.Namespace) -> Iterator[str]:
     request_of(args)  # an unknown data set is no line of a list
     said: set[str] = set()
     for name, experiment in EXPERIMENTS.items():
-        alias = "".join(f" (or {a})" for a, of in ALIASES.items() if of == name)
+        alias = "".join(f" (or {a})" for a, of in ALIASES.items() if name in of)
         yield f"{name}{alias}: {experiment.title}"
         yield f"    {experiment.mirrors}"
         try:
@@ -297,7 +313,7 @@ def list_experiments(args: argparse.Namespace) -> Iterator[str]:
 def _cost(name: str, args: argparse.Namespace) -> str:
     """One line of what is left to do."""
     asked = ask(name, args)
-    plan = make_plan(asked.request, download=False)
+    plan = plan_of(asked, download=False)
     counted = costs_of(plan, args.output)
     seeds = len(asked.request.seeds)
     reusing = EXPERIMENTS[name].reusing
@@ -317,7 +333,7 @@ def dry_run_experiments(args: argparse.Namespace) -> Iterator[str]:
     """The table of --dry-run for each experiment."""
     for name in named(args.experiment):
         asked = ask(name, args)
-        plan = make_plan(asked.request, download=False)
+        plan = plan_of(asked, download=False)
         yield f"{name}: {EXPERIMENTS[name].title}"
         yield from dry_run(Campaign(asked.request, plan))
         if EXPERIMENTS[name].reusing:

@@ -1,4 +1,5 @@
-"""The paper's tables and figures (arXiv 2412.16227), each as a campaign of ordinary runs.
+"""The paper's tables and figures (arXiv 2412.16227), each as a campaign of ordinary runs; and what
+is measured here beside them.
 
 An experiment names its arms as --strategy would; what two experiments share is run once. Where the
 paper varies a number, an arm varies it as a multiple of what the data set's protocol has, so that
@@ -60,6 +61,7 @@ class Experiment:
         baseline: number of the arm that the others are compared with; None for the first that
             learns from real images alone.
         cycles: at most so many; None for as many as the protocol has.
+        budget: (n_init, n_query, n_rounds) in place of the protocol's.
         kind: see report.exhibit.
         reusing: arms that train on the images of the arm before them, in a second campaign.
         judged: whether a classifier of all real labels belongs to it.
@@ -71,6 +73,7 @@ class Experiment:
     arms: tuple[Arm, ...]
     baseline: int | None = None
     cycles: int | None = None
+    budget: tuple[int, int, int] | None = None
     kind: str = "curves"
     reusing: tuple[Arm, ...] = ()
     judged: bool = False
@@ -129,6 +132,25 @@ TARGETS = {"random": {"direction": "random"}, "entropy": {"text_target": "entrop
 NETWORKS = {"vgg16": "VGG16", "densenet121": "DenseNet121", "mobilenetv2": "MobileNetv2",
             "dla": "DLA"}  # fmt: skip
 EXAMPLES = "Random training images of random classes, from the last cycle of Table 1's GALOT"
+
+BANK = 4  # times N_GAL
+_BANK = {"epsilon": 0.0, "oversample": float(BANK)}
+
+
+def _matched(budget: tuple[int, int, int]) -> Experiment:
+    """Plain images, the paper's ascent, a text for each image, and ways to choose from a bank."""
+    return Experiment(
+        "Generated images matched to the unlabeled pool",
+        f"not in the paper: {budget[0]} + {budget[2]} × {budget[1]} labels, A_AL = Margin",
+        (_galot("plain", epsilon=0.0), Arm("no image", "MarginSampling"),
+         _galot("highest margin of the bank", keep="acquisition", **_BANK),
+         _galot("nearest to the pool, not aligned", keep="pool", **_BANK),
+         Arm("GALOTMatched", "GALOTMatched", {"oversample": float(BANK)}),
+         _galot("all of the bank", epsilon=0.0, n_synthetic=Times(BANK)),
+         _galot("GALOT (paper)"), _galot("a text for each image", text_per="image")),
+        baseline=0, budget=budget, judged=True,
+    )  # fmt: skip
+
 
 EXPERIMENTS: dict[str, Experiment] = {
     "table1": Experiment(
@@ -209,12 +231,14 @@ EXPERIMENTS: dict[str, Experiment] = {
     "fig8": Experiment(EXAMPLES, "Figure 8 on CIFAR10", (GALOT,), kind="examples"),
     "fig9": Experiment(EXAMPLES, "Figure 9 on CIFAR100", (GALOT,), kind="examples"),
     "fig10": Experiment(EXAMPLES, "Figure 10 on TinyImageNet", (GALOT,), kind="examples"),
+    "matched20": _matched((20, 20, 9)),
+    "matched50": _matched((50, 50, 5)),
 }  # fmt: skip
-ALIASES = {"table9": "fig4"}
+ALIASES = {"table9": ("fig4",), "matched": ("matched20", "matched50")}
 
 
 def named(names: Sequence[str]) -> list[str]:
-    """The experiments that --experiment names; "all" is every one, in the order of the paper.
+    """The experiments that --experiment names; "all" is every one, the paper's in its order.
 
     Raises:
         UserError: an unknown name.
@@ -225,5 +249,5 @@ def named(names: Sequence[str]) -> list[str]:
         if name not in known:
             hint = did_you_mean(name, known)
             raise UserError(f"--experiment {name!r}: {hint} (--list-experiments says what each is)")
-        chosen += EXPERIMENTS if name == "all" else [ALIASES.get(name, name)]
+        chosen += EXPERIMENTS if name == "all" else ALIASES.get(name, (name,))
     return list(dict.fromkeys(chosen))

@@ -1,6 +1,7 @@
 """GALOT: a score function, class names, a generator and a budget -> pseudo-labeled images.
 
-Knows no learner and no pool: the score function stands for the classifier, the counts for |L|.
+Knows no learner and no pool: the score function stands for the classifier, the counts for |L|, and
+what the unlabeled images are asked, if anything, is a protocol.
 """
 
 from __future__ import annotations
@@ -22,12 +23,14 @@ from generators.text_optimization import Ascent, ImageScore, length, optimize, o
 
 from . import seeding
 from .acquisition import text_score
-from .config import RunConfig, round_half_up
+from .alignment import Alignment, Moments, mismatch, moments_of
+from .config import FOLDER, RunConfig, round_half_up
 from .errors import UserError
 from .images import fit_to, to_uint8, to_unit_float
 
 PROBES = 4  # fresh-noise images a class, drawn from c0 and from c, for people and for the scores
 SCORED_AT_ONCE = 256
+ALIGNED_BY = 30  # plain images a class whose moments are compared with the pool's
 
 
 class Journal(Protocol):
@@ -38,6 +41,16 @@ class Journal(Protocol):
     def load(self, name: str, round: int) -> dict[str, Tensor]: ...
 
     def save(self, name: str, round: int, tensors: dict[str, Tensor]) -> None: ...
+
+
+class UnlabeledImages(Protocol):
+    """What is asked of the pool; see unlabeled.Unlabeled."""
+
+    def moments(self) -> Moments: ...
+
+    def choose(
+        self, x: np.ndarray, y: np.ndarray, plain: np.ndarray, counts: tuple[int, ...], round: int
+    ) -> np.ndarray: ...
 
 
 Logits = Callable[[Tensor], Tensor]  # [B, C, H, W] float in [0, 1] -> [B, K], differentiable
@@ -56,7 +69,7 @@ class TextState:
             each image has a text of its own, [K, C] means over the probes.
         arrived_distance: [R] (or [C]) ‖c - c0‖ at the end as the generator's network reads it.
         probe_score: [2, C, PROBES] A of fresh-noise images without and with the ascent; NaN where
-            ε is 0.
+            ε is 0. Where no round moves the text, only the first one has probes.
         probe_images: [2, C, PROBES, H, W, channels] uint8, at the same noise.
         ascent_images: [] images generated for the ascent.
     """
@@ -91,10 +104,13 @@ class SyntheticBatch:
 
     Attributes:
         x: [N, H, W, C] uint8; y: [N] int64 pseudo-labels.
-        made: images requested of the generator for it (more than N with oversampling).
+        made: images requested of the generator for it: more than N with oversampling, fewer where
+            those of earlier rounds are still good, see `grows`.
         retried, failed: how many of them came out blank and were drawn again, and how many of
             those stayed blank and are left out.
         key: under which the image store holds them.
+        mismatch: of the generated images' moments with the pool's, as they are and aligned; None
+            without an alignment.
     """
 
     x: np.ndarray
@@ -103,6 +119,7 @@ class SyntheticBatch:
     retried: int
     failed: int
     key: str
+    mismatch: tuple[float, float] | None = None
 
 
 class Galot:
@@ -116,8 +133,13 @@ class Galot:
         journal: Journal,
         class_names: tuple[str, ...],
         image_shape: tuple[int, int, int],
+        unlabeled: UnlabeledImages | None = None,
     ) -> None:
-        self.config, self.generator = config, generator
+        """
+        Args:
+            unlabeled: asked where `align` or `keep` says so, for what is not journaled.
+        """
+        self.config, self.generator, self.unlabeled = config, generator, unlabeled
         self.store, self.journal = store, journal
         self.image_shape, self.class_names = image_shape, class_names
         self.n_classes = len(class_names)
@@ -134,7 +156,7 @@ class Galot:
         """Whether this round asks the classifier for anything that is not journaled."""
         if self.config.epsilon_at(round) > 0 and not self.journal.has("text", round):
             return True
-        if self._chooses(round) and not self.journal.has("kept", round):
+        if self._asks_classifier(round) and not self.journal.has("kept", round):
             return True
         if not self._refines(round):
             return False
@@ -180,7 +202,7 @@ class Galot:
     def make_images(self, text: TextState, logits: Logits | None, round: int) -> SyntheticBatch:
         """N_GAL images of this round, the classes as even as they go, in each the templates.
 
-        With oversampling, that many times more are made and N_GAL of them kept; images that stay
+        With oversampling, that many times more are at hand and N_GAL of them kept; images that stay
         blank are not among them, and then a class may have fewer.
 
         Args:
@@ -190,55 +212,110 @@ class Galot:
         Raises:
             UserError: it is not.
         """
-        request = self._request(text, logits, round)
-        images = self._images(request)
-        keep = self._keep(images, logits, round)
-        return SyntheticBatch(
-            images.x[keep], images.y[keep], sum(request.counts), images.retried, images.failed,
-            images.key,
-        )  # fmt: skip
+        rounds = range(round + 1) if grows(self.config) else (round,)
+        parts = [self._images(self._request(text, logits, r)) for r in rounds]
+        x, y = (np.concatenate([getattr(part, name) for part in parts]) for name in ("x", "y"))
+        made, seen = sum(new_counts(self.config, self.n_classes, round)), None
+        if self.config.aligns:
+            alignment, seen = self._alignment
+            x = alignment.of_uint8(x)
+            made += sum(self._alignment_counts()) if round == 0 else 0
+        keep = self._keep(x, y, logits, round)
+        last = parts[-1]
+        return SyntheticBatch(x[keep], y[keep], made, last.retried, last.failed, last.key, seen)
 
     def _images(self, request: Request) -> Images:
         return self.store.get(self.generator, request)
 
+    # -- held against the unlabeled pool -----------------------------------------------------------
+
+    @cached_property
+    def _alignment(self) -> tuple[Alignment, tuple[float, float]]:
+        """The run's one map of generated images, and the mismatch without and with it; from plain
+        images, so that every round and the ascent have the same."""
+        if not self.journal.has("alignment", 0):
+            counts = self._alignment_counts()
+            plain = self._images(self._request_of(self.c0, self.c0, counts, 0)).x
+            pool, generated = self.unlabeled.moments(), moments_of(plain)
+            alignment = Alignment.between(generated, pool, self.config.align)
+            aligned = moments_of(alignment.of_uint8(plain))
+            seen = torch.tensor([mismatch(m, pool) for m in (generated, aligned)])
+            self.journal.save("alignment", 0, alignment.tensors | {"mismatch": seen})
+        tensors = self.journal.load("alignment", 0)
+        before, after = tensors.pop("mismatch").tolist()
+        return Alignment(**tensors), (before, after)
+
+    def _alignment_counts(self) -> tuple[int, ...]:
+        """Images of each class that the moments are taken of: ALIGNED_BY, or all there are."""
+        supplies = [self.generator.supply(name) for name in self.class_names]
+        return tuple(ALIGNED_BY if s is None else min(s, ALIGNED_BY) for s in supplies)
+
+    def _as_trained(self, images: Tensor) -> Tensor:
+        """[B, 3 or 1, S, S] as the generator makes them -> [B, C, H, W] as the classifier sees
+        them; differentiable."""
+        images = fit_to(images, self.image_shape)
+        return self._alignment[0](images) if self.config.aligns else images
+
     # -- which images to make and to keep --------------------------------------------------------
 
     def _request(self, text: TextState, logits: Logits | None, round: int) -> Request:
-        config, refinement = self.config, None
-        _, made = image_counts(config, self.n_classes, round)
+        refinement = None
         if self._refines(round):
             refinement = Refinement(text.digest(), self._refine(logits, round))
+        counts = new_counts(self.config, self.n_classes, round)
+        return self._request_of(text.c, text.c0, counts, round, refinement)
+
+    def _request_of(
+        self, c: Tensor, c0: Tensor, counts: tuple[int, ...], round: int,
+        refinement: Refinement | None = None,
+    ) -> Request:  # fmt: skip
         return Request(
-            text.c, text.c0, made, self.prompts, self.class_names, self.image_shape, config.seed,
+            c, c0, counts, self.prompts, self.class_names, self.image_shape, self.config.seed,
             round, refinement,
         )  # fmt: skip
 
-    def _chooses(self, round: int) -> bool:
+    def _asks_classifier(self, round: int) -> bool:
         """Whether the classifier chooses; in round 0 of mode gal there is none."""
         return self.config.keep == "acquisition" and (self.config.mode != "gal" or round > 0)
 
-    def _keep(self, images: Images, logits: Logits | None, round: int) -> np.ndarray:
-        """[N] positions among the made images; of each class the first of an order."""
+    def _keep(self, x: np.ndarray, y: np.ndarray, logits: Logits | None, round: int) -> np.ndarray:
+        """[N] positions among the [M] images at hand, class by class; what is computed for it is
+        journaled."""
         counts, _ = image_counts(self.config, self.n_classes, round)
-        if not self._chooses(round):
-            return _first(images.y, counts, lambda k, of_class: seeding.numpy_rng(
-                self.config.seed, "keep", round, k).permutation(len(of_class)))  # fmt: skip
-        if not self.journal.has("kept", round):
-            scores = self._scores(images, _there(logits, round))
-            kept = _first(images.y, counts, lambda k, of_class: np.argsort(
-                -scores[of_class], kind="stable"))  # fmt: skip
-            self.journal.save("kept", round, {"kept": torch.from_numpy(kept)})
-        return self.journal.load("kept", round)["kept"].numpy()
+        by_classifier = self._asks_classifier(round)
+        if by_classifier or self.config.asks_pool:
+            if not self.journal.has("kept", round):
+                choose = self._by_classifier if by_classifier else self._by_pool
+                kept = choose(x, y, counts, logits, round)
+                self.journal.save("kept", round, {"kept": torch.from_numpy(kept)})
+            return self.journal.load("kept", round)["kept"].numpy()
+        return self._at_random(y, counts, round)
+
+    def _at_random(self, y: np.ndarray, counts: tuple[int, ...], round: int) -> np.ndarray:
+        return first_of_each(y, counts, lambda k, where: seeding.numpy_rng(
+            self.config.seed, "keep", round, k).permutation(len(where)))  # fmt: skip
+
+    def _by_classifier(
+        self, x: np.ndarray, y: np.ndarray, counts: tuple[int, ...], logits: Logits | None,
+        round: int,
+    ) -> np.ndarray:  # fmt: skip
+        return best_of_each(y, counts, self._scores(x, y, _there(logits, round)))
+
+    def _by_pool(
+        self, x: np.ndarray, y: np.ndarray, counts: tuple[int, ...], logits: Logits | None,
+        round: int,
+    ) -> np.ndarray:  # fmt: skip
+        return self.unlabeled.choose(x, y, self._at_random(y, counts, round), counts, round)
 
     @torch.no_grad()
-    def _scores(self, images: Images, logits: Logits) -> np.ndarray:
+    def _scores(self, x: np.ndarray, y: np.ndarray, logits: Logits) -> np.ndarray:
         """[N] text-target scores of images as they would be trained on."""
         parts = []
-        for start in range(0, len(images.y), SCORED_AT_ONCE):
+        for start in range(0, len(y), SCORED_AT_ONCE):
             part = slice(start, start + SCORED_AT_ONCE)
-            answer = logits(to_unit_float(images.x[part])).cpu()
-            y = torch.from_numpy(images.y[part])
-            parts.append(text_score(self.config.text_target, answer, y))
+            answer = logits(to_unit_float(x[part])).cpu()
+            labels = torch.from_numpy(y[part])
+            parts.append(text_score(self.config.text_target, answer, labels))
         return torch.cat(parts).numpy()
 
     # -- text optimisation ---------------------------------------------------------------------
@@ -268,7 +345,7 @@ class Galot:
         texts = torch.arange(len(self.prompts)) if texts is None else texts
 
         def score(images: Tensor, rows: Tensor) -> Tensor:
-            answer = logits(fit_to(images, self.image_shape))
+            answer = logits(self._as_trained(images))
             labels = texts[rows].to(answer.device) // self.n_templates
             return text_score(self.config.text_target, answer, labels)
 
@@ -301,7 +378,8 @@ class Galot:
             TextState's probe_score and probe_images.
         """
         config, epsilon = self.config, self.config.epsilon_at(round)
-        if not self.generator.reads_text:
+        never_moves = config.epsilon == 0 and round > 0  # then round 0 has shown it all
+        if never_moves or not self.generator.reads_text:
             return Ascent.none(c), *self._no_probes()
         address = [(k, i) for k in range(self.n_classes) for i in range(PROBES)]
         texts = self._probed_texts()
@@ -333,7 +411,7 @@ class Galot:
         scores, pictures = [], []
         for rows in torch.arange(len(c)).split(self.generator.batch_size):
             raw = self.generator.sample(c[rows], [seeds[i] for i in rows])
-            pictures.append(torch.from_numpy(to_uint8(fit_to(raw, self.image_shape))))
+            pictures.append(torch.from_numpy(to_uint8(self._as_trained(raw))))
             missing = torch.full((len(rows),), torch.nan)
             scores.append(score(raw, rows).cpu() if epsilon > 0 else missing)
         return torch.cat(scores), torch.cat(pictures)
@@ -371,6 +449,9 @@ class BorrowedGalot(Galot):
 
     def make_images(self, text: TextState, logits: Logits | None, round: int) -> SyntheticBatch:
         return replace(super().make_images(text, None, round), made=0)
+
+    def _alignment_counts(self) -> tuple[int, ...]:
+        return ()  # made by the other run
 
     def _images(self, request: Request) -> Images:
         """
@@ -417,7 +498,7 @@ def _there(logits: Logits | None, round: int) -> Logits:
     return logits
 
 
-def _first(
+def first_of_each(
     y: np.ndarray, counts: tuple[int, ...], order: Callable[[int, np.ndarray], np.ndarray]
 ) -> np.ndarray:
     """Of each class k, counts[k] positions in y: the first by `order` (of k and its positions),
@@ -427,6 +508,11 @@ def _first(
         of_class = np.flatnonzero(y == k)
         kept.append(np.sort(of_class[order(k, of_class)[:n]]))
     return np.concatenate(kept)
+
+
+def best_of_each(y: np.ndarray, counts: tuple[int, ...], scores: np.ndarray) -> np.ndarray:
+    """Of each class k, the counts[k] positions of the highest scores [N], sorted."""
+    return first_of_each(y, counts, lambda k, where: np.argsort(-scores[where], kind="stable"))
 
 
 def class_counts(total: int, n_classes: int, seed: int, round: int) -> tuple[int, ...]:
@@ -440,6 +526,21 @@ def class_counts(total: int, n_classes: int, seed: int, round: int) -> tuple[int
 def image_counts(
     config: RunConfig, n_classes: int, round: int
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """How many images of each class a round trains on, and how many it makes for that."""
+    """How many images of each class a round trains on, and of how many those are chosen."""
     kept = class_counts(config.n_synthetic_at(round), n_classes, config.seed, round)
-    return kept, tuple(round_half_up(config.oversample * n) for n in kept)
+    return kept, tuple(round_half_up(config.oversampling * n) for n in kept)
+
+
+def grows(config: RunConfig) -> bool:
+    """Whether a round chooses among the images of the earlier rounds too, and makes only what is
+    missing: where the text never moves they are as good as new ones."""
+    exist = config.generator.startswith(FOLDER)  # then each round takes its own
+    return config.epsilon == 0 and config.synthetic == "replace" and not exist
+
+
+def new_counts(config: RunConfig, n_classes: int, round: int) -> tuple[int, ...]:
+    """How many images of each class a round makes."""
+    rounds = range(round + 1) if grows(config) else (round,)
+    wanted = [image_counts(config, n_classes, r)[1] for r in rounds]
+    at_hand = np.maximum.accumulate([(0,) * n_classes, *wanted])
+    return tuple((at_hand[-1] - at_hand[-2]).tolist())

@@ -17,6 +17,7 @@ from query_strategies.strategy import Strategy
 from . import registry
 from .classifiers.base import Classifier
 from .config import (
+    ASKS_POOL,
     GALOT,
     GENERATOR,
     STRATEGY,
@@ -258,7 +259,7 @@ def configure(
     Raises:
         UserError: a value out of range, or names that are not known or do not go together.
     """
-    flags = canonical({**request.flags, **(own or {})})
+    flags = canonical({**cls.preset, **request.flags, **(own or {})})
     defaults = dict(request.dataset.defaults) if request.dataset else {}
     if flags.get("synthetic_from") is not None:
         source = open_source(flags["synthetic_from"])
@@ -269,9 +270,9 @@ def configure(
     reads = () if mode in ("full", "gal") else cls.reads + (base.reads if cls.generates else ())
     generator = generator_class((defaults | flags).get("generator", RunConfig.generator))
     name, fixed = registry.class_name(cls), dict(cls.fixed)
-    unknown = set(fixed) - {f.name for f in option_fields()}
+    unknown = {*fixed, *cls.preset} - {f.name for f in option_fields()}
     if unknown or cls.query is Strategy.query:
-        fault = f"fixes unknown fields {sorted(unknown)}" if unknown else "defines no query(n)"
+        fault = f"sets unknown fields {sorted(unknown)}" if unknown else "defines no query(n)"
         raise UserError(f"the strategy {name} {fault}")
     if mode == "full":
         name, fixed = "FullySupervised", {"n_rounds": 0, "quota": None}
@@ -341,8 +342,8 @@ def _run(config: RunConfig, default: RunConfig, request: Request, spec: DatasetS
         if plugin is not None:
             content[f"plugin {name}"] = registry.file_hash(plugin)
     return Run(
-        config, _settings(config, default), strategy, architecture, generator, content,
-        _remark(config, strategy, renamed), source,
+        config, _settings(config, default, strategy.preset), strategy, architecture, generator,
+        content, _remark(config, strategy, renamed), source,
     )  # fmt: skip
 
 
@@ -356,6 +357,8 @@ def _remark(config: RunConfig, strategy: type[Strategy], renamed: Sequence[str])
         remarks.append("every label, one fit; no strategy and no budget plays a part")
     if config.uses_generated_images and config.synthetic_from is not None:
         remarks.append("every seed trains on the same run's images; ± leaves their chance out")
+    if config.mode == "gal" and (config.keep in ASKS_POOL or config.align != "none"):
+        remarks.append("no unlabeled pool in mode gal, so images as they are made")
     if config.head_dropout is not None:
         remarks.append(f"head dropout {config.head_dropout:g} in training and scoring")
     if renamed:
@@ -363,12 +366,18 @@ def _remark(config: RunConfig, strategy: type[Strategy], renamed: Sequence[str])
     return "; ".join(remarks)
 
 
-def _settings(config: RunConfig, default: RunConfig) -> dict[str, str]:
-    """How what belongs to the strategy differs from its default on this data set."""
+def _settings(config: RunConfig, default: RunConfig, preset: Mapping[str, Any]) -> dict[str, str]:
+    """How what belongs to the strategy differs from its default on this data set.
+
+    Args:
+        preset: what the strategy sets itself; to leave that out is a difference too.
+    """
     groups = (STRATEGY, GALOT, GENERATOR) if config.uses_generated_images else (STRATEGY,)
     own = [f.name for f in option_fields() if f.metadata["group"] in groups]
     paths = {"generator": config.generator, "synthetic_from": config.synthetic_from}
     read = config.fields_read() | paths
+    if config.mode == "al+gal":
+        read |= {key: getattr(config, key) for key in preset}
     moded = config.uses_generated_images and config.mode != default.mode
     differs = {"mode": config.mode} if moded else {}
     # A default run with another base sampler reads none of what this one's base reads.

@@ -13,6 +13,8 @@ was drawn before it, so order, batching, restarts and other strategies change no
 | model(i)                              | networks that a strategy trains once a run             |
 | quota(round)                          | which classes get one generated image more             |
 | keep(round, class)                    | which of an oversampled set of images are kept         |
+| chosen(round)                         | k-means of images that are matched to the pool         |
+| measured(round)                       | pool images whose distance to generated ones is shown  |
 | ascent(round, class, step, i)         | the noise of sample i of an ascent step                |
 | direction(round, class, step)         | the random-direction control                           |
 | probe(round, class, i)                | fresh noise for before/after pictures and scores       |
@@ -29,7 +31,7 @@ import numpy as np
 import torch
 
 STREAMS = ("init_pool", "weights", "batches", "dropout", "query", "model", "quota", "keep",
-           "ascent", "direction", "probe", "image", "folder")  # fmt: skip
+           "chosen", "measured", "ascent", "direction", "probe", "image", "folder")  # fmt: skip
 
 
 def derive(seed: int, stream: str, *key: int) -> int:

@@ -23,6 +23,7 @@ from .oracle import ReferenceOracle
 from .pool import Pool, SyntheticQuery, check_query
 from .registry import why_not
 from .results import Row, RunFolder
+from .unlabeled import Unlabeled
 
 
 class Trial:
@@ -40,13 +41,13 @@ class Trial:
         architecture: type[Classifier],
         device: torch.device,
         oracle: ReferenceOracle,
-        make_galot: Callable[[], Galot] | None = None,
+        make_galot: Callable[[Unlabeled], Galot] | None = None,
     ) -> None:
         """
         Args:
             folder: where it is recorded; its config says what it is.
             oracle: labels what the strategy makes itself.
-            make_galot: called once if the run trains on generated images.
+            make_galot: called once, with the unlabeled pool, if the run trains on generated images.
         """
         self.folder, self.spec = folder, spec
         self.config: RunConfig = folder.config
@@ -64,7 +65,9 @@ class Trial:
                 f"the strategy {strategy.__name__} cannot be made: {error}{why}"
             ) from error
         self.query_seconds = 0.0  # of this round, without the answers and extra training
-        self.galot = make_galot() if make_galot and self.config.uses_generated_images else None
+        self.unlabeled, self.galot = Unlabeled(self.pool, self.learner), None
+        if make_galot and self.config.uses_generated_images:
+            self.galot = make_galot(self.unlabeled)
         self.picks = folder.picks()
 
     def run(self, on_round: Callable[[Row], None] = lambda row: None) -> list[Row]:
@@ -88,19 +91,20 @@ class Trial:
         self._buy_labels(round)
         extra_before = self.learner.extra_train_seconds
 
-        warm_up_seconds, batch, generate_seconds = 0.0, None, 0.0
+        warm_up_seconds, batch, generate_seconds, extra_in_choice = 0.0, None, 0.0, 0.0
         if self.galot is not None:
             started = clock()
             if self.galot.needs_classifier(round):
                 self._restore_classifier(round)
             warm_up_seconds = clock() - started
-            started = clock()
+            started, extra = clock(), self.learner.extra_train_seconds
             batch = self.strategy.synthesize(self.galot, round)
-            generate_seconds = clock() - started
+            extra_in_choice = self.learner.extra_train_seconds - extra
+            generate_seconds = clock() - started - extra_in_choice
 
         started = clock()
         steps = self.learner.fit(self.pool.training_set(real=self.config.uses_real_images), round)
-        extra_in_fits = self.learner.extra_train_seconds - extra_before
+        extra_in_fits = self.learner.extra_train_seconds - extra_before - extra_in_choice
         train_seconds = clock() - started + warm_up_seconds - extra_in_fits
         accuracy = self._accuracy()
         measured = self.strategy.measure() | self._oracle_accuracy(round)
@@ -207,13 +211,17 @@ class Trial:
         if batch is None:
             return {"images_made": 0, "ascent_images": 0}
         text = self.galot.text(self.learner.logits, round)
-        moved: Row = {}
+        seen: Row = {}
         if text.epsilon > 0:
             before, after = text.probe_score.double().mean((1, 2)).tolist()
             distance = text.ascent_distance[-1].double().mean().item()
             arrived = text.arrived_distance.double().mean().item()
-            moved = {"distance": distance, "arrived_distance": arrived, "score_before": before,
+            seen = {"distance": distance, "arrived_distance": arrived, "score_before": before,
                      "score_after": after}  # fmt: skip
+        if batch.mismatch is not None:
+            seen |= dict(zip(("mismatch_plain", "mismatch"), batch.mismatch, strict=True))
+        if self.config.uses_real_images:
+            seen["pool_distance"] = self.unlabeled.distance(batch.x, round)
         return {
             "images_made": batch.made,
             "images_retried": batch.retried,
@@ -221,7 +229,7 @@ class Trial:
             "images_key": batch.key,
             "ascent_images": int(text.ascent_images),
             "epsilon": self.galot.config.epsilon_at(round),
-            **moved,
+            **seen,
         }
 
     def _card(self, round: int) -> dict[str, Any]:

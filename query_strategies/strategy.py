@@ -28,6 +28,7 @@ class Strategy:
     Class attributes:
         aliases: further names, e.g. the paper's.
         fixed: RunConfig fields that the strategy is defined by.
+        preset: RunConfig fields that it sets unless the user does.
         reads: RunConfig fields that only some strategies read, see --help.
         generates: whether `synthesize` makes training images.
         picks_real: whether `query` gives images of the pool, as a base sampler must.
@@ -40,6 +41,7 @@ class Strategy:
 
     aliases: ClassVar[tuple[str, ...]] = ()
     fixed: ClassVar[Mapping[str, Any]] = {}
+    preset: ClassVar[Mapping[str, Any]] = {}
     reads: ClassVar[tuple[str, ...]] = ()
     generates: ClassVar[bool] = False
     picks_real: ClassVar[bool] = True

@@ -69,9 +69,10 @@ class Exhibit:
 
     @property
     def number(self) -> str:
-        """Table 1, Figure 3, … of the paper."""
-        kind, number = re.fullmatch(r"(\D*)(\d*)", self.name).groups()
-        return f"{'Table' if kind == 'table' else 'Figure'} {number}"
+        """Table 1, Figure 3, … of the paper; the name of what is not in it."""
+        found = re.fullmatch(r"(table|fig)(\d+)", self.name)
+        words = {"table": "Table", "fig": "Figure"}
+        return f"{words[found[1]]} {found[2]}" if found else self.name
 
     @property
     def file_name(self) -> str:

@@ -9,13 +9,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from generators.image_store import ImageStore, Request
+from generators.base import Generator
+from generators.image_store import ImageStore
 from generators.prompts import fill, templates
 
 from ..errors import UserError
-from ..galot import image_counts
+from ..galot import BorrowedGalot
 from ..results import RunFolder, load_tensors
 from .comparison import Curve
 from .exhibit import real_examples
@@ -87,8 +87,7 @@ class Gallery:
         return self._last_round is not None
 
     def training_images(self) -> tuple[np.ndarray, np.ndarray]:
-        """([N, H, W, C] uint8, [N] int64 pseudo-labels) made for the last round, oversampled ones
-        too.
+        """([N, H, W, C] uint8, [N] int64 pseudo-labels) that the last round made and trained on.
 
         Raises:
             UserError: the image store has lost some of them.
@@ -99,16 +98,20 @@ class Gallery:
 
     @cached_property
     def _last_round(self) -> tuple[np.ndarray, np.ndarray] | None:
-        row, config = self.folder.rows()[-1], self.folder.config
-        shape = tuple(self.folder.classifier()[1]["image_shape"])
-        _, made = image_counts(config, len(self.class_names), row["round"])
-        request = Request(
-            torch.empty(0), torch.empty(0), made, (), self.class_names, shape, config.seed,
-            row["round"],
+        def gone() -> Generator:
+            raise UserError("the image store has lost some of them")
+
+        keys, store = [row["images_key"] for row in self.folder.rows()], self.folder.path.parents[3]
+        galot = BorrowedGalot(
+            self.folder.config, gone, ImageStore(store / "images"), self.folder, self.class_names,
+            tuple(self.folder.classifier()[1]["image_shape"]), keys,
         )  # fmt: skip
-        store = ImageStore(self.folder.path.parents[3] / "images")
-        found = store.find(row["images_key"], request)
-        return None if found is None else (found.x, found.y)
+        last = len(keys) - 1
+        try:
+            batch = galot.make_images(galot.text(None, last), None, last)
+        except UserError:
+            return None
+        return batch.x, batch.y
 
 
 def gallery_of(curve: Curve) -> Gallery | None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 HEADINGS = {"accuracy": "Accuracy and costs", "differences": "Differences", "wins": "Win matrix",
             "wins_overall": "Win matrix over all data sets", "labels": "Labels needed",
             "paper": "The paper's numbers", "pseudo_labels": "Pseudo-labels",
-            "annotated": "Marked by people"}  # fmt: skip
+            "annotated": "Marked by people", "pool": "Beside the unlabeled images"}  # fmt: skip
 WINS = ("wins", "wins_overall")
 UNSORTED = (*WINS, "paper")  # their rows belong together: a last row of means, pairs of rows
 TABLE_ENOUGH = (*WINS, "labels", "pseudo_labels", "annotated")  # pictures that say no more

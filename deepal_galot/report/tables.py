@@ -256,10 +256,39 @@ def paper_rows(comparison: Comparison) -> list[tuple[Curve, PaperRow]]:
     return found
 
 
+def pool_table(comparison: Comparison) -> Table | None:
+    """How near each method's generated images are to the unlabeled ones, in the last round; None
+    where no method with a pool generates."""
+    rows = []
+    for curve in comparison.learning:
+        last = [of_seed[-1] for of_seed in curve.rows]
+        if all("pool_distance" in row for row in last):
+            cells = [_mean_of(last, key) for key in ("pool_distance", "mismatch_plain", "mismatch")]
+            counts = (Cell(f"{n:,}", n) for n in (curve.images_made, curve.images))
+            rows.append((Cell(curve.label), *counts, *cells))
+    title = (
+        "unlabeled images to the nearest generated one (root mean square of pixels, in the last "
+        "round), and how far the generated images' moments are from theirs, as made and aligned; "
+        "mean ±SEM over seeds"
+    )
+    header = ("images of", "made", "trained on", "distance", "moments", "aligned")
+    return Table("pool", title, header, tuple(rows)) if rows else None
+
+
+def _mean_of(rows: Sequence[dict], key: str) -> Cell:
+    """Over seeds; empty where not all have it."""
+    if not all(key in row for row in rows):
+        return Cell("")
+    mean, sem = mean_sem([row[key] for row in rows])
+    error = "" if np.isnan(sem) else f" ±{sem:.4f}"
+    return Cell(f"{mean:.4f}{error}", mean, None if np.isnan(sem) else sem)
+
+
 def tables_of(comparison: Comparison, targets: Sequence[float] = ()) -> list[Table]:
     """All that this comparison has."""
     made = (accuracy_table(comparison), paper_table(comparison), difference_table(comparison),
-            win_table(comparison), labels_table(comparison, targets))  # fmt: skip
+            win_table(comparison), labels_table(comparison, targets),
+            pool_table(comparison))  # fmt: skip
     return [table for table in made if table is not None]
 
 
@@ -371,7 +400,8 @@ def csv_of_rows(comparison: Comparison) -> bytes:
     out = io.StringIO()
     keys = ["round", "budget", "labels", "images", "images_made", "images_retried",
             "images_failed", "ascent_images", "accuracy", "epsilon", "distance",
-            "arrived_distance", "score_before", "score_after", "steps", *COSTS]  # fmt: skip
+            "arrived_distance", "score_before", "score_after", "pool_distance", "mismatch_plain",
+            "mismatch", "steps", *COSTS]  # fmt: skip
     keys += sorted({k for curve in comparison.curves for k in curve.own_measures})
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["dataset", "strategy", "seed", *keys])

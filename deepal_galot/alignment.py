@@ -1,0 +1,165 @@
+"""One map of all generated images that makes their moments those of the unlabeled pool.
+
+Where images show something on a plain background (digits, garments), the map is affine in the
+plane: it makes the mean centroid and the mean covariance of the foreground those of the pool, so
+that size, slant and place agree. Elsewhere it is affine in each channel's values. Neither reads a
+label.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .images import to_uint8, to_unit_float
+
+PLAIN = 0.9  # share of corner pixels that must be background, to within ...
+NEAR = 0.1  # ... so much of the range of values
+AT_ONCE = 4096
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What is matched, of a set of images; planes run from -1 to 1, x to the right, y down.
+
+    Attributes:
+        mean, std: [C] of the values in [0, 1].
+        background: [C] the corners' median where it is plain, else None.
+        center: [2] mean centroid (x, y) of the foreground |value - background|, summed over
+            channels; covariance: [2, 2] mean of its second central moments. None without one.
+    """
+
+    mean: Tensor
+    std: Tensor
+    background: Tensor | None
+    center: Tensor | None
+    covariance: Tensor | None
+
+
+def moments_of(images: np.ndarray) -> Moments:
+    """[N, H, W, C] uint8, N ≥ 1 -> their moments in float64; blank images have no foreground."""
+    corners = images[:, [0, 0, -1, -1], [0, -1, 0, -1]].reshape(-1, images.shape[3]) / 255
+    background = np.median(corners, axis=0)
+    plain = (np.abs(corners - background) <= NEAR).all(1).mean() >= PLAIN
+    sums = [_sums(part, background) for part in np.array_split(images, -(-len(images) // AT_ONCE))]
+    value, square, center, covariance, seen = (sum(s) for s in zip(*sums, strict=True))
+    mean = value / len(images)
+    std = (square / len(images) - mean.square()).clamp_min(0).sqrt()
+    if not plain or seen == 0:
+        return Moments(mean, std, None, None, None)
+    return Moments(mean, std, torch.from_numpy(background), center / seen, covariance / seen)
+
+
+def _sums(images: np.ndarray, background: np.ndarray) -> tuple[Tensor, ...]:
+    """Sums over images of [C] mean value and its square, [2] centroid, [2, 2] covariance; and of
+    how many there is a centroid."""
+    x = to_unit_float(images).double()
+    plane = _plane(*x.shape[2:])
+    mass = (x - torch.from_numpy(background)[:, None, None]).abs().sum(1).flatten(1)
+    mass = mass[mass.sum(1) > 0]
+    share = mass / mass.sum(1, keepdim=True)
+    center = share @ plane
+    second = torch.einsum("np,pa,pb->nab", share, plane, plane)
+    covariance = second - center[:, :, None] * center[:, None]
+    values = x.mean((2, 3)), x.square().mean((2, 3))
+    return *(v.sum(0) for v in (*values, center, covariance)), torch.tensor(len(mass))
+
+
+def _plane(height: int, width: int) -> Tensor:
+    """[H·W, 2] (x, y) of the pixels' centers."""
+    y, x = ((torch.arange(n, dtype=torch.float64) * 2 + 1) / n - 1 for n in (height, width))
+    return torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).flatten(0, 1)
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """p ↦ A·p + b in the plane, then v ↦ gain·v + offset in each channel; the identity by default.
+
+    Attributes:
+        matrix: [2, 3] float64, (A, b).
+        background: [C] what lies outside of an image.
+        gain, offset: [C].
+    """
+
+    matrix: Tensor
+    background: Tensor
+    gain: Tensor
+    offset: Tensor
+
+    @classmethod
+    def identity(cls, channels: int) -> Alignment:
+        zero, one = torch.zeros(channels).double(), torch.ones(channels).double()
+        return cls(torch.eye(2, 3).double(), zero, one, zero)
+
+    @classmethod
+    def between(cls, generated: Moments, pool: Moments, kind: str) -> Alignment:
+        """
+        Args:
+            generated, pool: of images of one shape.
+            kind: "pool", affine in the plane where both have a foreground, else the identity; or
+                "channels", affine in the channels' values.
+        """
+        same = cls.identity(len(pool.mean))
+        if kind == "channels":
+            gain = torch.where(generated.std > 0, pool.std / generated.std.clamp_min(1e-12), 1.0)
+            return cls(same.matrix, same.background, gain, pool.mean - gain * generated.mean)
+        if generated.center is None or pool.center is None:
+            return same
+        a = _transport(generated.covariance, pool.covariance)
+        b = pool.center - a @ generated.center
+        return cls(torch.cat([a, b[:, None]], 1), generated.background, same.gain, same.offset)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """[B, C, H, W] float in [0, 1] -> the same, mapped; differentiable."""
+        if not torch.equal(self.matrix, torch.eye(2, 3).double()):
+            # grid_sample asks, for each pixel of the result, where it comes from.
+            back = torch.linalg.inv(self.matrix[:, :2])
+            back = torch.cat([back, -back @ self.matrix[:, 2:]], 1).to(images)
+            grid = F.affine_grid(back.expand(len(images), 2, 3), images.shape, align_corners=False)
+            background = self.background.to(images)[:, None, None]
+            images = F.grid_sample(images - background, grid, align_corners=False) + background
+        gain, offset = (v.to(images)[:, None, None] for v in (self.gain, self.offset))
+        return (gain * images + offset).clamp(0, 1)
+
+    def of_uint8(self, images: np.ndarray) -> np.ndarray:
+        """[N, H, W, C] uint8 -> the same, mapped and rounded."""
+        parts = [images[a : a + AT_ONCE] for a in range(0, len(images), AT_ONCE)]
+        return np.concatenate([to_uint8(self(to_unit_float(part))) for part in parts] or [images])
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+def mismatch(a: Moments, b: Moments) -> float:
+    """How far two sets' moments are apart.
+
+    The 2-Wasserstein distance of the Gaussians with the foregrounds' centers and covariances, in
+    halves of the image's side; where one has no foreground, the root mean square over channels of
+    the differences of mean and of standard deviation.
+    """
+    if a.center is None or b.center is None:
+        return torch.cat([a.mean - b.mean, a.std - b.std]).square().mean().sqrt().item()
+    root = _root(a.covariance)
+    spread = a.covariance + b.covariance - 2 * _root(root @ b.covariance @ root)
+    return ((a.center - b.center).square().sum() + spread.trace()).clamp_min(0).sqrt().item()
+
+
+def _transport(of: Tensor, to: Tensor) -> Tensor:
+    """The symmetric positive A with A·of·Aᵀ = to, the map between two Gaussians that moves the
+    least: of^-½ (of^½ to of^½)^½ of^-½ (Olkin & Pukelsheim 1982). Identity where one is flat."""
+    if min(torch.linalg.eigvalsh(m).min() for m in (of, to)) <= 1e-9:
+        return torch.eye(2).double()
+    root = _root(of)
+    inverse = torch.linalg.inv(root)
+    return inverse @ _root(root @ to @ root) @ inverse
+
+
+def _root(matrix: Tensor) -> Tensor:
+    """Square root of a symmetric positive matrix."""
+    values, vectors = torch.linalg.eigh(matrix)
+    return vectors @ torch.diag(values.clamp_min(0).sqrt()) @ vectors.T

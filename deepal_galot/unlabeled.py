@@ -1,0 +1,149 @@
+"""The unlabeled pool as a measure of generated images: which of them look like real ones.
+
+Pool-based active learning has these images for nothing. No label of the pool is read; what is
+learned from bought labels and generated images, a bootstrap classifier, is thrown away after the
+choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import seeding
+from .acquisition import mutual_information
+from .alignment import Moments, moments_of
+from .config import usual_values
+from .galot import best_of_each
+from .images import to_unit_float
+from .learner import Learner
+from .pool import ImageSet, Pool
+from .selection import finite, k_means, nearest_distance, nearest_points
+
+MEASURED = 1000  # pool images whose distance to the nearest generated one is recorded
+ITERATIONS = 20  # of Lloyd's algorithm: the points nearest to its centers hardly change any more
+
+# Of one class: ([P, D] pool features, [M, D] bank features, n ≤ M) -> n positions in the bank.
+Choice = Callable[[Tensor, Tensor, int], Tensor]
+
+
+class Unlabeled:
+    """What a run may ask of the images whose labels it has not bought."""
+
+    def __init__(self, pool: Pool, learner: Learner) -> None:
+        self.pool, self.learner = pool, learner
+
+    def moments(self) -> Moments:
+        """Of all pool images, labeled ones too, so that rounds do not differ."""
+        return moments_of(self.pool.X_train)
+
+    def distance(self, x: np.ndarray, round: int) -> float:
+        """Mean distance from MEASURED unlabeled images to the nearest of x, as the root mean
+        square over pixels and channels, in [0, 1].
+
+        Args:
+            x: [N, H, W, C] uint8.
+            round: names the random stream of the measured images.
+        """
+        idxs, unlabeled = self.pool.get_unlabeled_data()
+        if not len(idxs) or not len(x):
+            return float("nan")
+        rng = seeding.numpy_rng(self.learner.config.seed, "measured", round)
+        shown = unlabeled.X[rng.permutation(len(idxs))[:MEASURED]]
+        real, made = (to_unit_float(v).flatten(1).to(self.learner.device) for v in (shown, x))
+        return (nearest_distance(real, made) / real.shape[1]).sqrt().double().mean().item()
+
+    def choose(
+        self, x: np.ndarray, y: np.ndarray, plain: np.ndarray, counts: tuple[int, ...], round: int
+    ) -> np.ndarray:
+        """Which images of a bank to train on, by `keep` of the configuration.
+
+        Args:
+            x: [M, H, W, C] uint8 bank; y: [M] int64 pseudo-labels.
+            plain: positions in it of as many images at random, for the bootstrap classifier.
+            counts: how many of each class are wanted.
+            round: names the random streams.
+
+        Returns:
+            Positions in the bank, sorted within each class, class by class; a class may have
+            fewer than it wants.
+        """
+        keep = self.learner.config.keep
+        net = self._bootstrap(x[plain], y[plain], round, dropout=keep == "bald")
+        bank = self.pool.get_new_data(x, y)
+        _, unlabeled = self.pool.get_unlabeled_data()
+        seeding.seed_globals(self.learner.config.seed, "chosen", round)
+        if keep == "bald":
+            scores = net.apply_to_passes(bank, mutual_information).cpu().numpy()
+            return best_of_each(y, counts, scores)
+        of_class, pool_features = _predicted(net, unlabeled), _features(net, unlabeled)
+        features = _features(net, bank)
+        if keep == "discriminator":
+            return best_of_each(y, counts, _realness(pool_features, features))
+        choice = nearest_to_pool if keep == "pool" else most_diverse
+        kept = []
+        for k, n in enumerate(counts):
+            where = np.flatnonzero(y == k)
+            chosen = choice(pool_features[of_class == k], features[where], min(n, len(where)))
+            kept.append(np.sort(where[chosen.cpu().numpy()]))
+        return np.concatenate(kept)
+
+    def _bootstrap(self, x: np.ndarray, y: np.ndarray, round: int, dropout: bool) -> Learner:
+        """The classifier that plain generation would end the round with, its streams and all."""
+        own, config = self.learner, self.learner.config
+        if dropout:
+            fields = ("head_dropout", "mc_noise", "mc_passes")
+            config = replace(config, **{f: usual_values()[f] for f in fields})
+        net = Learner(config, own.architecture, own.image_shape, own.n_classes, own.device)
+        real = self.pool.human_labeled()
+        together = self.pool.get_new_data(
+            np.concatenate([real.X, x]), torch.cat([real.Y, torch.from_numpy(y)])
+        )
+        with own.extra_training():
+            net.fit(replace(together, n_generated=len(y)), round)
+        return net
+
+
+def _features(net: Learner, data: ImageSet) -> Tensor:
+    return finite(net.outputs(data).embeddings)
+
+
+def _predicted(net: Learner, data: ImageSet) -> Tensor:
+    return net.outputs(data).logits.argmax(1)
+
+
+def nearest_to_pool(pool: Tensor, bank: Tensor, n: int) -> Tensor:
+    """The bank's nearest to each of n k-means centers of the pool, none twice.
+
+    Where the pool has fewer points than n, the centers are asked again for their next nearest;
+    where it has none, the choice is random. Time O(n·(P + M)·D), memory O((P + M)·D).
+    """
+    if n == 0 or not len(pool):
+        return torch.randperm(len(bank))[:n]
+    centers = k_means(pool, min(n, len(pool)), ITERATIONS)
+    return nearest_points(bank, centers[torch.arange(n, device=centers.device) % len(centers)])
+
+
+def most_diverse(pool: Tensor, bank: Tensor, n: int) -> Tensor:
+    """The bank's nearest to each of its own n k-means centers, none twice."""
+    if n == 0:
+        return torch.empty(0, dtype=torch.int64)
+    return nearest_points(bank, k_means(bank, n, ITERATIONS))
+
+
+def _realness(pool: Tensor, bank: Tensor) -> np.ndarray:
+    """[M] log-odds of being real, by a logistic regression between the two sets' features."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    if not len(pool):
+        return np.zeros(len(bank))
+    both = torch.cat([pool, bank]).cpu().double().numpy()
+    real = np.arange(len(both)) < len(pool)
+    fitted = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced"))
+    return fitted.fit(both, real).decision_function(both[len(pool) :])
