@@ -42,8 +42,9 @@ class Moments:
 
 def moments_of(images: np.ndarray) -> Moments:
     """[N, H, W, C] uint8, N ≥ 1 -> their moments in float64; blank images have no foreground."""
-    corners = images[:, [0, 0, -1, -1], [0, -1, 0, -1]].reshape(-1, images.shape[3]) / 255
-    background = np.median(corners, axis=0)
+    corners = images[:, [0, 0, -1, -1], [0, -1, 0, -1]].reshape(-1, images.shape[3])
+    corners = corners.astype(np.float32) / np.float32(255)  # what to_unit_float makes of them
+    background = np.median(corners, axis=0).astype(np.float64)
     plain = (np.abs(corners - background) <= NEAR).all(1).mean() >= PLAIN
     sums = [_sums(part, background) for part in np.array_split(images, -(-len(images) // AT_ONCE))]
     value, square, center, covariance, seen = (sum(s) for s in zip(*sums, strict=True))

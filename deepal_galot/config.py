@@ -281,7 +281,7 @@ class RunConfig:
         if self.epsilon == 0:
             unread |= {"epsilon_schedule", "eta", "text_per", "ascent_steps", "ascent_samples",
                        "ascent_denoising", "direction", "norm"}  # fmt: skip
-            if self.keep == "random":
+            if self.keep != "acquisition":
                 unread.add("text_target")
         if self.text_per == "image":
             unread.add("ascent_samples")

@@ -105,23 +105,20 @@ def _check_flags(name: str, args: argparse.Namespace) -> None:
 
 
 def _with_defaults(experiment: Experiment, args: argparse.Namespace) -> argparse.Namespace:
-    """A copy with the seeds and rounds of the scale and the experiment, where none are given."""
+    """A copy with the seeds and budget of the scale and the experiment, where none are given."""
     args = copy.copy(args)
     args.strategy, small = ["RandomSampling"], args.scale == "small"
     if small and args.seeds is None and args.seed is None and args.trials is None:
         args.seeds = [0]
-    if experiment.budget is not None:
-        names = ("config_n_init", "config_n_query", "config_n_rounds")
-        for name, value in zip(names, experiment.budget, strict=True):
-            if getattr(args, name) is None and not (name == names[2] and args.config_quota):
-                setattr(args, name, value)
-        if small:
-            args.config_n_rounds = min(1, args.config_n_rounds)
-    elif args.config_n_rounds is None and args.config_quota is None:
+    for name, value in zip(("n_init", "n_query"), experiment.budget or (), strict=False):
+        if getattr(args, f"config_{name}") is None:
+            setattr(args, f"config_{name}", value)
+    if args.config_n_rounds is None and args.config_quota is None:
         usual = _config(request_of(args), "RandomSampling").n_rounds
-        most = 1 if small else usual if experiment.cycles is None else experiment.cycles - 1
-        if most < usual:
-            args.config_n_rounds = most
+        rounds = experiment.budget[2] if experiment.budget else usual
+        most = 1 if small else rounds if experiment.cycles is None else experiment.cycles - 1
+        if min(rounds, most) != usual:
+            args.config_n_rounds = min(rounds, most)
     return args
 
 

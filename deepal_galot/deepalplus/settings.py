@@ -22,7 +22,7 @@ from .host import Host
 
 NAME = "GALOT"
 # DeepALPlus's own training loop weighs all images alike, and its runs leave no images to borrow.
-NOT_HERE = ("synthetic_weight", "synthetic_norm", "synthetic_from")
+NOT_HERE = ("synthetic_weight", "synthetic_norm", "synthetic_from", "align")
 READ = ("dataset_name", "initseed", "batch", "quota", "seed")  # of DeepALPlus's arguments
 WNIDS = Path("data", "TinyImageNet", "tiny-imagenet-200", "wnids.txt")
 PROG = "python -m deepal_galot.deepalplus"
@@ -119,6 +119,11 @@ def settle(host: Host, flags: argparse.Namespace, theirs: Any) -> Settings:
         NAME, known_as(name), theirs.seed, mode="al+gal", flags=chosen, dataset_defaults=defaults,
         generator_defaults=generator.all_defaults(),
     )  # fmt: skip
+    if config.asks_pool:
+        raise UserError(
+            f"--keep {config.keep}: asks a classifier that DeepALPlus's loop has no place for; "
+            f"here it is random or acquisition"
+        )
     check_generator(generator, config, names)
     weights_at_hand(generator, download=True)
     output = flags.output or host.root / "results"

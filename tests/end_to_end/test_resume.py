@@ -18,6 +18,7 @@ VARIANTS = {
     "gal": ["--mode", "gal"],
     "image": ["--text-per", "image", "--oversample", "2", "--keep", "acquisition",
               "--synthetic", "accumulate"],
+    "matched": ["--strategy", "GALOTMatched"],
 }  # fmt: skip
 
 
@@ -35,7 +36,7 @@ def files_below(output):
 @pytest.mark.parametrize(
     ("variant", "kills"),
     [("gal", 2), *(pytest.param(variant, kills, marks=pytest.mark.slow) for variant, kills in
-                   (("replace", 10), ("accumulate", 3), ("image", 5)))],
+                   (("replace", 10), ("accumulate", 3), ("image", 5), ("matched", 5)))],
 )  # fmt: skip
 def test_killed_at_random_moments(tmp_path, variant, kills):
     """During generation mostly, and often enough in the ascent: it writes no files, so a kill a

@@ -8,7 +8,7 @@ import pytest
 from deepal_galot.cli import build_parser
 from deepal_galot.datasets.base import DatasetSpec
 from deepal_galot.errors import UserError
-from deepal_galot.experiment_campaigns import ask, comparable, list_experiments
+from deepal_galot.experiment_campaigns import ask, comparable, list_experiments, plan_of
 from deepal_galot.experiments import ALIASES, EXPERIMENTS, named
 from deepal_galot.plan import make_plan, parse_strategy
 from deepal_galot.report.exhibit import (
@@ -33,7 +33,8 @@ def settings(name, *flags):
 def test_all_of_the_issues_tables_and_figures_are_there():
     asked = {"table1", "fig3", "table2", "table3", "table4", "fig4", "fig5", "fig6", "table5",
              "table6", "table7", "fig7", "fig8", "fig9", "fig10"}  # fmt: skip
-    assert set(EXPERIMENTS) == asked and set(ALIASES) == {"table9"}
+    assert set(EXPERIMENTS) == asked | {"matched20", "matched50"}
+    assert set(ALIASES) == {"table9", "matched"}
     assert named(["all"]) == list(EXPERIMENTS) and named(["Table9", "fig4"]) == ["fig4"]
     with pytest.raises(UserError, match="'tabel1': did you mean table1"):
         named(["tabel1"])
@@ -93,6 +94,28 @@ def test_seeds_and_rounds_of_a_scale_give_way_to_flags():
     assert (asked.seeds, asked.config_n_rounds) == ([3, 4], 2)
     asked = ask("table4", args_of("--dataset", "CIFAR10", "--quota", "2500")).args
     assert (asked.config_n_rounds, asked.config_quota) == (None, 2500)
+
+
+def test_an_experiment_with_a_budget_of_its_own_has_it_on_every_data_set():
+    def budget(*flags):
+        asked = ask("matched20", args_of(*flags)).args
+        return asked.config_n_init, asked.config_n_query, asked.config_n_rounds
+
+    assert budget() == budget("--dataset", "MNIST", "--protocol", "demo") == (20, 20, 9)
+    assert budget("--scale", "small") == (20, 20, 1)
+    assert budget("--scale", "small", "--n-rounds", "2", "--n-init", "30") == (30, 20, 2)
+    assert ask("matched50", args_of("--dataset", "CIFAR10")).args.config_n_query == 50
+    assert named(["matched"]) == ["matched20", "matched50"]
+    bank = [s["oversample"] for s in settings("matched20") if "oversample" in s]
+    assert len(bank) == 3 and {1.0 * s["n_synthetic"] for s in settings("matched20")
+                               if "n_synthetic" in s} == {3.0 * bank[0]}  # fmt: skip
+
+
+def test_the_judge_is_one_run_of_all_seeds():
+    asked = ask("matched20", args_of("--seeds", "0", "1", "2"))
+    runs = plan_of(asked).runs
+    assert [r.config.seed for r in runs if r.config.mode == "full"] == [0]
+    assert len(runs) == 3 * len(asked.arms) + 1
 
 
 @pytest.mark.parametrize("flags, word", [

@@ -1,0 +1,201 @@
+"""GALOT's bank of plain images, and what it asks of the unlabeled pool, round by round."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deepal_galot.alignment import moments_of
+from deepal_galot.errors import UserError
+from deepal_galot.galot import BorrowedGalot, Galot, grows, image_counts, new_counts
+from generators.image_store import ImageStore
+from helpers import small_config
+
+SHAPE, NAMES = (8, 8, 1), ("one", "two", "three")
+
+
+class Journal:
+    """Remembers in memory."""
+
+    def __init__(self):
+        self.kept = {}
+
+    def has(self, name, round):
+        return (name, round) in self.kept
+
+    def load(self, name, round):
+        return dict(self.kept[name, round])
+
+    def save(self, name, round, tensors):
+        self.kept[name, round] = {k: v.clone() for k, v in tensors.items()}
+
+
+class Asked:
+    """A pool that keeps the darkest images of each class, and remembers what it was asked."""
+
+    def __init__(self):
+        rng = np.random.default_rng(0)
+        self.images = rng.integers(0, 256, (50, 8, 8, 1)).astype(np.uint8)
+        self.rounds = []
+
+    def moments(self):
+        return moments_of(self.images)
+
+    def choose(self, x, y, plain, counts, round):
+        self.rounds.append((round, len(x), np.bincount(y[plain]).tolist()))
+        dark = [np.flatnonzero(y == k) for k in range(len(counts))]
+        return np.concatenate([
+            where[np.argsort(x[where].mean((1, 2, 3)), kind="stable")[:n]]
+            for where, n in zip(dark, counts, strict=True)
+        ])  # fmt: skip
+
+
+def config(**fields):
+    own = {"strategy": "GALOT", "mode": "al+gal", "epsilon": 0.0, "n_synthetic": 2.0}
+    return small_config(**own | fields)
+
+
+def galot(config, generator, folder, journal=None, unlabeled=None):
+    return Galot(config, generator, ImageStore(folder), journal or Journal(), NAMES, SHAPE,
+                 unlabeled)  # fmt: skip
+
+
+def batch(galot, round, logits=None):
+    return galot.make_images(galot.text(logits, round), logits, round)
+
+
+def keys(images):
+    return {image.tobytes() for image in images}
+
+
+def test_without_an_ascent_a_round_makes_only_what_is_missing(fake_generator, tmp_path):
+    """Budgets 10, 15, 20 and two images a label: 20, 30, 40 of three classes."""
+    own = galot(config(), fake_generator, tmp_path)
+    rounds = [batch(own, r) for r in range(3)]
+    assert [len(b.y) for b in rounds] == [20, 30, 40]
+    at_hand = np.array([image_counts(own.config, 3, r)[1] for r in range(3)]).max(0).sum()
+    assert sum(b.made for b in rounds) == at_hand <= 42
+    assert len(keys(np.concatenate([b.x for b in rounds]))) == at_hand
+    assert len({b.key for b in rounds}) == 3
+
+
+@pytest.mark.parametrize(
+    "fields", [{"epsilon": 1.0}, {"synthetic": "accumulate"}, {"generator": "folder:x"}]
+)
+def test_where_earlier_images_are_not_as_good_each_round_makes_its_own(fields):
+    assert not grows(config(**fields))
+    for r in range(3):
+        made = new_counts(config(**fields), 3, r)
+        assert made == image_counts(config(**fields), 3, r)[1]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.integers(1, 60), st.integers(1, 30), st.sampled_from([0.1, 0.5, 1, 3]),
+    st.sampled_from([1.0, 1.5, 4.0]), st.integers(2, 12),
+)  # fmt: skip
+def test_what_is_at_hand_is_never_less_than_what_is_chosen_from(n_init, n_query, n, times, k):
+    own = config(n_init=n_init, n_query=n_query, n_rounds=5, n_synthetic=n, oversample=times)
+    at_hand = np.zeros(k, int)
+    for r in range(6):
+        new = np.array(new_counts(own, k, r))
+        assert (new >= 0).all()
+        at_hand += new
+        kept, wanted = image_counts(own, k, r)
+        assert (at_hand >= wanted).all() and (at_hand >= kept).all()
+
+
+def test_the_pool_chooses_from_the_whole_bank_once(fake_generator, tmp_path):
+    own, pool, journal = config(keep="pool", oversample=3.0), Asked(), Journal()
+    first = galot(own, fake_generator, tmp_path, journal, pool)
+    rounds = [batch(first, r) for r in range(2)]
+    sizes = [n for _, n, _ in pool.rounds]
+    assert sizes == [rounds[0].made, rounds[0].made + rounds[1].made]
+    assert [plain for _, _, plain in pool.rounds] == [
+        list(image_counts(own, 3, r)[0]) for r in range(2)
+    ]
+    # After a restart the choice is recalled: nobody is asked, and the bits are the same.
+    again = galot(own, fake_generator, tmp_path, journal, unlabeled=None)
+    for round, before in enumerate(rounds):
+        now = batch(again, round)
+        assert np.array_equal(now.x, before.x) and np.array_equal(now.y, before.y)
+        assert now.key == before.key
+
+
+def test_one_alignment_for_a_run_counted_once(fake_generator, tmp_path):
+    pool, journal = Asked(), Journal()
+    own = config(align="channels")
+    aligned = galot(own, fake_generator, tmp_path / "a", journal, pool)
+    plain = galot(config(), fake_generator, tmp_path / "b")
+    first, second = batch(aligned, 0), batch(aligned, 1)
+    assert first.made == batch(plain, 0).made + 3 * 30 and second.made == batch(plain, 1).made
+    before, after = first.mismatch
+    assert second.mismatch == first.mismatch and after < before / 3
+    wanted, got = pool.moments(), moments_of(np.concatenate([first.x, second.x]))
+    assert abs(got.mean - wanted.mean) < 0.02 and abs(got.std - wanted.std) < 0.03
+    recalled = galot(own, fake_generator, tmp_path / "a", journal)
+    assert np.array_equal(batch(recalled, 1).x, second.x)
+
+
+def test_the_gradient_and_the_probes_see_aligned_images(fake_generator, tmp_path):
+    """The classifier must see in the ascent what it is trained on."""
+    seen = []
+
+    def logits(images):
+        seen.append(images.detach())
+        return images.flatten(1)[:, :3] * 5
+
+    own = config(epsilon=1.0, align="channels", ascent_steps=1, ascent_samples=2)
+    aligned = galot(own, fake_generator, tmp_path, unlabeled=Asked())
+    state = aligned.text(logits, 0)
+    alignment, _ = aligned._alignment
+    c0, seeds = aligned.c0[:1], [7]
+    raw = fake_generator.sample(c0, seeds)
+    by_hand = alignment(torch.nn.functional.interpolate(
+        raw.mul(raw.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True),
+        (8, 8), mode="bilinear", antialias=True))  # fmt: skip
+    torch.testing.assert_close(aligned._as_trained(raw), by_hand, atol=1e-6, rtol=0)
+    everything = torch.cat(seen)
+    wanted = Asked().moments()
+    assert abs(everything.mean() - wanted.mean) < 0.05
+    pictures = moments_of(state.probe_images.flatten(0, 2).numpy())
+    assert abs(pictures.mean - wanted.mean) < 0.05
+
+
+def test_a_run_without_an_ascent_shows_its_pictures_once(fake_generator, tmp_path):
+    own = galot(config(), fake_generator, tmp_path)
+    assert own.text(None, 0).probe_images.shape[2] > 0
+    assert own.text(None, 1).probe_images.shape[2] == 0
+
+
+def test_borrowed_images_are_the_kept_and_aligned_ones_and_load_nothing(fake_generator, tmp_path):
+    own, journal = config(keep="pool", oversample=2.0, align="channels"), Journal()
+    made = galot(own, fake_generator, tmp_path, journal, Asked())
+    rounds = [batch(made, r) for r in range(2)]
+
+    def load():
+        raise AssertionError("nothing is missing")
+
+    borrowed = BorrowedGalot(own, load, ImageStore(tmp_path), journal, NAMES, SHAPE,
+                             [b.key for b in rounds])  # fmt: skip
+    for r, before in enumerate(rounds):
+        now = borrowed.make_images(borrowed.text(None, r), None, r)
+        assert np.array_equal(now.x, before.x) and now.made == 0
+
+
+def test_mode_gal_has_no_pool_to_ask():
+    own = dataclasses.replace(config(keep="pool", oversample=4.0, align="pool"), mode="gal")
+    assert not own.asks_pool and not own.aligns
+    assert image_counts(own, 3, 0)[0] == image_counts(own, 3, 0)[1]
+    assert not {"keep", "oversample", "align"} & own.fields_read().keys()
+    plain = dataclasses.replace(config(), mode="gal")
+    assert own.fields_read().keys() == plain.fields_read().keys() - {"oversample"}
+
+
+@pytest.mark.parametrize("keep", ["pool", "diversity", "discriminator", "bald", "acquisition"])
+def test_a_choice_needs_something_to_choose_from(keep):
+    with pytest.raises(UserError, match="nothing to choose from; set --oversample above 1"):
+        config(keep=keep)

@@ -1,0 +1,181 @@
+"""What is kept of generated images by asking the unlabeled pool, against loops and by hand."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from deepal_galot.acquisition import mutual_information
+from deepal_galot.classifiers.small_cnn import SmallCNN
+from deepal_galot.config import ASKS_POOL
+from deepal_galot.learner import Learner
+from deepal_galot.pool import Pool
+from deepal_galot.unlabeled import Unlabeled, most_diverse, nearest_to_pool
+from helpers import small_config
+
+COUNTS = (2, 3, 4)
+
+
+def config(keep="pool"):
+    chosen = {"keep": keep, "oversample": 4.0, "epsilon": 0.0}
+    return small_config(strategy="GALOT", mode="al+gal", seed=3, **chosen)
+
+
+def learner(keep="pool"):
+    return Learner(config(keep), SmallCNN, (8, 8, 1), 3, torch.device("cpu"))
+
+
+def bank(toy, n=45, seed=5):
+    """Images like toy's, a third of each class, and as many for the bootstrap as are kept."""
+    rng = np.random.default_rng(seed)
+    y = np.sort(np.arange(n) % 3)
+    x = rng.integers(0, 90, (n, 8, 8, 1))
+    for k in range(3):
+        x[y == k, :, 3 * k : 3 * k + 2] += 130
+    plain = np.concatenate([np.flatnonzero(y == k)[:c] for k, c in enumerate(COUNTS)])
+    return x.astype(np.uint8), y.astype(np.int64), plain
+
+
+def chosen(toy, keep="pool", own=None):
+    pool = Pool(toy)
+    pool.label(np.arange(10))
+    x, y, plain = bank(toy)
+    return Unlabeled(pool, own or learner(keep)).choose(x, y, plain, COUNTS, round=1), y
+
+
+@pytest.mark.parametrize("keep", ASKS_POOL)
+def test_every_way_keeps_what_is_wanted_of_each_class_once_and_the_same_again(toy, keep):
+    kept, y = chosen(toy, keep)
+    assert np.bincount(y[kept]).tolist() == list(COUNTS)
+    assert len(np.unique(kept)) == sum(COUNTS)
+    again, _ = chosen(toy, keep)
+    assert np.array_equal(kept, again)
+
+
+@pytest.mark.parametrize("keep", ASKS_POOL)
+def test_no_hidden_label_is_read_and_the_learner_is_left_alone(toy, keep):
+    own = learner(keep)
+    own.fit(Pool(toy).get_test_data(), 0)
+    before = own.state()
+    kept, _ = chosen(toy, keep, own)
+    assert all(torch.equal(v, own.state()[k]) for k, v in before.items())
+    assert own.extra_train_seconds > 0  # the bootstrap's
+    hidden = toy.y_train.copy()
+    hidden[10:] = (hidden[10:] + 1) % 3
+    other, _ = chosen(replace(toy, y_train=hidden), keep)
+    assert np.array_equal(kept, other)
+
+
+def test_each_center_takes_the_nearest_that_is_left():
+    """As many centers as pool points are the points themselves; far apart, no order matters."""
+    rng = np.random.default_rng(0)
+    pool = torch.from_numpy(rng.permutation(10)[:, None] * 100.0) * torch.ones(1, 3)
+    made = torch.from_numpy(rng.permutation(30)[:, None] * 100.0 + 7.0) * torch.ones(1, 3)
+    torch.manual_seed(0)
+    kept = nearest_to_pool(pool.float(), made.float(), 10)
+    naive = {int(((made - p).square().sum(1)).argmin()) for p in pool}
+    assert len(naive) == 10 and set(kept.tolist()) == naive
+
+
+def test_a_pool_smaller_than_the_wish_is_asked_again():
+    pool = torch.tensor([[0.0], [100.0]])
+    made = torch.tensor([[1.0], [2.0], [3.0], [98.0], [97.0], [50.0]])
+    torch.manual_seed(0)
+    assert sorted(nearest_to_pool(pool, made, 4).tolist()) == [0, 1, 3, 4]
+
+
+def test_without_a_pool_image_of_a_class_the_choice_is_random():
+    made = torch.arange(50.0)[:, None]
+    kept = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        kept.append(nearest_to_pool(made[:0], made, 5).tolist())
+    assert all(len(set(k)) == 5 for k in kept) and kept[0] != kept[1]
+
+
+def test_diversity_takes_one_of_each_group():
+    made = torch.tensor([0.0, 0.1, 0.2, 50.0, 50.1, 99.0, 99.1, 99.2])[:, None]
+    torch.manual_seed(0)
+    groups = {(0, 1, 2), (3, 4), (5, 6, 7)}
+    kept = most_diverse(made[:0], made, 3).tolist()
+    assert all(sum(i in group for i in kept) == 1 for group in groups)
+
+
+def test_a_pool_that_was_labeled_to_the_end_leaves_something_to_train_on(toy):
+    pool = Pool(toy)
+    pool.label_everything()
+    x, y, plain = bank(toy)
+    for keep in ASKS_POOL:
+        kept = Unlabeled(pool, learner(keep)).choose(x, y, plain, COUNTS, round=0)
+        assert np.bincount(y[kept]).tolist() == list(COUNTS)
+
+
+def test_the_discriminator_keeps_what_looks_real(toy):
+    """Half of the bank are the pool's own images, half are inverted."""
+    pool = Pool(toy)
+    pool.label(np.arange(10))
+    real = np.arange(10, 46)
+    x = np.concatenate([toy.x_train[real], 255 - toy.x_train[real]])
+    y = np.tile(toy.y_train[real], 2)
+    plain = np.arange(0, 72, 4)
+    kept = Unlabeled(pool, learner("discriminator")).choose(x, y, plain, (5, 5, 5), round=0)
+    assert (kept < len(real)).all()
+
+
+def test_bald_keeps_the_highest_mutual_information(toy, monkeypatch):
+    x, y, _ = bank(toy)
+    rng = np.random.default_rng(0)
+    scores = torch.from_numpy(rng.permutation(len(y)).astype(np.float32))
+    asked = []
+
+    def passes(self, data, function):
+        asked.append((self.config.head_dropout, self.config.mc_noise, function))
+        return scores
+
+    monkeypatch.setattr(Learner, "apply_to_passes", passes)
+    kept, _ = chosen(toy, "bald")
+    for k, n in enumerate(COUNTS):
+        of_class = np.flatnonzero(y == k)
+        best = of_class[np.argsort(-scores.numpy()[of_class])[:n]]
+        assert set(best) == set(kept[y[kept] == k])
+    assert asked == [(0.5, "head_dropout", mutual_information)]
+
+
+def test_mutual_information_is_the_entropy_of_the_mean_less_the_mean_entropy():
+    p = torch.rand(7, 5, 4, dtype=torch.float64).softmax(2)
+
+    def entropy(q):
+        return -(q * q.log()).sum(-1)
+
+    naive = entropy(p.mean(0)) - entropy(p).mean(0)
+    torch.testing.assert_close(mutual_information(p.clone()), naive)
+
+
+def test_the_distance_is_that_of_a_loop(toy):
+    pool = Pool(toy)
+    pool.label(np.arange(50))  # ten are left
+    x, _, _ = bank(toy)
+    measured = Unlabeled(pool, learner()).distance(x, round=0)
+    nearest = [
+        min(np.sqrt(np.mean((a / 255 - b / 255) ** 2)) for b in x.astype(float))
+        for a in toy.x_train[50:].astype(float)
+    ]
+    assert measured == pytest.approx(np.mean(nearest), abs=1e-6)
+
+
+@pytest.mark.slow
+def test_a_large_pool_and_bank_take_no_matrix_of_their_product(capsys):
+    """50,000 × 100,000 distances in float32 would be 20 GB."""
+    import resource
+    import time
+
+    torch.manual_seed(0)
+    pool, made = torch.randn(5_000, 512), torch.randn(10_000, 512)  # one of ten classes
+    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    kept = nearest_to_pool(pool, made, 1_000)
+    seconds = time.perf_counter() - started
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
+    with capsys.disabled():
+        print(f"\n5,000 pool × 10,000 bank × 512, 1,000 kept: {seconds:.1f} s, +{grown:.2f} GB")
+    assert len(kept.unique()) == 1_000 and grown < 0.2
