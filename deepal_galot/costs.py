@@ -23,8 +23,9 @@ from generators.prompts import templates
 from .classifiers.base import Classifier
 from .config import RunConfig
 from .datasets.base import DatasetSpec
-from .galot import ALIGNED_BY, PROBES, image_counts, new_counts
+from .galot import ALIGNED_BY, PROBES
 from .plan import Plan, Run
+from .quotas import image_counts, new_counts
 from .results import RunFolder
 from .training import split_batches
 

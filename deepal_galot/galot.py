@@ -24,9 +24,10 @@ from generators.text_optimization import Ascent, ImageScore, length, optimize, o
 from . import seeding
 from .acquisition import text_score
 from .alignment import Alignment, Moments, mismatch, moments_of
-from .config import FOLDER, RunConfig, round_half_up
+from .config import RunConfig
 from .errors import UserError
 from .images import fit_to, to_uint8, to_unit_float
+from .quotas import best_of_each, first_of_each, grows, image_counts, new_counts
 
 PROBES = 4  # fresh-noise images a class, drawn from c0 and from c, for people and for the scores
 SCORED_AT_ONCE = 256
@@ -282,30 +283,18 @@ class Galot:
         """[N] positions among the [M] images at hand, class by class; what is computed for it is
         journaled."""
         counts, _ = image_counts(self.config, self.n_classes, round)
-        by_classifier = self._asks_classifier(round)
-        if by_classifier or self.config.asks_pool:
-            if not self.journal.has("kept", round):
-                choose = self._by_classifier if by_classifier else self._by_pool
-                kept = choose(x, y, counts, logits, round)
-                self.journal.save("kept", round, {"kept": torch.from_numpy(kept)})
-            return self.journal.load("kept", round)["kept"].numpy()
-        return self._at_random(y, counts, round)
-
-    def _at_random(self, y: np.ndarray, counts: tuple[int, ...], round: int) -> np.ndarray:
-        return first_of_each(y, counts, lambda k, where: seeding.numpy_rng(
+        kept = first_of_each(y, counts, lambda k, where: seeding.numpy_rng(
             self.config.seed, "keep", round, k).permutation(len(where)))  # fmt: skip
-
-    def _by_classifier(
-        self, x: np.ndarray, y: np.ndarray, counts: tuple[int, ...], logits: Logits | None,
-        round: int,
-    ) -> np.ndarray:  # fmt: skip
-        return best_of_each(y, counts, self._scores(x, y, _there(logits, round)))
-
-    def _by_pool(
-        self, x: np.ndarray, y: np.ndarray, counts: tuple[int, ...], logits: Logits | None,
-        round: int,
-    ) -> np.ndarray:  # fmt: skip
-        return self.unlabeled.choose(x, y, self._at_random(y, counts, round), counts, round)
+        by_classifier = self._asks_classifier(round)
+        if not by_classifier and not self.config.asks_pool:
+            return kept
+        if not self.journal.has("kept", round):
+            if by_classifier:
+                kept = best_of_each(y, counts, self._scores(x, y, _there(logits, round)))
+            else:
+                kept = self.unlabeled.choose(x, y, kept, counts, round)
+            self.journal.save("kept", round, {"kept": torch.from_numpy(kept)})
+        return self.journal.load("kept", round)["kept"].numpy()
 
     @torch.no_grad()
     def _scores(self, x: np.ndarray, y: np.ndarray, logits: Logits) -> np.ndarray:
@@ -496,51 +485,3 @@ def _there(logits: Logits | None, round: int) -> Logits:
             f"classifier that they depend on; move the run's folder away to run it again"
         )
     return logits
-
-
-def first_of_each(
-    y: np.ndarray, counts: tuple[int, ...], order: Callable[[int, np.ndarray], np.ndarray]
-) -> np.ndarray:
-    """Of each class k, counts[k] positions in y: the first by `order` (of k and its positions),
-    sorted."""
-    kept = []
-    for k, n in enumerate(counts):
-        of_class = np.flatnonzero(y == k)
-        kept.append(np.sort(of_class[order(k, of_class)[:n]]))
-    return np.concatenate(kept)
-
-
-def best_of_each(y: np.ndarray, counts: tuple[int, ...], scores: np.ndarray) -> np.ndarray:
-    """Of each class k, the counts[k] positions of the highest scores [N], sorted."""
-    return first_of_each(y, counts, lambda k, where: np.argsort(-scores[where], kind="stable"))
-
-
-def class_counts(total: int, n_classes: int, seed: int, round: int) -> tuple[int, ...]:
-    """Split a total over the classes; who gets one more is drawn from stream quota(round)."""
-    counts = np.full(n_classes, total // n_classes)
-    lucky = seeding.numpy_rng(seed, "quota", round).permutation(n_classes)[: total % n_classes]
-    counts[lucky] += 1
-    return tuple(counts.tolist())
-
-
-def image_counts(
-    config: RunConfig, n_classes: int, round: int
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """How many images of each class a round trains on, and of how many those are chosen."""
-    kept = class_counts(config.n_synthetic_at(round), n_classes, config.seed, round)
-    return kept, tuple(round_half_up(config.oversampling * n) for n in kept)
-
-
-def grows(config: RunConfig) -> bool:
-    """Whether a round chooses among the images of the earlier rounds too, and makes only what is
-    missing: where the text never moves they are as good as new ones."""
-    exist = config.generator.startswith(FOLDER)  # then each round takes its own
-    return config.epsilon == 0 and config.synthetic == "replace" and not exist
-
-
-def new_counts(config: RunConfig, n_classes: int, round: int) -> tuple[int, ...]:
-    """How many images of each class a round makes."""
-    rounds = range(round + 1) if grows(config) else (round,)
-    wanted = [image_counts(config, n_classes, r)[1] for r in rounds]
-    at_hand = np.maximum.accumulate([(0,) * n_classes, *wanted])
-    return tuple((at_hand[-1] - at_hand[-2]).tolist())

@@ -26,7 +26,7 @@ def results(tmp_path_factory):
     return output
 
 
-def test_the_images_are_those_that_were_made_for_the_last_round(results):
+def test_the_images_are_those_that_the_last_round_trained_on(results):
     (comparison,) = compare(find_runs(results))
     galleries = {
         g.folder.config.oversample: g for g in filter(None, map(gallery_of, comparison.curves))
@@ -35,7 +35,8 @@ def test_the_images_are_those_that_were_made_for_the_last_round(results):
     x, y = galot.training_images()
     assert len(x) == galot.folder.rows()[-1]["images"] == 30 and x.dtype == np.uint8
     assert np.bincount(y).tolist() == [3] * 10
-    assert len(oversampled.training_images()[0]) == oversampled.folder.rows()[-1]["images_made"]
+    kept, row = oversampled.training_images()[0], oversampled.folder.rows()[-1]
+    assert len(kept) == row["images"] == 30 and row["images_made"] == 60 - 40  # 40 in round 0
     assert [p.epsilon for p in galot.probes] == [2.5, 5.0]
     assert galot.probes[0].images.shape[:3] == (2, 10, 4)
     assert np.isnan(oversampled.probes[0].scores).all()
