@@ -12,12 +12,16 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a thread each; two that wait for each
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 from deepal_galot import registry
 from deepal_galot.datasets.base import DatasetSpec
 from deepal_galot.datasets.digits import Digits
 from generators.tiny import Tiny
 from helpers import FakeGenerator, small_config
+
+settings.register_profile("ours", deadline=None)  # a busy machine is no fault of what is tested
+settings.load_profile("ours")
 
 
 @pytest.fixture(autouse=True)
