@@ -14,6 +14,7 @@ import dataclasses
 import hashlib
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -151,10 +152,11 @@ def run_on_ray(campaign: Campaign, args: argparse.Namespace) -> list[RunFolder]:
     args.device = "cuda" if share.gpus else "cpu"
     campaign.request = dataclasses.replace(campaign.request, device=torch.device(args.device))
     folders = campaign.prepare(load=False)
-    order = ray.put(_order(campaign, args, share))
-    make_actor = Drawer.options(**share.options)
-    actors = [make_actor.remote(order) for _ in range(args.draw_actors or 0)]
-    tasks = [play.options(**share.options).remote(order, i, actors) for i in campaign.left(folders)]
+    left, order = campaign.left(folders), ray.put(_order(campaign, args, share))
+    draws = any(campaign.plan.runs[i].generator for i in left)
+    n_actors = args.draw_actors if args.draw_actors and draws else 0
+    actors = [Drawer.options(**share.options).remote(order) for _ in range(n_actors)]
+    tasks = [play.options(**share.options).remote(order, i, actors) for i in left]
     try:
         with _causes():
             watch([task.future() for task in tasks], folders, LOOK_SECONDS)
@@ -170,11 +172,14 @@ def _connect(address: str | None) -> None:
     """To the cluster, for as long as this process lives."""
     if ray.is_initialized():
         return
+    ends = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address, include_dashboard=False, logging_level=logging.WARNING)
     except (RayError, OSError, RuntimeError, ValueError, AssertionError) as error:
         where = "" if address is None else f" --address {address}"
         raise UserError(f"--engine ray{where}: no cluster to run on ({said(error)})") from error
+    if callable(ends):  # Ray has put its own in its place
+        signal.signal(signal.SIGTERM, ends)
 
 
 def _check_room(share: Share, args: argparse.Namespace) -> None:
