@@ -76,10 +76,8 @@ class Share:
         return sum(self._fits(n["Resources"]) for n in ray.nodes() if n["Alive"])
 
     def _fits(self, node: Mapping[str, float]) -> int:
-        by_gpu = [int(node.get("GPU", 0)) * int(1 / self.gpus)] if self.gpus else []
-        return min(
-            int(node.get("CPU", 0)) // self.cpus, *by_gpu, *([] if by_gpu else [sys.maxsize])
-        )
+        by_cpu = int(node.get("CPU", 0)) // self.cpus
+        return min(by_cpu, int(node.get("GPU", 0)) * int(1 / self.gpus)) if self.gpus else by_cpu
 
     def __str__(self) -> str:
         return f"{self.cpus} CPU" + (f" and {self.gpus:g} GPU" if self.gpus else "")
