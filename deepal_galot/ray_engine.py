@@ -13,6 +13,7 @@ import copy
 import dataclasses
 import hashlib
 import logging
+import math
 import os
 import signal
 import sys
@@ -29,6 +30,7 @@ from generators.image_store import Batch, Request, Rows, draw, draw_here
 
 from . import registry
 from .campaign import Campaign, versions
+from .costs import costs_of
 from .errors import UserError, said
 from .flags import set_environment
 from .jobs import campaign_anew, watch
@@ -150,7 +152,7 @@ def run_on_ray(campaign: Campaign, args: argparse.Namespace) -> list[RunFolder]:
     args.device = "cuda" if share.gpus else "cpu"
     campaign.request = dataclasses.replace(campaign.request, device=torch.device(args.device))
     folders = campaign.prepare(load=False)
-    left, order = campaign.left(folders), ray.put(_order(campaign, args, share))
+    left, order = _longest_first(campaign, folders), ray.put(_order(campaign, args, share))
     draws = any(campaign.plan.runs[i].generator for i in left)
     n_actors = args.draw_actors if args.draw_actors and draws else 0
     actors = [Drawer.options(**share.options).remote(order) for _ in range(n_actors)]
@@ -198,6 +200,13 @@ def _check_room(share: Share, args: argparse.Namespace) -> None:
 def _resources() -> str:
     there = ray.cluster_resources()
     return f"{there.get('CPU', 0):g} CPUs, {there.get('GPU', 0):g} GPUs"
+
+
+def _longest_first(campaign: Campaign, folders: Sequence[RunFolder]) -> list[int]:
+    """The runs that are left, so that no long one begins last; a cost not known counts as long."""
+    costs = costs_of(campaign.plan, campaign.request.output)
+    flop = [math.inf if cost.flop is None else cost.flop for cost in costs]
+    return sorted(campaign.left(folders), key=lambda i: -flop[i])
 
 
 def _order(campaign: Campaign, args: argparse.Namespace, share: Share) -> Order:

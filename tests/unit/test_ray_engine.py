@@ -95,6 +95,19 @@ def test_a_runs_share(engine, monkeypatch, flags, cluster, share):
     assert dataclasses.astuple(engine.Share.asked(args)) == share
 
 
+def test_long_runs_begin_first(engine, tmp_path):
+    entries = ["RandomSampling", "GALOT:epsilon=0", "MarginSampling", "GALOT"]
+    args = ["--strategy", *entries, "--seeds", "0", "1", "--output", str(tmp_path)]
+    args = cli.build_parser().parse_args([*QUICK, *args])
+    request = request_of(args)
+    campaign = Campaign(request, make_plan(request))
+    folders = campaign.prepare(load=False)
+    order = [campaign.plan.runs[i] for i in engine._longest_first(campaign, folders)]
+    labels = [run.label.partition(":ascent")[0].partition(",n_syn")[0] for run in order]
+    assert labels[:4] == ["GALOT", "GALOT", "GALOT:epsilon=0", "GALOT:epsilon=0"]
+    assert labels[4:] == ["RandomSampling"] * 2 + ["MarginSampling"] * 2  # cost the same
+
+
 @pytest.fixture
 def order(engine, tmp_path, monkeypatch):
     """A command as another node hears of it."""
