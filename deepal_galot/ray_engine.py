@@ -243,8 +243,8 @@ def _causes() -> Iterator[None]:
         if not isinstance(cause, RayError):
             raise cause from error
         raise UserError(
-            f"--engine ray: a worker was lost {RETRIES + 1} times ({said(cause)}); the same "
-            f"command goes on where this one stopped"
+            f"--engine ray: Ray gave a run up ({said(cause)}); the same command goes on where this "
+            f"one stopped"
         ) from error
 
 
@@ -261,10 +261,7 @@ def play(order: Order, i: int, actors: Sequence[Any]) -> None:
     with registry.plugins_named():
         campaign = _campaign(order)
         run = campaign.plan.runs[i]
-        if actors:
-            campaign.drawing = lambda run: partial(
-                _draw_there, actors, campaign.plan.runs.index(run)
-            )
+        campaign.drawing = lambda _: partial(_draw_there, actors, i) if actors else draw_here
         folder = campaign.open(run)
         campaign.check(run, folder)
         campaign.play(run, folder)

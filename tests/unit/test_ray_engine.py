@@ -95,6 +95,16 @@ def test_a_runs_share(engine, monkeypatch, flags, cluster, share):
     assert dataclasses.astuple(engine.Share.asked(args)) == share
 
 
+def test_what_a_task_raised_is_raised_here(engine):
+    for cause in (UserError("what is wrong"), KeyError("a bug")):
+        with pytest.raises(type(cause)) as raised, engine._causes():
+            raise engine.RayTaskError("play", "a long traceback", cause).as_instanceof_cause()
+        assert raised.value is cause
+    given_up = r"Ray gave a run up \(.*\); the same command goes on"
+    with pytest.raises(UserError, match=given_up), engine._causes():
+        raise engine.ray.exceptions.WorkerCrashedError()
+
+
 def test_long_runs_begin_first(engine, tmp_path):
     entries = ["RandomSampling", "GALOT:epsilon=0", "MarginSampling", "GALOT"]
     args = ["--strategy", *entries, "--seeds", "0", "1", "--output", str(tmp_path)]
