@@ -17,6 +17,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from functools import cache
 
 import torch
 
@@ -130,10 +131,13 @@ def _play(args: argparse.Namespace, i: int) -> None:
         _campaign.play(run, _campaign.open(run))
 
 
+_load_once = cache(registry.load_plugin)  # a process may play several campaigns of a command
+
+
 def campaign_anew(args: argparse.Namespace) -> Campaign:
     """What a command line asks for, in a process that did not parse it."""
     for plugin in args.plugin:
-        registry.load_plugin(plugin)
+        _load_once(plugin)
     request = request_of(args)
     campaign = Campaign(request, make_plan(request))
     campaign.set_backends()

@@ -146,17 +146,18 @@ def run_on_ray(campaign: Campaign, args: argparse.Namespace) -> list[RunFolder]:
             more than RETRIES times.
     """
     _connect(args.address)
-    share = Share.asked(args)
-    _check_room(share, args)
+    draws = any(run.generator and not run.source for run in campaign.plan.runs)
+    share, n_actors = Share.asked(args), (args.draw_actors or 0) * draws
+    _check_room(share, n_actors)
     args = copy.copy(args)
     args.device = "cuda" if share.gpus else "cpu"
-    campaign.request = dataclasses.replace(campaign.request, device=torch.device(args.device))
+    request = dataclasses.replace(campaign.request, device=torch.device(args.device))
+    campaign = Campaign(request, campaign.plan)
     folders = campaign.prepare(load=False)
-    left, order = _longest_first(campaign, folders), ray.put(_order(campaign, args, share))
-    draws = any(campaign.plan.runs[i].generator for i in left)
-    n_actors = args.draw_actors if args.draw_actors and draws else 0
+    order = ray.put(_order(campaign, args, share))
     actors = [Drawer.options(**share.options).remote(order) for _ in range(n_actors)]
-    tasks = [play.options(**share.options).remote(order, i, actors) for i in left]
+    run = play.options(**share.options)
+    tasks = [run.remote(order, i, actors) for i in _longest_first(campaign, folders)]
     try:
         with _causes():
             watch([task.future() for task in tasks], folders, LOOK_SECONDS)
@@ -182,24 +183,21 @@ def _connect(address: str | None) -> None:
         signal.signal(signal.SIGTERM, ends)
 
 
-def _check_room(share: Share, args: argparse.Namespace) -> None:
+def _check_room(share: Share, actors: int) -> None:
     """
     Raises:
         UserError: the cluster would wait forever for room.
     """
-    room, actors = share.room(), args.draw_actors or 0
-    nodes = sum(node["Alive"] for node in ray.nodes())
-    where = f"the cluster's {nodes} node{'s' * (nodes > 1)} ({_resources()})"
-    if room < actors + 1:
-        more = f" and {actors} actors, each of {share}," if actors else f" of {share}"
-        raise UserError(f"--engine ray: {where} cannot hold a run{more} at once")
-    drawing = f" beside {actors} that draw" if actors else ""
-    print(f"on Ray: {where} hold {room - actors} runs of {share} at once{drawing}", file=sys.stderr)
-
-
-def _resources() -> str:
-    there = ray.cluster_resources()
-    return f"{there.get('CPU', 0):g} CPUs, {there.get('GPU', 0):g} GPUs"
+    nodes, there = sum(node["Alive"] for node in ray.nodes()), ray.cluster_resources()
+    where = f"on {nodes} node{'s' * (nodes > 1)} with {there.get('CPU', 0):g} CPUs"
+    where += f" and {there.get('GPU', 0):g} GPUs"
+    runs = share.room() - actors
+    if runs < 1:
+        more = f" and {actors} actors, each of {share}" if actors else f" of {share}"
+        raise UserError(f"--engine ray: no room for a run{more}, {where}")
+    drawing = f" beside {actors} actors" if actors else ""
+    many = f"{runs} run{'s' * (runs > 1)}"
+    print(f"on Ray: room for {many} of {share} at once{drawing}, {where}", file=sys.stderr)
 
 
 def _longest_first(campaign: Campaign, folders: Sequence[RunFolder]) -> list[int]:

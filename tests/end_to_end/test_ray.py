@@ -151,7 +151,10 @@ def test_a_lost_worker_changes_nothing(cluster, tmp_path, capsys):
     assert rows_of(tmp_path / "ray") == rows_of(tmp_path / "local")
     assert len(rows_of(tmp_path / "ray")) == 6
     assert image_hashes(tmp_path / "ray") == image_hashes(tmp_path / "local")
-    assert "hold 2 runs of 1 CPU at once" in said.err and said.err.count(" labels + ") == 12
+    assert (
+        "room for 2 runs of 1 CPU at once, on 2 nodes with 2 CPUs and 0 GPUs" in said.err
+        and said.err.count(" labels + ") == 12
+    )
     assert "points of average accuracy above MarginSampling" in said.out
     commands = {json.loads(f.read_text())["parts"][-1]["command"]
                 for f in (tmp_path / "ray").glob("*/*/*/seed*/env.json")}  # fmt: skip
@@ -197,12 +200,12 @@ def test_a_runs_error_is_one_line(cluster, tmp_path, capsys):
 
 def test_without_room_nothing_waits_forever(cluster, capsys):
     assert run(*FAST, *ON_RAY, "--draw-actors", 2) == 2
-    asked = "cannot hold a run and 2 actors, each of 1 CPU, at once"
+    asked = "error: --engine ray: no room for a run and 2 actors, each of 1 CPU, on 2 nodes with 2"
     assert asked in capsys.readouterr().err
     assert run(*FAST, *ON_RAY, "--gpus-per-run", 0.5) == 2
-    assert "0 GPUs) cannot hold a run of 1 CPU and 0.5 GPU at once" in capsys.readouterr().err
+    assert "no room for a run of 1 CPU and 0.5 GPU, on 2 nodes" in capsys.readouterr().err
     assert run(*FAST, *ON_RAY, "--cpus-per-run", 2) == 2
-    assert "cannot hold a run of 2 CPU at once" in capsys.readouterr().err
+    assert "no room for a run of 2 CPU, on 2 nodes" in capsys.readouterr().err
 
 
 def test_an_interrupt_cancels_the_runs_and_their_folders_go_on(cluster, tmp_path, capsys):

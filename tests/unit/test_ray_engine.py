@@ -143,6 +143,17 @@ def test_a_node_that_is_alike_does_as_if_the_command_was_typed_there(engine, ord
     assert engine._campaign(other) is not campaign
 
 
+def test_a_worker_plays_several_campaigns_with_a_plugin(order, engine):
+    """As --experiment has them; the file is run once."""
+    engine.Path("mine.py").write_text(
+        "from query_strategies.random_sampling import RandomSampling\n"
+        "class Mine(RandomSampling):\n    'as good as any'\n"
+    )
+    args = cli.build_parser().parse_args(["--strategy", "Mine", "--plugin", "mine.py"])
+    first, second = (engine.campaign_anew(args).plan.runs[0] for _ in range(2))
+    assert first.strategy is second.strategy and "plugin Mine" in first.content
+
+
 @pytest.mark.parametrize(
     "change, complaint",
     [
