@@ -68,6 +68,7 @@ def third_node(cluster):
     yield kill
     if there:
         kill()
+    wait_for(lambda: sum(node["Alive"] for node in ray.nodes()) == 2)
 
 
 @pytest.fixture(autouse=True)
