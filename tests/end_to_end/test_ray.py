@@ -214,13 +214,17 @@ def test_an_interrupt_cancels_the_runs_and_their_folders_go_on(cluster, tmp_path
     args += ["--n-rounds", "2", "--output", "ray"]
 
     def interrupt():
-        wait_for(lambda: any(rows_of(tmp_path / "ray").values()))
+        wait_for(
+            lambda: (
+                any(rows_of(tmp_path / "ray").values()) and len(processes("play", tmp_path)) == 2
+            )
+        )
         _thread.interrupt_main()
-        return len(processes("play", tmp_path))
+        return True
 
-    with meanwhile(interrupt) as workers:
+    with meanwhile(interrupt) as interrupted:
         assert run(*args, *ON_RAY) == 130
-    assert workers == [2] and "the same command goes on" in capsys.readouterr().err
+    assert interrupted and "the same command goes on" in capsys.readouterr().err
     wait_for(lambda: not processes("play", tmp_path), seconds=10)
     kept = rows_of(tmp_path / "ray")
     play(*args)  # the folders are those of any engine
