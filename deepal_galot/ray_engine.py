@@ -175,7 +175,7 @@ def _connect(address: str | None) -> None:
         return
     ends = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(address, include_dashboard=False, logging_level=logging.WARNING)
+        ray.init(address, include_dashboard=False, logging_level=logging.ERROR)
     except (RayError, OSError, RuntimeError, ValueError, AssertionError) as error:
         where = "" if address is None else f" --address {address}"
         raise UserError(f"--engine ray{where}: no cluster to run on ({said(error)})") from error
