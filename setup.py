@@ -7,6 +7,7 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "deepal_galot/__init__.py").read_text())[1]
+RAY = "ray>=2.40"  # of the extra, and of its tests
 
 setup(
     name="deepal-galot",
@@ -37,7 +38,8 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
-        "test": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.15"],
+        "ray": [RAY],
+        "test": [RAY, "pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.15"],
         "browser": ["playwright>=1.40"],  # and chromium, for the tests of the pages
     },
 )

@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from generators.base import Generator
-from generators.image_store import Gallery, ImageStore
+from generators.image_store import DrawBatches, Gallery, ImageStore, draw_here
 
 from . import cost_table
 from .config import RunConfig
@@ -32,10 +32,15 @@ from .unlabeled import Unlabeled
 
 @dataclass
 class Campaign:
-    """A plan and where it runs; `run` plays what is not finished."""
+    """A plan and where it runs; `run` plays what is not finished.
+
+    Attributes:
+        drawing: a run -> what draws the images it trains on.
+    """
 
     request: Request
     plan: Plan
+    drawing: Callable[[Run], DrawBatches] = lambda run: draw_here
     _generators: dict[tuple, Generator] = field(default_factory=dict)
     _oracles: dict[RunConfig, ReferenceOracle] = field(default_factory=dict)
 
@@ -57,19 +62,33 @@ class Campaign:
                 self.play(run, folder, on_round)
         return folders
 
-    def prepare(self) -> list[RunFolder]:
-        """Check what only loading can show, say what is left to pay, and open the folders."""
+    def prepare(self, load: bool = True) -> list[RunFolder]:
+        """Check what only loading can show, say what is left to pay, and open the folders.
+
+        Args:
+            load: False where other machines play the runs; they `check` theirs.
+        """
         self.set_backends()
         counted = costs_of(self.plan, self.request.output)
         if not self.request.device_named:
             cost_table.ask_for_cpu(counted, self.request.device)
         folders = [self.open(run) for run in self.plan.runs]
         for run, folder in zip(self.plan.runs, folders, strict=True):
-            if run.generator and not run.source and not folder.finished:
-                _ = self._galot(run, folder).c0  # a bad model or prompt shows before the first fit
+            if load:
+                self.check(run, folder)
         if not all(cost.finished for cost in counted):
             print(cost_table.summary(counted, self.request.device), file=sys.stderr)
         return folders
+
+    def check(self, run: Run, folder: RunFolder) -> None:
+        """Load what a run draws with: a bad model or prompt shows before the first fit."""
+        if run.generator and not run.source and not folder.finished:
+            _ = self._galot(run, folder).c0
+
+    def left(self, folders: Sequence[RunFolder]) -> list[int]:
+        """Which runs of the plan have something to do; finished ones may lack pictures."""
+        again = self.request.save_full_size
+        return [i for i, folder in enumerate(folders) if again or not folder.finished]
 
     def set_backends(self) -> None:
         """What torch keeps for the whole process."""
@@ -124,7 +143,8 @@ class Campaign:
             )  # fmt: skip
         images, first = self.request.output / "images", self.request.save_full_size
         full = images / "full" / folder.path.relative_to(self.request.output)
-        store = ImageStore(images, Gallery(full, first) if first else None)
+        gallery = Gallery(full, first) if first else None
+        store = ImageStore(images, gallery, self.drawing(run))
         return Galot(run.config, self.generator(run), store, folder, words, shape, unlabeled)
 
     def free(self) -> None:
@@ -180,15 +200,20 @@ def environment(request: Request) -> dict[str, Any]:
 
 def machine(device: torch.device) -> dict[str, Any]:
     """Versions and hardware."""
-    packages = ("torch", "torchvision", "diffusers", "transformers", "numpy", "scikit-learn")
     return {
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
+        "versions": versions(),
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else
         platform.processor() or platform.machine(),
         "cpu_cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
     }  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+    """Of Python and what computes."""
+    packages = ("torch", "torchvision", "diffusers", "transformers", "numpy", "scikit-learn")
+    return {"python": platform.python_version()} | {p: version(p) for p in packages}
 
 
 def dry_run(campaign: Campaign) -> Iterator[str]:

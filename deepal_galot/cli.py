@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from . import registry
@@ -141,16 +141,53 @@ def _add_where(group: argparse._ArgumentGroup) -> None:
         "--jobs",
         metavar="N",
         type=int,
-        default=1,
         help="runs at once, each in a process of its own with its share of the CPU's threads and "
         "of the GPU's memory; where each has as many threads, with the same bits (default: 1)",
     )
+    _add_engine(add)
     add("--deterministic", action="store_true",
         help="same bits on the same GPU, slower; a CPU always is")  # fmt: skip
     add("--compile", action="store_true",
         help="compile the generator: faster after minutes; needs a C++ compiler")  # fmt: skip
     add("--checkpointing", action="store_true",
         help="the ascent's gradient in less memory and more time")  # fmt: skip
+
+
+def _add_engine(add: Callable[..., object]) -> None:
+    add(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="what plays the runs: this machine, or a Ray cluster whose nodes share --output, "
+        "--data-dir and the models (default: local)",
+    )
+    add(
+        "--address",
+        metavar="HOST:PORT",
+        help="with --engine ray: the cluster's, auto for the one that this node belongs to, or "
+        "local for a new one of this machine alone (default: Ray's, auto or else local)",
+    )
+    add(
+        "--gpus-per-run",
+        metavar="X",
+        type=float,
+        help="with --engine ray: GPU of a run, or of an actor that draws; 0.5 puts two on one, "
+        "each with its share of the memory (default: 1 if the cluster has GPUs, else 0)",
+    )
+    add(
+        "--cpus-per-run",
+        metavar="N",
+        type=int,
+        help="with --engine ray: CPU cores of each, which are its threads (default: 1)",
+    )
+    add(
+        "--draw-actors",
+        metavar="N",
+        type=int,
+        help="with --engine ray: actors, each with a pipeline and as much room as a run, among "
+        "which the runs' images are drawn, with the same pixels; the text optimisation stays "
+        "with the run, and with it all of --text-per image (default: none, a run draws its own)",
+    )
 
 
 def _add_report(group: argparse._ArgumentGroup) -> None:
@@ -306,26 +343,29 @@ def _say(lines: Iterable[str]) -> int:
 
 
 def _experiments(args: argparse.Namespace) -> int:
+    from .engines import check_engine
     from .experiment_campaigns import dry_run_experiments
     from .reporting import experiments
 
+    check_engine(args)
     return _say(dry_run_experiments(args) if args.dry_run else [experiments(args)])
 
 
 def _run(args: argparse.Namespace) -> int:
     from .campaign import Campaign, dry_run
-    from .jobs import run_at_once
+    from .engines import check_engine, play_all
     from .plan import make_plan
     from .report.write import write_report
     from .reporting import check_baseline, wish_of
     from .request import request_of
 
+    check_engine(args)
     request, wish = request_of(args), wish_of(args)
     campaign = Campaign(request, make_plan(request, download=not args.dry_run))
     check_baseline(wish, campaign.plan)
     if args.dry_run:
         return _say(dry_run(campaign))
-    folders = run_at_once(campaign, args)
+    folders = play_all(campaign, args)
     if campaign.plan.spec.x_test.size:
         print(write_report(folders, args.output, wish))
     else:

@@ -17,9 +17,9 @@ from .campaign import Campaign, dry_run
 from .config import RunConfig
 from .cost_table import three
 from .costs import costs_of, totals
+from .engines import play_all
 from .errors import UserError
 from .experiments import ALIASES, EXPERIMENTS, Arm, Experiment, PerClass, Times, named
-from .jobs import run_at_once
 from .plan import Plan, Request, Run, configure, default_mode, make_plan, parse_strategy
 from .report.exhibit import Exhibit, ExhibitArm, is_the_papers, save_real_examples
 from .request import request_of
@@ -223,7 +223,7 @@ def _run(name: str, args: argparse.Namespace) -> tuple[list[RunFolder], Exhibit]
 
 def _play(asked: Asked, plan: Plan) -> list[RunFolder]:
     campaign = Campaign(asked.request, plan)
-    folders = run_at_once(campaign, asked.args)
+    folders = play_all(campaign, asked.args)
     campaign.free()
     return folders
 

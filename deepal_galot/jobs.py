@@ -17,6 +17,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from functools import cache
 
 import torch
 
@@ -32,7 +33,7 @@ MOST_JOBS = 61  # which Windows can wait for
 
 
 def run_at_once(campaign: Campaign, args: argparse.Namespace) -> list[RunFolder]:
-    """Play every run that is not finished, args.jobs at a time; with 1, in this process.
+    """Play every run that is not finished, --jobs at a time; with 1, in this process.
 
     Args:
         campaign: what `args` ask for; each process makes it anew.
@@ -43,25 +44,25 @@ def run_at_once(campaign: Campaign, args: argparse.Namespace) -> list[RunFolder]
     Raises:
         UserError: of any run; or a process was killed.
     """
-    if args.jobs < 1:
-        raise UserError(f"--jobs {args.jobs}: at least 1 run at once")
-    if args.jobs == 1:
+    asked = 1 if args.jobs is None else args.jobs
+    if asked < 1:
+        raise UserError(f"--jobs {asked}: at least 1 run at once")
+    if asked == 1:
         return campaign.run()
     folders = campaign.prepare()
     campaign.free()  # the processes load generators of their own
-    again = campaign.request.save_full_size  # finished runs may lack pictures
-    left = [i for i, folder in enumerate(folders) if again or not folder.finished]
-    jobs = max(1, min(args.jobs, len(left), MOST_JOBS))
+    left = campaign.left(folders)
+    jobs = max(1, min(asked, len(left), MOST_JOBS))
     threads = max(1, torch.get_num_threads() // jobs)
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(jobs, context, _start, (threads, campaign.request.device, 1 / jobs))
     try:
         with _deaf_to_interrupts():  # which a new process is until `_start`
             futures = [pool.submit(_play, args, i) for i in left]
-        _watch(futures, folders)
+        watch(futures, folders)
     except BrokenProcessPool:
         raise UserError(
-            f"--jobs {args.jobs}: a process was killed, as happens when memory runs out; the same "
+            f"--jobs {asked}: a process was killed, as happens when memory runs out; the same "
             f"command goes on where this one stopped, with fewer --jobs in less memory"
         ) from None
     except BaseException:  # a run's error, or Ctrl-C: what is under way goes on another time
@@ -80,13 +81,15 @@ def _deaf_to_interrupts() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-def _watch(futures: Sequence[Future], folders: Sequence[RunFolder]) -> None:
-    """Show new rows until all is done; raises what a run raised."""
+def watch(
+    futures: Sequence[Future], folders: Sequence[RunFolder], look_seconds: float = LOOK_SECONDS
+) -> None:
+    """Show the rows that other processes append until all is done; raises what a run raised."""
     shown = [len(folder.rows()) for folder in folders]
     with rounds_bar(folders) as bar:
         waiting = set(futures)
         while waiting:
-            done, waiting = wait(waiting, timeout=LOOK_SECONDS)
+            done, waiting = wait(waiting, timeout=look_seconds)
             for i, folder in enumerate(folders):
                 for row in folder.rows()[shown[i] :]:
                     bar.update(1)
@@ -121,20 +124,24 @@ _campaign: Campaign | None = None  # of this process, made with its first run
 def _play(args: argparse.Namespace, i: int) -> None:
     """Run i of the plan; what a plug-in's code raises is said in the parent."""
     global _campaign
-    try:
+    with registry.plugins_named():
         if _campaign is None:
-            for plugin in args.plugin:
-                registry.load_plugin(plugin)
-            request = request_of(args)
-            _campaign = Campaign(request, make_plan(request))
-            _campaign.set_backends()
+            _campaign = campaign_anew(args)
         run = _campaign.plan.runs[i]
         _campaign.play(run, _campaign.open(run))
-    except registry.FAULTS as error:
-        fault = registry.plugin_fault(error)
-        if fault is None:
-            raise
-        raise UserError(fault) from None
+
+
+_load_once = cache(registry.load_plugin)  # a process may play several campaigns of a command
+
+
+def campaign_anew(args: argparse.Namespace) -> Campaign:
+    """What a command line asks for, in a process that did not parse it."""
+    for plugin in args.plugin:
+        _load_once(plugin)
+    request = request_of(args)
+    campaign = Campaign(request, make_plan(request))
+    campaign.set_backends()
+    return campaign
 
 
 class _NoTerminal:

@@ -7,6 +7,7 @@ class name; `aliases` are further names; the first line of its docstring is its 
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import importlib
@@ -15,7 +16,7 @@ import inspect
 import pkgutil
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -295,6 +296,22 @@ def plugin_fault(error: Exception) -> str | None:
                 why = why_not(registry.get(name).__name__ for name in names)
                 return f"the plug-in {path} fails: {text}{why}"
     return None
+
+
+@contextlib.contextmanager
+def plugins_named() -> Iterator[None]:
+    """For a process whose caller does not have its plug-ins' tracebacks.
+
+    Raises:
+        UserError: an error below a plug-in's code, said as plugin_fault says it.
+    """
+    try:
+        yield
+    except FAULTS as error:
+        fault = plugin_fault(error)
+        if fault is None:
+            raise
+        raise UserError(fault) from None
 
 
 def why_not(class_names: Iterable[str]) -> str:

@@ -15,11 +15,11 @@ import io
 import json
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -35,6 +35,9 @@ from .base import Generator
 SHARD = 256  # image indices a shard
 ATTEMPTS = 4  # the first and three retries for an image that comes out blank
 ONE_IN = 20  # more blank images of a class than one in so many, and the run stops
+
+Rows = Sequence[tuple[int, int]]  # (class, index) of some images
+Batch = tuple[np.ndarray, np.ndarray, list[np.ndarray | None]]  # see `draw`
 
 
 @dataclass(frozen=True)
@@ -208,11 +211,38 @@ class Gallery:
         ], bool)  # fmt: skip
 
 
+class DrawBatches(Protocol):
+    """Draws batches of a request, here or elsewhere; an image depends on its address alone."""
+
+    def __call__(
+        self, generator: Generator, request: Request, batches: Sequence[Rows], full: bool
+    ) -> Iterator[tuple[int, Batch]]:
+        """
+        Args:
+            batches: rows of each, at most generator.batch_size of them.
+            full: whether the images at full resolution are wanted, too.
+
+        Returns:
+            (position in `batches`, what `draw` gives of it), in any order.
+        """
+        ...
+
+
+def draw_here(
+    generator: Generator, request: Request, batches: Sequence[Rows], full: bool
+) -> Iterator[tuple[int, Batch]]:
+    """One batch after the other in this process; see DrawBatches."""
+    for position, rows in enumerate(batches):
+        yield position, draw(generator, request, rows, full)
+
+
 class ImageStore:
     """A folder of shards, and perhaps a gallery that is filled on the way."""
 
-    def __init__(self, root: Path, gallery: Gallery | None = None) -> None:
-        self.root, self.gallery = root, gallery
+    def __init__(
+        self, root: Path, gallery: Gallery | None = None, draw_batches: DrawBatches = draw_here
+    ) -> None:
+        self.root, self.gallery, self.draw_batches = root, gallery, draw_batches
 
     def get(self, generator: Generator, request: Request) -> Images:
         """The requested images: read where they exist, made and stored where they do not.
@@ -263,40 +293,52 @@ class ImageStore:
         made = int(needed.sum())
         shown = self.gallery.lacks(drawn) if self.gallery else np.zeros_like(needed)
         starts = [s for s in range(0, len(needed), size) if (needed | shown)[s : s + size].any()]
+        batches = [drawn.rows[start : start + size] for start in starts]
+        before = time.perf_counter()
         with tqdm(total=made, desc="  images", unit="img", leave=False, disable=None) as bar:
-            for start in starts:
-                part, started = slice(start, start + size), time.perf_counter()
-                x, attempt, full = draw(generator, request, drawn.rows[part])
-                take = np.flatnonzero(needed[part])
-                drawn.x[start + take], drawn.attempt[start + take] = x[take], attempt[take]
-                drawn.seconds[part] = (time.perf_counter() - started) / len(x)
-                drawn.check()
-                for i in np.flatnonzero(shown[part]):
-                    if full[i] is not None:
-                        file = self.gallery.file(request, drawn.rows[start + i])
-                        atomic_write(file, png_bytes(full[i]))
+            for n, batch in self.draw_batches(generator, request, batches, bool(shown.any())):
+                part = slice(starts[n], starts[n] + size)
+                drawn.seconds[part] = (time.perf_counter() - before) / len(batches[n])
+                self._take(drawn, part, batch, needed, shown)
+                bar.update(int(needed[part].sum()))
                 needed[part] = False
-                bar.update(len(take))
                 for path in [p for p, where in missing.items() if not needed[where].any()]:
                     _write_shard(path, drawn, missing.pop(path))
+                before = time.perf_counter()
         return made
 
+    def _take(
+        self, drawn: _Drawn, part: slice, batch: Batch, needed: np.ndarray, shown: np.ndarray
+    ) -> None:
+        """What is needed of a batch, and what the gallery shows.
 
-def draw(
-    generator: Generator, request: Request, rows: Sequence[tuple[int, int]]
-) -> tuple[np.ndarray, np.ndarray, list[np.ndarray | None]]:
+        Raises:
+            UserError: more than 5 % of a class stayed blank.
+        """
+        x, attempt, full = batch
+        take = np.flatnonzero(needed[part])
+        drawn.x[part][take], drawn.attempt[part][take] = x[take], attempt[take]
+        drawn.check()
+        for i in np.flatnonzero(shown[part]):
+            if full[i] is not None:
+                file = self.gallery.file(drawn.request, drawn.rows[part][i])
+                atomic_write(file, png_bytes(full[i]))
+
+
+def draw(generator: Generator, request: Request, rows: Rows, full: bool = True) -> Batch:
     """One batch of images; those that come out blank or not finite are drawn again, three times.
 
     Args:
         rows: (class, index) of each image; at most generator.batch_size of them.
+        full: whether they are wanted at full resolution, too.
 
     Returns:
         ([B, H, W, C] uint8; [B] uint8 the attempt that gave each image, ATTEMPTS where none did;
-        B images [S, S, 3] uint8 at full resolution, None where none came out).
+        B images [S, S, 3] uint8 at full resolution, None where none came out or was wanted).
     """
     x = np.zeros((len(rows), *request.image_shape), np.uint8)
     attempt = np.full(len(rows), ATTEMPTS, np.uint8)
-    full: list[np.ndarray | None] = [None] * len(rows)
+    pictures: list[np.ndarray | None] = [None] * len(rows)
     pending = np.arange(len(rows))
     for number in range(ATTEMPTS):
         raw = generator.draw(request, [rows[p] for p in pending], number)
@@ -305,12 +347,13 @@ def draw(
         raw = raw[torch.from_numpy(good).to(raw.device)]
         x[came] = to_uint8(fit_to(raw, request.image_shape))
         attempt[came] = number
-        for position, image in zip(came, to_uint8(raw), strict=True):
-            full[position] = image
+        if full:
+            for position, image in zip(came, to_uint8(raw), strict=True):
+                pictures[position] = image
         pending = pending[~good]
         if len(pending) == 0:
             break
-    return x, attempt, full
+    return x, attempt, pictures
 
 
 def _is_picture(images: Tensor) -> np.ndarray:

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from deepal_galot.cli import build_parser, main
+from deepal_galot.engines import check_engine
 from helpers import QUICK, ROOT, rows_of, run_benchmark
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -40,6 +41,15 @@ def test_there_are_commands():
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_printed_command_parses(command):
     build_parser().parse_args(shlex.split(command)[2:])
+
+
+def test_every_command_inside_a_cluster_script_parses():
+    pytest.importorskip("ray", reason='needs Ray: pip install -e ".[ray]"')
+    blocks = " ".join(re.findall(r"```(?:sh|yaml)\n(.*?)```", README, re.DOTALL))
+    commands = re.findall(r"(?:run_benchmark\.py|deepal-galot) (--engine ray.*?)[\"#\n]", blocks)
+    assert len(commands) >= 5
+    for command in commands:
+        check_engine(build_parser().parse_args(shlex.split(command)))
 
 
 def test_the_printed_commands_of_the_deepalplus_plugin_parse():

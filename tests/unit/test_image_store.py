@@ -42,6 +42,28 @@ def test_second_time_nothing_is_made(tmp_path, fake_generator):
     assert (again.x == first.x).all() and (again.y == first.y).all()
 
 
+def test_batches_may_be_drawn_elsewhere_in_any_order(tmp_path, fake_generator):
+    """By anything that gives what `draw` gives of them; the shards are the same bytes."""
+
+    def backwards(generator, request, batches, full):
+        wanted.append(full)
+        yield from reversed(list(image_store.draw_here(generator, request, batches, full)))
+
+    asked, wanted = request(counts=(5, 300, 3)), []
+    here = ImageStore(tmp_path / "a", Gallery(tmp_path / "g", 1)).get(fake_generator, asked)
+    for gallery in (Gallery(tmp_path / "h", 1), None):
+        elsewhere = ImageStore(tmp_path / f"b{len(wanted)}", gallery, backwards)
+        there = elsewhere.get(fake_generator, asked)
+        assert there.made == here.made == 308 and (there.x == here.x).all()
+    assert wanted == [True, False]
+    for kind, a, b in (("npz", "a", "b0"), ("npz", "a", "b1"), ("png", "g", "h")):
+        ours, theirs = (
+            {f.name: f.read_bytes() for f in (tmp_path / name).rglob(f"*.{kind}")}
+            for name in (a, b)
+        )
+        assert len(ours) >= 3 and ours == theirs
+
+
 @pytest.mark.parametrize("change", [{"round": 1}, {"seed": 1}, {"shift": 1e-6}])
 def test_another_address_is_another_image(tmp_path, fake_generator, change):
     first = ImageStore(tmp_path).get(fake_generator, request())

@@ -33,6 +33,8 @@ LAYERS = [  # a file may import from its own layer's earlier files and from lowe
     ["cost_table"],
     ["campaign"],
     ["jobs"],
+    ["ray_engine"],
+    ["engines"],
     ["speed_of_generation", "speed_of_training"],
     ["predict", "speed"],
     ["report"],

@@ -1,0 +1,42 @@
+"""What plays a campaign: processes of this machine, or a Ray cluster."""
+
+from __future__ import annotations
+
+import argparse
+
+from .campaign import Campaign
+from .errors import UserError
+from .jobs import run_at_once
+from .results import RunFolder
+
+RAY_ALONE = ("address", "gpus_per_run", "cpus_per_run", "draw_actors")
+
+
+def check_engine(args: argparse.Namespace) -> None:
+    """Before anything is computed.
+
+    Raises:
+        UserError: flags that do not go together, or Ray is not installed.
+    """
+    if args.engine == "ray":
+        from . import ray_engine
+
+        ray_engine.check(args)
+        return
+    for name in RAY_ALONE:
+        if getattr(args, name) is not None:
+            flag = f"--{name.replace('_', '-')} {getattr(args, name)}"
+            raise UserError(f"{flag}: belongs to --engine ray")
+
+
+def play_all(campaign: Campaign, args: argparse.Namespace) -> list[RunFolder]:
+    """Play every run that is not finished; returns the folders, in the order of the plan.
+
+    Raises:
+        UserError: of any run, or of the engine.
+    """
+    if args.engine == "ray":
+        from .ray_engine import run_on_ray
+
+        return run_on_ray(campaign, args)
+    return run_at_once(campaign, args)

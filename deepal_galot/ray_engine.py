@@ -1,0 +1,372 @@
+"""A campaign on a Ray cluster: each run is a task; actors that hold one pipeline each draw images.
+
+Scheduling, placement and retries are Ray's. A run whose worker or node is lost is played again
+elsewhere, and its folder makes that cost the round that it was in. What Ray cannot know is that all
+nodes must see the same files and the same code: a worker that does not stops with one line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import dataclasses
+import hashlib
+import logging
+import math
+import os
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from generators.base import Generator
+from generators.image_store import Batch, Request, Rows, draw, draw_here
+
+from . import registry
+from .campaign import Campaign, versions
+from .costs import costs_of
+from .errors import UserError, said
+from .flags import set_environment
+from .jobs import campaign_anew, watch
+from .results import RunFolder
+
+try:
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+    from ray.util import ActorPool
+except ImportError as error:
+    raise UserError(
+        f'--engine ray needs Ray ({said(error)}): pip install -e ".[ray]", on every node'
+    ) from error
+
+RETRIES = 3  # of a run or an actor whose worker or node was lost
+LOOK_SECONDS = 2.0  # how often the shared file system is looked at for new rows
+ENVIRONMENT = ("DEEPAL_GALOT_MODELS", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE")  # find a model
+CODE = ("deepal_galot", "generators", "query_strategies")
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a run, or an actor that draws, takes of a node."""
+
+    cpus: int
+    gpus: float
+
+    @classmethod
+    def asked(cls, args: argparse.Namespace) -> Share:
+        """By the flags; a GPU where the cluster has some and nobody said otherwise."""
+        gpus = args.gpus_per_run
+        if gpus is None:
+            gpus = float(args.device == "auto" and ray.cluster_resources().get("GPU", 0) >= 1)
+        return cls(1 if args.cpus_per_run is None else args.cpus_per_run, gpus)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """For Ray; with them a task or an actor finds the models where the driver finds them."""
+        found = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+        env = {"runtime_env": {"env_vars": found}} if found else {}
+        return {"num_cpus": self.cpus, "num_gpus": self.gpus, **env}
+
+    def room(self) -> int:
+        """How many the nodes that are there hold at once, if nothing else runs on them."""
+        return sum(self._fits(n["Resources"]) for n in ray.nodes() if n["Alive"])
+
+    def _fits(self, node: Mapping[str, float]) -> int:
+        by_cpu = int(node.get("CPU", 0)) // self.cpus
+        return min(by_cpu, int(node.get("GPU", 0)) * int(1 / self.gpus)) if self.gpus else by_cpu
+
+    def __str__(self) -> str:
+        return f"{self.cpus} CPU" + (f" and {self.gpus:g} GPU" if self.gpus else "")
+
+
+@dataclass(frozen=True)
+class Order:
+    """A command, for workers that do as if it had been typed where they are.
+
+    Attributes:
+        args: its flags, --device as the share has it.
+        argv, folder: its words, and where it was typed.
+        share: what each run takes.
+        code: what computes, see `_code`.
+        runs: of each run of the plan, its folder and hashes of what it reads.
+    """
+
+    args: argparse.Namespace
+    argv: tuple[str, ...]
+    folder: str
+    share: Share
+    code: Mapping[str, str]
+    runs: tuple[tuple[str, Mapping[str, str]], ...]
+
+
+def check(args: argparse.Namespace) -> None:
+    """
+    Raises:
+        UserError: flags that do not go together, or a number out of range.
+    """
+    if args.jobs is not None:
+        raise UserError(
+            f"--jobs {args.jobs}: on Ray, --cpus-per-run and --gpus-per-run say how many runs fit "
+            f"at once; leave it out"
+        )
+    if args.device not in ("auto", "cpu"):
+        raise UserError(
+            f"--device {args.device}: Ray says which GPU is whose; leave it out, or --device cpu"
+        )
+    if args.cpus_per_run is not None and args.cpus_per_run < 1:
+        raise UserError(f"--cpus-per-run {args.cpus_per_run}: at least 1")
+    gpus = args.gpus_per_run
+    if gpus is not None and not 0 <= gpus <= 1:
+        raise UserError(f"--gpus-per-run {gpus:g}: a run uses one GPU or a part of it, 0 to 1")
+    if gpus and args.device == "cpu":
+        raise UserError(f"--gpus-per-run {gpus:g}: leave out --device cpu")
+    if args.draw_actors is not None and args.draw_actors < 1:
+        raise UserError(f"--draw-actors {args.draw_actors}: at least 1")
+    if args.address is not None and "://" in args.address:
+        raise UserError(
+            f"--address {args.address}: start the command on a node of the cluster, with "
+            f"--address auto or HOST:PORT; Ray Client is not supported"
+        )
+
+
+def run_on_ray(campaign: Campaign, args: argparse.Namespace) -> list[RunFolder]:
+    """Play every run that is not finished, as many at once as the cluster has room for.
+
+    Returns:
+        The folders, in the order of the plan.
+
+    Raises:
+        UserError: of any run; or there is no such cluster, no room in it, or a run lost its worker
+            more than RETRIES times.
+    """
+    _connect(args.address)
+    draws = any(run.generator and not run.source for run in campaign.plan.runs)
+    share, n_actors = Share.asked(args), (args.draw_actors or 0) * draws
+    _check_room(share, n_actors)
+    args = copy.copy(args)
+    args.device = "cuda" if share.gpus else "cpu"
+    request = dataclasses.replace(campaign.request, device=torch.device(args.device))
+    campaign = Campaign(request, campaign.plan)
+    folders = campaign.prepare(load=False)
+    order = ray.put(_order(campaign, args, share))
+    actors = [Drawer.options(**share.options).remote(order) for _ in range(n_actors)]
+    run = play.options(**share.options)
+    tasks = [run.remote(order, i, actors) for i in _longest_first(campaign, folders)]
+    try:
+        with _causes():
+            watch([task.future() for task in tasks], folders, LOOK_SECONDS)
+    finally:  # after an error or Ctrl-C, what is under way goes on another time
+        for task in tasks:
+            ray.cancel(task, force=True)
+        for actor in actors:
+            ray.kill(actor)
+    return folders
+
+
+def _connect(address: str | None) -> None:
+    """To the cluster, for as long as this process lives."""
+    if ray.is_initialized():
+        return
+    ends = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(address, include_dashboard=False, logging_level=logging.ERROR)
+    except (RayError, OSError, RuntimeError, ValueError, AssertionError) as error:
+        where = "" if address is None else f" --address {address}"
+        raise UserError(f"--engine ray{where}: no cluster to run on ({said(error)})") from error
+    if callable(ends):  # Ray has put its own in its place
+        signal.signal(signal.SIGTERM, ends)
+
+
+def _check_room(share: Share, actors: int) -> None:
+    """
+    Raises:
+        UserError: the cluster would wait forever for room.
+    """
+    nodes, there = sum(node["Alive"] for node in ray.nodes()), ray.cluster_resources()
+    where = f"on {nodes} node{'s' * (nodes > 1)} with {there.get('CPU', 0):g} CPUs"
+    where += f" and {there.get('GPU', 0):g} GPUs"
+    runs = share.room() - actors
+    if runs < 1:
+        more = f" and {actors} actors, each of {share}" if actors else f" of {share}"
+        raise UserError(f"--engine ray: no room for a run{more}, {where}")
+    drawing = f" beside {actors} actors" if actors else ""
+    many = f"{runs} run{'s' * (runs > 1)}"
+    print(f"on Ray: room for {many} of {share} at once{drawing}, {where}", file=sys.stderr)
+
+
+def _longest_first(campaign: Campaign, folders: Sequence[RunFolder]) -> list[int]:
+    """The runs that are left, so that no long one begins last; a cost not known counts as long."""
+    costs = costs_of(campaign.plan, campaign.request.output)
+    flop = [math.inf if cost.flop is None else cost.flop for cost in costs]
+    return sorted(campaign.left(folders), key=lambda i: -flop[i])
+
+
+def _order(campaign: Campaign, args: argparse.Namespace, share: Share) -> Order:
+    return Order(args, tuple(sys.argv), os.getcwd(), share, _code(), _runs(campaign))
+
+
+def _runs(campaign: Campaign) -> tuple[tuple[str, Mapping[str, str]], ...]:
+    output = campaign.request.output
+    return tuple((str(run.folder(output)), dict(run.content)) for run in campaign.plan.runs)
+
+
+@cache
+def _code() -> dict[str, str]:
+    """A hash of this project's sources, and the versions of what they call."""
+    digest = hashlib.sha256()
+    for folder in CODE:
+        for file in sorted((registry.PACKAGE_ROOT / folder).rglob("*.py")):
+            digest.update(file.relative_to(registry.PACKAGE_ROOT).as_posix().encode())
+            digest.update(file.read_bytes())
+    return {"deepal-galot": digest.hexdigest()[:12]} | versions()
+
+
+@contextlib.contextmanager
+def _causes() -> Iterator[None]:
+    """
+    Raises:
+        Exception: what a task raised, as it was raised there.
+        UserError: a task or an actor is lost for good.
+    """
+    try:
+        yield
+    except RayError as error:
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        if not isinstance(cause, RayError):
+            raise cause from error
+        raise UserError(
+            f"--engine ray: Ray gave a run up ({said(cause)}); the same command goes on where this "
+            f"one stopped"
+        ) from error
+
+
+# -- on the workers ----------------------------------------------------------------------------
+
+
+@ray.remote(max_retries=RETRIES)
+def play(order: Order, i: int, actors: Sequence[Any]) -> None:
+    """Run i of the plan, from its last recorded round.
+
+    Args:
+        actors: what draws its images; without any, it does so itself.
+    """
+    with registry.plugins_named():
+        campaign = _campaign(order)
+        run = campaign.plan.runs[i]
+        campaign.drawing = lambda _: partial(_draw_there, actors, i) if actors else draw_here
+        folder = campaign.open(run)
+        campaign.check(run, folder)
+        campaign.play(run, folder)
+
+
+@ray.remote(max_restarts=RETRIES, max_task_retries=RETRIES)
+class Drawer:
+    """Holds the pipelines of a plan's runs, one where all draw alike, and draws batches."""
+
+    def __init__(self, order: Order) -> None:
+        self.order = order
+
+    def draw(
+        self, i: int, identity: Mapping[str, Any], request: Request, n: int, rows: Rows, full: bool
+    ) -> tuple[int, Batch]:
+        """Batch n of a round of run i, by the generator that `identity` describes."""
+        with registry.plugins_named():
+            campaign = _campaign(self.order)
+            generator = campaign.generator(campaign.plan.runs[i])
+            if generator.identity != identity:
+                raise UserError(
+                    f"--draw-actors: {_node()} would draw other images than the run's node (other "
+                    f"number type or batch size): take nodes with alike GPUs, or set --dtype"
+                )
+            return n, draw(generator, request, rows, full)
+
+
+def _draw_there(
+    actors: Sequence[Any], i: int, generator: Generator, request: Request,
+    batches: Sequence[Rows], full: bool,
+) -> Iterator[tuple[int, Batch]]:  # fmt: skip
+    """Batches of run i drawn by the actors; see generators.image_store.DrawBatches."""
+    if request.refinement is not None:  # each text is optimised against the classifier, here
+        yield from draw_here(generator, request, batches, full)
+        return
+    sent = ray.put(request)
+    with _causes():
+        yield from ActorPool(actors).map_unordered(
+            lambda actor, batch: actor.draw.remote(i, generator.identity, sent, *batch, full),
+            enumerate(batches),
+        )
+
+
+_made: tuple[Order, Campaign] | None = None  # of this process, which plays one command's runs
+
+
+def _campaign(order: Order) -> Campaign:
+    """The command's campaign on this node.
+
+    Raises:
+        UserError: it would be another one here.
+    """
+    global _made
+    if _made is None or _made[0] != order:
+        _as_if_typed_here(order)
+        campaign = campaign_anew(order.args)
+        _check_is_the_same(campaign, order)
+        _made = order, campaign
+    return _made[1]
+
+
+def _as_if_typed_here(order: Order) -> None:
+    """What a process is in which somebody has typed the command.
+
+    Raises:
+        UserError: other code, or the folder is not here.
+    """
+    ours, theirs = _code(), order.code
+    other = [f"{k} {ours.get(k)} for {theirs[k]}" for k in theirs if ours.get(k) != theirs[k]]
+    if other:
+        raise UserError(f"--engine ray: {_node()} has {', '.join(other)}; install it alike on all")
+    try:
+        os.chdir(order.folder)
+    except OSError as error:
+        raise UserError(
+            f"--engine ray: {_node()} cannot enter {order.folder} ({said(error)}); start the "
+            f"command in a folder that all nodes share"
+        ) from error
+    set_environment()
+    sys.argv = list(order.argv)
+    torch.set_num_threads(order.share.cpus)
+    if 0 < order.share.gpus < 1:
+        torch.cuda.set_per_process_memory_fraction(order.share.gpus)
+
+
+def _check_is_the_same(campaign: Campaign, order: Order) -> None:
+    """
+    Raises:
+        UserError: data, weights or plug-ins are not what they are where the command was typed, or
+            the results would not be seen there.
+    """
+    for (here, content), (there, theirs), run in zip(
+        _runs(campaign), order.runs, campaign.plan.runs, strict=True
+    ):
+        if here != there:
+            names = theirs.keys() | content.keys()
+            other = sorted(k for k in names if content.get(k) != theirs.get(k)) or ["configuration"]
+            raise UserError(
+                f"--engine ray: {_node()} has another {' and '.join(other)} for {run.label}; data, "
+                f"models and plug-ins must be the same files on all nodes"
+            )
+        if not Path(here, "config.json").exists():
+            raise UserError(
+                f"--engine ray: {_node()} does not see {here}, which the command has made; "
+                f"--output must be on a file system that all nodes share"
+            )
+
+
+def _node() -> str:
+    return f"node {ray.util.get_node_ip_address()}"
