@@ -115,7 +115,11 @@ def costs_of(plan: Plan, output: Path) -> list[Cost]:
 
 def _rounds_done(run: Run, output: Path) -> int:
     path = run.folder(output)
-    return len(RunFolder.open(path).rows()[: run.config.cycles]) if path.exists() else 0
+    return (
+        len(RunFolder.open(path).rows()[: run.config.cycles])
+        if (path / "config.json").exists()
+        else 0
+    )
 
 
 # -- counting ----------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ LAYERS = [  # a file may import from its own layer's earlier files and from lowe
     ["errors"],
     ["registry"],
     ["seeding", "acquisition", "selection", "images", "disk", "timing", "device"],
-    ["config"],
+    ["config", "seals", "lock"],
     ["flags"],
     ["datasets", "classifiers"],
     ["pool", "objective", "augmentation", "auxiliary_norm"],

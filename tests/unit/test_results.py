@@ -132,6 +132,11 @@ def test_journal_round_trip_and_damage(tmp_path):
     for name in ("state.npz", "text/round000.safetensors"):
         file = folder.path / name
         file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(UserError, match="state.npz: damaged, or of another run"):
+        folder.picks()
+    with pytest.raises(UserError, match="round000.safetensors: damaged, or of another run"):
+        folder.load("text", 0)
+    (folder.path / "seals.json").unlink()  # as in a folder of an earlier version
     with pytest.raises(UserError, match="state.npz: damaged"):
         folder.picks()
     with pytest.raises(UserError, match="cannot be read"):

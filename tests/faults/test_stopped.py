@@ -1,0 +1,143 @@
+"""Stopped at any moment, by any signal, the same command ends with the same rows and images."""
+
+import random
+import signal
+import time
+
+import pytest
+from harness import CALLS, FILES, TORN, UNNAMED, WRITTEN, Fault, Scenario, counted
+
+from helpers import QUICK, image_hashes, rows_of
+
+FILE = (TORN, UNNAMED, WRITTEN)
+ROW = (TORN, WRITTEN)  # it is appended, so it has no other name before
+
+
+def moments(phase, which=FILE):
+    return [(phase, 1, moment) for moment in which]
+
+
+# In the order of the run, so that each attempt comes a little further than the one before it.
+BASELINE = [
+    *moments("seals"), *moments("config"), ("fit", 1, ""), *moments("picks"), ("fit", 2, ""),
+    *moments("classifier"), *moments("row", ROW), ("query", 1, ""), *moments("picks"),
+    ("fit", 2, ""), *moments("classifier"), *moments("row", ROW), *moments("done"),
+]  # fmt: skip
+ROUND = [
+    ("fit", 2, ""), ("ascent", 1, ""), ("ascent", 2, ""), *moments("text"), ("generation", 1, ""),
+    *moments("shard"), *moments("manifest"), ("generation", 1, ""), ("shard", 3, UNNAMED),
+    ("manifest", 2, TORN), ("fit", 1, ""), *moments("classifier"), *moments("row", ROW),
+]  # fmt: skip
+REPORT = [("report", 1, ""), *moments("report files"), ("report files", 9, TORN)]
+CHAIN = [*BASELINE, *moments("picks"), *ROUND, ("query", 1, ""), *ROUND[1:], *REPORT]
+
+
+@pytest.mark.faults
+def test_killed_in_every_phase(scenario, tmp_path):
+    """Where it hurts: half-way through a file, between its writing and its renaming, before what
+    follows from it; one after another on one and the same results folder."""
+    assert {phase for phase, _, _ in CHAIN} == set(CALLS) | set(FILES)
+    with counted() as faults:
+        rows = {}
+        for phase, nth, moment in CHAIN:
+            outcome = scenario.play(tmp_path, Fault("kill -9", phase, nth, moment))
+            assert outcome.happened and outcome.code == -signal.SIGKILL, (phase, moment, outcome)
+            faults.append(("kill -9, chosen moments", phase))
+            rows = scenario.kept(tmp_path, rows)
+        scenario.ends_alike(tmp_path)
+
+
+@pytest.mark.faults
+def test_killed_at_random_moments(scenario, tmp_path, request):
+    """Of the clock, so anywhere; the seed is printed."""
+    seed = random.SystemRandom().randrange(10**6)
+    print(f"\nseed of the moments: {seed}")
+    rng, kills, number = random.Random(seed), 24, 0
+    with counted() as faults:
+        while len(faults) < kills:
+            output, rows, number = tmp_path / str(number), {}, number + 1
+            while len(faults) < kills:
+                command = scenario.start(output)
+                time.sleep(rng.uniform(0.2, 0.4 * scenario.seconds))
+                command.signal(signal.SIGKILL)
+                outcome = command.wait()
+                if outcome.code == 0:
+                    break
+                assert outcome.code == -signal.SIGKILL
+                faults.append(("kill -9, random moments", outcome.phase))
+                rows = scenario.kept(output, rows)
+            scenario.ends_alike(output)
+
+
+STOPS = [
+    ("fit", 2, ""), ("picks", 1, TORN), ("row", 1, TORN), ("query", 1, ""), ("ascent", 1, ""),
+    ("text", 1, TORN), ("generation", 2, ""), ("shard", 1, TORN), ("shard", 1, UNNAMED),
+    ("fit", 1, ""), ("classifier", 1, UNNAMED), ("row", 1, WRITTEN), ("generation", 1, ""),
+    ("report", 1, ""), ("report files", 2, TORN),
+]  # fmt: skip
+
+
+def stopped_politely(outcome, code, word):
+    """One line that says how to go on, and no temporary file of what was being written."""
+    assert outcome.code == code, outcome
+    line = f"{word}: the same command goes on where this one stopped"
+    assert outcome.said.rstrip().splitlines()[-1] == line, outcome.said
+    assert "Traceback" not in outcome.said and "Exception ignored" not in outcome.said
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("kind", "code", "word"), [("Ctrl-C", 130, "interrupted"), ("SIGTERM", 143, "ended")]
+)
+def test_asked_to_stop_in_every_phase(scenario, tmp_path, kind, code, word):
+    with counted() as faults:
+        rows = {}
+        for phase, nth, moment in STOPS:
+            outcome = scenario.play(tmp_path, Fault(kind, phase, nth, moment))
+            assert outcome.happened, (phase, moment, outcome)
+            stopped_politely(outcome, code, word)
+            assert not [f for f in tmp_path.rglob(".*") if f.is_file()]
+            faults.append((kind, phase))
+            rows = scenario.kept(tmp_path, rows)
+        scenario.ends_alike(tmp_path)
+
+
+@pytest.mark.faults
+def test_asked_to_stop_at_random_moments(scenario, tmp_path):
+    seed = random.SystemRandom().randrange(10**6)
+    print(f"\nseed of the moments: {seed}")
+    rng, rows = random.Random(seed), {}
+    with counted() as faults:
+        for number, code, word in [(signal.SIGINT, 130, "interrupted"),
+                                   (signal.SIGTERM, 143, "ended")] * 4:  # fmt: skip
+            command = scenario.start(tmp_path)
+            time.sleep(rng.uniform(0.5, 0.2 * scenario.seconds))
+            command.signal(number)
+            outcome = command.wait()
+            stopped_politely(outcome, code, word)
+            faults.append((f"{'Ctrl-C' if code == 130 else 'SIGTERM'}, random", outcome.phase))
+            rows = scenario.kept(tmp_path, rows)
+        scenario.ends_alike(tmp_path)
+
+
+# -- a few of them, for every run of the tests -----------------------------------------------------
+
+FEW = [
+    ("kill -9", "config", TORN), ("kill -9", "picks", UNNAMED), ("Ctrl-C", "fit", ""),
+    ("kill -9", "row", TORN), ("SIGTERM", "query", ""), ("full disk", "classifier", TORN),
+]  # fmt: skip
+
+
+def test_some_stops_of_a_short_run(tmp_path):
+    scenario = Scenario(tmp_path, [*QUICK, "--strategy", "MarginSampling", "--mode", "al"])
+    codes = {"kill -9": -9, "Ctrl-C": 130, "SIGTERM": 143, "full disk": 2}
+    output, rows = tmp_path / "stopped", {}
+    with counted() as faults:
+        for kind, phase, moment in FEW:
+            outcome = scenario.play(output, Fault(kind, phase, 1, moment))
+            assert (outcome.happened, outcome.code) == (True, codes[kind]), (phase, outcome)
+            assert "Traceback" not in outcome.said
+            faults.append((kind, phase))
+            rows = scenario.kept(output, rows) if kind != "kill -9" or phase != "config" else rows
+        scenario.ends_alike(output)
+    assert rows_of(output) and not image_hashes(output)
