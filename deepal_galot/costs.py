@@ -26,7 +26,7 @@ from .datasets.base import DatasetSpec
 from .galot import PROBES, image_counts
 from .plan import Plan, Run
 from .results import RunFolder
-from .training import split_batches
+from .training import count_batches
 
 SHARD_HEADER, TEXT_HEADER = 800, 1200  # bytes beside the numbers of a shard and of a text state
 
@@ -158,7 +158,7 @@ def _fitting(c: RunConfig, spec: DatasetSpec, round: int) -> Work:
         sizes.append(c.n_init)
     work = Work(passed=len(spec.x_test))
     for n in sizes:
-        batches = len(split_batches(n, c.batch_size))
+        batches = count_batches(n, c.batch_size)
         epochs = max(c.epochs, math.ceil(c.min_steps / batches))
         work += Work(fits=1, steps=epochs * batches, trained=epochs * n)
     return work
