@@ -413,7 +413,7 @@ def resolve(
         values["quota"] = None  # the protocol's
     quota, n_query = values["quota"], values["n_query"]
     if quota is not None and min(quota, n_query) >= 1:
-        values["n_rounds"] = math.ceil(quota / n_query)
+        values["n_rounds"] = -(-quota // n_query)  # of whole numbers of any size
         if quota % n_query == 0:  # then n_rounds says it all, and a run can be extended
             values["quota"] = None
     values = {k: v if v is None else field_type(k)(v) for k, v in values.items()}

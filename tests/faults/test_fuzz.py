@@ -68,10 +68,13 @@ def names():
 
 
 def words(action, files):
-    """What may be written behind a flag."""
+    """What may be written behind a flag: half of it is of the right kind."""
     own = list(action.choices or ())
     anything = st.text(st.characters(blacklist_characters="\0"), max_size=8)
-    return st.one_of(
+    right = {int: st.sampled_from([0, 1, 2, 7, 10**9, 10**12]) | st.integers(-10, 40),
+             float: st.floats() | st.sampled_from([0.0, 0.5, 1.0, 1e9, 1e308])}  # fmt: skip
+    likely = right.get(action.type, st.sampled_from([*names(), *own, *files])).map(str)
+    return likely | st.one_of(
         st.sampled_from([*NUMBERS, *WORDS, *own]), st.sampled_from(names()),
         st.sampled_from(files), st.integers(-10, 40).map(str), st.floats().map(str), anything,
     )  # fmt: skip
@@ -175,6 +178,7 @@ def test_any_command_line(harmless, n):
         (["--n-rounds", "9" * 12], "--n-rounds 999999999999: must be at most"),
         (["--quota", "9" * 12, "--n-query", "1"], "must be at most"),
         (["--strategy", "GALOT", "--n-synthetic", "1e308"], "-synthetic 1e+308: must be at most"),
+        (["--quota", "9" * 400], "9: must be at most 10000"),
         (["--seeds", "9" * 400], "9: a seed is a whole number below 2^63"),
     ],
 )

@@ -1,13 +1,18 @@
 """Stopped at any moment, by any signal, the same command ends with the same rows and images."""
 
+import contextlib
+import os
+import pty
 import random
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 from harness import CALLS, FILES, TORN, UNNAMED, WRITTEN, Fault, Scenario, counted
 
-from helpers import QUICK, image_hashes, rows_of
+from helpers import QUICK, ROOT, image_hashes, rows_of
 
 FILE = (TORN, UNNAMED, WRITTEN)
 ROW = (TORN, WRITTEN)  # it is appended, so it has no other name before
@@ -139,3 +144,45 @@ def test_some_stops_of_a_short_run(tmp_path):
             rows = scenario.kept(output, rows) if kind != "kill -9" or phase != "config" else rows
         scenario.ends_alike(output)
     assert rows_of(output) and not image_hashes(output)
+
+
+def hear_interrupts():
+    """What a shell starts in the background is deaf to Ctrl-C, and so would this be."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+LOADING = """
+import sys
+class Interrupted:
+    def find_spec(self, name, *_):
+        if name == "torch":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupted())
+import run_benchmark
+sys.exit(run_benchmark.main())
+"""
+
+
+def test_interrupted_while_the_libraries_load():
+    done = subprocess.run([sys.executable, "-c", LOADING], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 130 and done.stderr == "interrupted: nothing has begun\n"
+
+
+def test_the_progress_bars_leave_a_clean_line(tmp_path):
+    """On a terminal the last line is what to do, with no bar before or behind it."""
+    master, slave = pty.openpty()
+    args = [*QUICK, "--strategy", "RandomSampling", "--epochs", "100000", "--output", tmp_path]
+    command = [sys.executable, str(ROOT / "run_benchmark.py"), *map(str, args)]
+    process = subprocess.Popen(command, stdout=slave, stderr=slave, preexec_fn=hear_interrupts)
+    os.close(slave)
+    shown = b""
+    while b"images" not in shown:  # the fit's bar
+        shown += os.read(master, 4096)
+    process.send_signal(signal.SIGINT)
+    with contextlib.suppress(OSError):  # what the end of a terminal reads as
+        while part := os.read(master, 4096):
+            shown += part
+    assert process.wait() == 130
+    *before, last = shown.decode().rstrip().splitlines()
+    assert last == "interrupted: the same command goes on where this one stopped"
+    assert b"Traceback" not in shown and "fit" not in before[-1].rpartition("\r")[2]
