@@ -26,7 +26,7 @@ def sources():
     ("call", "needs"),
     [
         (r"\bnp\.load\(", r"allow_pickle=False"),
-        (r"\btorch\.load\(", r"weights_only=True"),
+        (r"(?<!safetensors\.)\btorch\.load\(", r"weights_only=True"),
         (r"\.from_pretrained\(", r"local_files_only=True.*use_safetensors=True"),
     ],
 )
@@ -100,7 +100,7 @@ def evil_npz(tmp_path):
     digits = Digits().load(None)
     keep, test = digits.y_train < len(EVIL), digits.y_test < len(EVIL)
     (tmp_path / "in").mkdir()
-    file = tmp_path / "in" / "<b>x</b> & 'y'.npz"
+    file = tmp_path / "in" / "<b>x & 'y'.npz"
     np.savez(
         file.with_name("d.npz"), x_train=digits.x_train[keep], y_train=digits.y_train[keep],
         x_test=digits.x_test[test], y_test=digits.y_test[test], class_names=np.array(EVIL),
@@ -127,7 +127,7 @@ def test_class_names_never_become_paths_or_html(tmp_path, evil_npz, monkeypatch,
     assert all(len(name.rpartition("/")[2].encode()) <= 255 for name in new)
     for page in ("index.html", "annotate.html"):
         text = (tmp_path / "work" / "out" / "report" / page).read_text(encoding="utf-8")
-        assert "<script>alert" not in text and "<b>x</b>" not in text
+        assert "<script>alert" not in text and "<b>x" not in text
         for tag, attributes in Tags(text).found:
             assert not any(key.startswith("on") for key in attributes), (tag, attributes)
             assert not str(attributes.get("href", "")).startswith("javascript:")

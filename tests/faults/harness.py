@@ -277,7 +277,8 @@ class Command:
             scratch: an existing folder for its output and its board.
         """
         self.log, self.board = scratch / "log", scratch / "board"
-        self.board.write_bytes(b"start and end|".ljust(64))
+        self.board.write_bytes(f"{START}|".encode().ljust(64))
+        self.log.write_bytes(b"")
         args = ([str(a) for a in argv], str(self.log), str(self.board), fault)
         self.process = _context.Process(target=_play, args=args)
         self.process.start()
@@ -302,8 +303,7 @@ class Command:
             raise TimeoutError(f"no end after {seconds} s: {self.log.read_text()[-2000:]}")
         self.seconds = time.perf_counter() - self.started
         phase, _, happened = self.board.read_text().strip().partition("|")
-        said = self.log.read_text() if self.log.exists() else ""
-        return Outcome(self.process.exitcode, said, phase, bool(happened))
+        return Outcome(self.process.exitcode, self.log.read_text(), phase, bool(happened))
 
 
 class Scenario:
