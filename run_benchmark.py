@@ -3,7 +3,16 @@
 
 import sys
 
-from deepal_galot.cli import main
+
+def main() -> int:
+    """The command; its libraries take seconds to load, and it may be interrupted meanwhile."""
+    try:
+        from deepal_galot.cli import main
+    except KeyboardInterrupt:
+        print("interrupted: nothing has begun", file=sys.stderr)
+        return 130
+    return main()
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -23,7 +23,7 @@ setup(
         "deepal_galot.report": ["*.csv", "*.css", "*.js"],
         "generators.tiny_sd": ["*.json", "*.md", "pipeline/*", "pipeline/*/*"],
     },
-    entry_points={"console_scripts": ["deepal-galot = deepal_galot.cli:main"]},
+    entry_points={"console_scripts": ["deepal-galot = run_benchmark:main"]},
     install_requires=[
         "torch>=2.11",
         "torchvision>=0.26",

@@ -106,7 +106,12 @@ class Campaign:
     def play(
         self, run: Run, folder: RunFolder, on_round: Callable[[Row], None] = lambda row: None
     ) -> None:
-        """One run from where it stopped; `on_round` hears of each round played."""
+        """One run from where it stopped; `on_round` hears of each round played. Where another
+        process plays it, what that one leaves is taken up when it ends."""
+        with folder.lock():
+            self._play(run, folder, on_round)
+
+    def _play(self, run: Run, folder: RunFolder, on_round: Callable[[Row], None]) -> None:
         if folder.finished:
             folder.mark_done()
         else:

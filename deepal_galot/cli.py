@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
+import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from . import registry
 from .config import BUDGET, GALOT, GENERATOR, PROTOCOLS, STRATEGY, TRAINING
-from .errors import UserError
+from .errors import UserError, said
 from .flags import Parser, add_fields, set_environment
 
 DESCRIPTION = """\
@@ -19,7 +22,8 @@ Without arguments: MarginSampling and GALOT on the embedded Digits, offline, in 
 EPILOG = """\
 A strategy may carry its own settings, so that variants stand in one table:
   run_benchmark.py --strategy MarginSampling GALOT GALOT:epsilon=0 GALOT:direction=random
-Exit codes: 0 done; 2 bad input or a missing resource; 130 interrupted, the same command goes on."""
+Exit codes: 0 done; 2 bad input or a missing resource, said in one line; 130 interrupted (Ctrl-C);
+143 asked to end (SIGTERM). After any of them, kill -9 too, the same command goes on."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -251,22 +255,57 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     set_environment()
     try:
-        return _dispatch(build_parser().parse_args(argv))
+        with _ended_like_interrupted():
+            return _dispatch(build_parser().parse_args(argv))
     except UserError as error:
         return _complain(error)
-    except registry.FAULTS as error:
-        fault = registry.plugin_fault(error)
+    except (*registry.FAULTS, MemoryError) as error:
+        fault = _fault(error)
         if fault is None:
             raise  # a bug of ours; its traceback is wanted
-        return _complain(UserError(fault))
-    except OSError as error:  # a full disk, a lost file system: what is recorded stays recorded
-        return _complain(error)
-    except KeyboardInterrupt:
-        print("\ninterrupted: the same command goes on where this one stopped", file=sys.stderr)
-        return 130
+        return _complain(fault)
+    except OSError as error:  # a full disk, a lost file system
+        return _complain(f"{error}; {KEPT}")
+    except KeyboardInterrupt as stop:
+        word, code = ("ended", 143) if isinstance(stop, Ended) else ("interrupted", 130)
+        print(f"\n{word}: the same command goes on where this one stopped", file=sys.stderr)
+        return code
 
 
-def _complain(error: Exception) -> int:
+KEPT = "what is recorded is kept, and the same command goes on"
+
+
+class Ended(KeyboardInterrupt):
+    """Asked to end by SIGTERM, as clusters do before they kill."""
+
+
+@contextlib.contextmanager
+def _ended_like_interrupted() -> Iterator[None]:
+    """SIGTERM is heard as Ctrl-C is, where signals are heard: in the main thread."""
+
+    def end(*_: object) -> None:
+        raise Ended
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _fault(error: BaseException) -> str | None:
+    """The line about an error that is none of ours; None if it is one."""
+    from .device import is_out_of_memory
+
+    if is_out_of_memory(error):
+        return f"out of memory ({said(error)}); {KEPT} where there is more"
+    return registry.plugin_fault(error)
+
+
+def _complain(error: Exception | str) -> int:
     """One line, whatever a library wrote into its message."""
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     return 2

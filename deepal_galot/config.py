@@ -64,7 +64,8 @@ class RunConfig:
 
     n_init: int = _option(1000, BUDGET, "labels before the first query", unit="labels", at_least=1)
     n_query: int = _option(1000, BUDGET, "labels bought a round", unit="labels", at_least=1)
-    n_rounds: int = _option(9, BUDGET, "query rounds after round 0", unit="rounds", at_least=0)
+    n_rounds: int = _option(9, BUDGET, "query rounds after round 0", unit="rounds", at_least=0,
+                           at_most=10_000)  # fmt: skip
     quota: int | None = _option(
         None, BUDGET, "labels bought in all queries; sets n-rounds, the last query is smaller",
         unit="labels", at_least=1)  # fmt: skip
@@ -232,7 +233,8 @@ class RunConfig:
 
     def budget(self, round: int) -> int:
         """|L| after this round: human labels, or what stands for them in mode gal."""
-        return self.n_init + sum(self.query_size(r) for r in range(round + 1))
+        bought = round * self.n_query
+        return self.n_init + (bought if self.quota is None else min(bought, self.quota))
 
     def epsilon_at(self, round: int) -> float:
         """ε of this round; mode gal has no classifier in round 0, so ε = 0 there."""
@@ -313,6 +315,9 @@ def field_type(name: str) -> type:
     return next(t for t in (int, float, str) if hint in (t, t | None))
 
 
+HUGE = 1e9  # where numbers are mistyped, and counting up to them has no end
+
+
 def _check_range(f: dataclasses.Field, value: Any) -> None:
     """One clear line for a value outside its field's range."""
     flag, m = f"--{f.name.replace('_', '-')}", f.metadata
@@ -330,6 +335,8 @@ def _check_range(f: dataclasses.Field, value: Any) -> None:
         if m[bound] is not None and not ok(value, m[bound]):
             unit = f" {m['unit']}" if m["unit"] else ""
             raise UserError(f"{flag} {value}: must be {text} {m[bound]:g}{unit}")
+    if isinstance(value, int | float) and value > HUGE:
+        raise UserError(f"{flag} {value}: must be at most {HUGE:g}; nothing here is that large")
 
 
 def round_half_up(x: float) -> int:
@@ -434,7 +441,7 @@ def resolve(
         values["quota"] = None  # the protocol's
     quota, n_query = values["quota"], values["n_query"]
     if quota is not None and min(quota, n_query) >= 1:
-        values["n_rounds"] = math.ceil(quota / n_query)
+        values["n_rounds"] = -(-quota // n_query)  # of whole numbers of any size
         if quota % n_query == 0:  # then n_rounds says it all, and a run can be extended
             values["quota"] = None
     values = {k: v if v is None else field_type(k)(v) for k, v in values.items()}

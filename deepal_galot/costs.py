@@ -27,7 +27,7 @@ from .galot import ALIGNED_BY, PROBES
 from .plan import Plan, Run
 from .quotas import image_counts, new_counts
 from .results import RunFolder
-from .training import split_batches
+from .training import count_batches
 
 SHARD_HEADER, TEXT_HEADER = 800, 1200  # bytes beside the numbers of a shard and of a text state
 
@@ -116,7 +116,11 @@ def costs_of(plan: Plan, output: Path) -> list[Cost]:
 
 def _rounds_done(run: Run, output: Path) -> int:
     path = run.folder(output)
-    return len(RunFolder.open(path).rows()[: run.config.cycles]) if path.exists() else 0
+    return (
+        len(RunFolder.open(path).rows()[: run.config.cycles])
+        if (path / "config.json").exists()
+        else 0
+    )
 
 
 # -- counting ----------------------------------------------------------------------------------
@@ -160,7 +164,7 @@ def _fitting(c: RunConfig, spec: DatasetSpec, round: int) -> Work:
         _, at_hand = image_counts(c, spec.n_classes, round)
         work += Work(passed=len(spec.x_train) - c.budget(round) + sum(at_hand))
     for n in sizes:
-        batches = len(split_batches(n, c.batch_size))
+        batches = count_batches(n, c.batch_size)
         epochs = max(c.epochs, math.ceil(c.min_steps / batches))
         work += Work(fits=1, steps=epochs * batches, trained=epochs * n)
     return work

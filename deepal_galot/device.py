@@ -35,3 +35,11 @@ def has_bfloat16(device: torch.device) -> bool:
         return False
     with torch.cuda.device(device):
         return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, of a device, of torch on the CPU or of Python."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    says = ("can't allocate memory", "not enough memory")  # on Linux and macOS, on Windows
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in says)

@@ -21,7 +21,7 @@ from . import seeding
 from .augmentation import augment, draw
 from .classifiers.base import Classifier
 from .config import RunConfig
-from .device import has_bfloat16
+from .device import has_bfloat16, is_out_of_memory
 from .errors import UserError
 from .objective import HeadDropout, Objective, dropout_masks
 from .pool import ImageSet
@@ -85,13 +85,18 @@ class Learner:
 
         Returns:
             The number of optimiser steps.
+
+        Raises:
+            UserError: memory does not suffice, or the fit diverged.
         """
         self._new_classifier(round)
         self._use_statistics(data)
         self._use_dropout(round)
         rng = seeding.torch_rng(self.config.seed, "batches", round)
         training = Training(self.clf, self.objective, self.config, self._normalise, self._autocast)
-        return training.run(self._on_device(data.X), data.Y.to(self.device), data.n_generated, rng)
+        with self._said_if_too_large(data):
+            x, y = self._on_device(data.X), data.Y.to(self.device)
+            return training.run(x, y, data.n_generated, rng)
 
     def train(self, data: ImageSet) -> None:
         """DeepALPlus's name for a fit outside the rounds; uses round 0's streams."""
@@ -130,6 +135,25 @@ class Learner:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
+
+    @contextlib.contextmanager
+    def _said_if_too_large(self, data: ImageSet) -> Iterator[None]:
+        """Batches of a fit are not cut in parts, as the generator's are: it would be another fit.
+
+        Raises:
+            UserError: memory ran out.
+        """
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise UserError(
+                f"out of memory: a fit of {self.config.classifier} on {len(data):,} images with "
+                f"--batch-size {self.config.batch_size} does not fit on {self.device}; what is "
+                f"recorded is kept: with more memory the same command goes on, a smaller "
+                f"--batch-size makes it another run"
+            ) from error
 
     # -- what strategies ask for -------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from .errors import UserError
 from .flags import chosen_fields
 from .plan import Request
 
+MOST_SEEDS = 10_000
 # The rows of the paper's Table 1, in its order.
 ALL = ("GAAL", "RandomSampling", "EntropySampling", "MarginSampling", "LeastConfidence",
        "BALDDropout", "BadgeSampling", "MeanSTD", "VarRatio", "KMeansSampling", "KCenterGreedy",
@@ -91,7 +92,11 @@ def _seeds(args: argparse.Namespace) -> tuple[int, ...]:
         trials = 1 if args.trials is None else args.trials
         if trials < 1:
             raise UserError(f"-t {trials}: at least 1 seed")
+        if trials > MOST_SEEDS:
+            raise UserError(f"-t {trials}: at most {MOST_SEEDS:,} seeds at once")
         seeds = tuple(range(args.seed or 0, (args.seed or 0) + trials))
     if min(seeds) < 0:
         raise UserError(f"--seeds {min(seeds)}: a seed is a whole number ≥ 0")
+    if max(seeds) >= 2**63:
+        raise UserError(f"--seeds {max(seeds)}: a seed is a whole number below 2^63")
     return seeds

@@ -9,13 +9,16 @@
     rounds.jsonl              one row a finished round
     classifier.safetensors    the last classifier; classifier.json says what it takes and gives
     DONE                      the last round was recorded
+    seals.json                checksums of all that is computed with
+    LOCK                      held by the process that is at work on it
 """
 
 from __future__ import annotations
 
+import io
 import json
-import zipfile
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -26,9 +29,11 @@ import safetensors.torch
 from torch import Tensor
 
 from .config import SCHEMA, RunConfig, fingerprint
-from .disk import append_line, atomic_write, atomic_write_npz
+from .disk import append_line, atomic_write, npz_bytes
 from .errors import UserError, said
+from .lock import one_at_a_time
 from .pool import SyntheticQuery
+from .seals import Seals
 
 Row = dict[str, Any]
 
@@ -54,6 +59,7 @@ class RunFolder:
     ) -> None:
         self.path, self.config = path, config
         self.content, self.settings, self.remark = dict(content), dict(settings), remark
+        self.seals = Seals(path)
 
     @classmethod
     def create(
@@ -100,7 +106,14 @@ class RunFolder:
             "read": config.fields_read(),
             "config": asdict(config),
         }
-        atomic_write(self.path / "config.json", _json(record))
+        self.seals.write("config.json", _json(record))
+
+    def lock(self) -> AbstractContextManager[None]:
+        """For the one who plays it; waits where another process does. See lock.one_at_a_time.
+
+        All that is read of the folder to go on from must be read under the lock.
+        """
+        return one_at_a_time(self.path / "LOCK", str(self.path))
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -115,18 +128,19 @@ class RunFolder:
         path = path.resolve()
         file = path / "config.json"
         try:
-            record = json.loads(file.read_text(encoding="utf-8"))
+            data = file.read_bytes()
+            record = json.loads(data)
             config = RunConfig(**record["config"])
             schema, stored, content = record["schema"], record["fingerprint"], record["content"]
             settings = {str(k): str(v) for k, v in record["settings"].items()}
             remark = str(record["remark"])
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, UserError) as error:
+            now, as_read = fingerprint(config, content), record["read"] == config.fields_read()
+        except Exception as error:  # JSON holds nearly anything nearly anywhere
             raise UserError(f"{file}: no readable run configuration ({said(error)})") from error
         if schema != SCHEMA:
             raise UserError(f"{file}: written by schema {schema}, this version reads {SCHEMA}")
-        now = fingerprint(config, content)
         same = now == stored == path.parent.name and path.name == f"seed{config.seed}"
-        if not same or record["read"] != config.fields_read():
+        if not (same and as_read and Seals(path).knows("config.json", data)):
             raise UserError(
                 f"{file}: was altered or moved; it describes {now}/seed{config.seed}, its folder "
                 f"is {path.parent.name}/{path.name}. Restore it, or move the folder away"
@@ -152,7 +166,8 @@ class RunFolder:
             try:
                 row = json.loads(line)
                 intact = line.endswith(b"\n") and row["round"] == len(rows)
-            except (ValueError, KeyError, TypeError):
+                intact = intact and self.seals.knows(_row_name(len(rows)), line)
+            except (ValueError, KeyError, TypeError, RecursionError):
                 intact = False
             if not intact:
                 break
@@ -175,7 +190,9 @@ class RunFolder:
             raise UserError(
                 f"{self.path}: another process is at work on this run; it goes on there"
             )
-        append_line(self.path / "rounds.jsonl", json.dumps(row))
+        line = json.dumps(row)
+        self.seals.expect(_row_name(row["round"]), f"{line}\n".encode())
+        append_line(self.path / "rounds.jsonl", line)
 
     @property
     def finished(self) -> bool:
@@ -200,14 +217,15 @@ class RunFolder:
         file = self.path / "state.npz"
         if not file.exists():
             return []
+        data = self.seals.read(file.name)
         try:
-            with np.load(file, allow_pickle=False) as npz:
+            with np.load(io.BytesIO(data), allow_pickle=False) as npz:
                 return [
                     npz[f"picks{r}"] if f"picks{r}" in npz else
                     SyntheticQuery(npz[f"images{r}"], npz[f"labels{r}"])
                     for r in range(sum(not name.startswith("labels") for name in npz.files))
                 ]  # fmt: skip
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except Exception as error:  # zipfile, zlib and numpy raise nearly anything
             raise UserError(
                 f"{file}: damaged ({said(error)}); move the run's folder away"
             ) from error
@@ -219,23 +237,21 @@ class RunFolder:
             synthetic = isinstance(p, SyntheticQuery)
             arrays |= {f"images{r}": p.images, f"labels{r}": p.labels} if synthetic else {
                 f"picks{r}": p}  # fmt: skip
-        atomic_write_npz(self.path / "state.npz", **arrays)
+        self.seals.write("state.npz", npz_bytes(**arrays))
 
     def has(self, name: str, round: int) -> bool:
         """Whether this round's tensors of that name were journaled."""
-        return self._tensor_file(name, round).exists()
+        return (self.path / _tensor_file(name, round)).exists()
 
     def load(self, name: str, round: int) -> dict[str, Tensor]:
         """A round's journaled tensors; of "text" see galot.TextState."""
-        return load_tensors(self._tensor_file(name, round))
+        file = _tensor_file(name, round)
+        return _tensors(self.path / file, self.seals.read(file))
 
     def save(self, name: str, round: int, tensors: dict[str, Tensor]) -> None:
         """Journal a round's tensors under a name."""
         own = {k: v.detach().cpu().clone() for k, v in tensors.items()}  # c may be c0 itself
-        atomic_write(self._tensor_file(name, round), safetensors.torch.save(own))
-
-    def _tensor_file(self, name: str, round: int) -> Path:
-        return self.path / name / f"round{round:03d}.safetensors"
+        self.seals.write(_tensor_file(name, round), safetensors.torch.save(own))
 
     # -- the classifier ----------------------------------------------------------------------
 
@@ -245,8 +261,8 @@ class RunFolder:
         The card travels inside the weights file too, so that the two can never be of two rounds.
         """
         text = json.dumps(dict(card))
-        atomic_write(self.path / "classifier.safetensors",
-                     safetensors.torch.save(state, metadata={"card": text}))  # fmt: skip
+        data = safetensors.torch.save(state, metadata={"card": text})
+        self.seals.write("classifier.safetensors", data)
         atomic_write(self.path / "classifier.json", _json(card))
 
     def classifier(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -255,10 +271,14 @@ class RunFolder:
         Raises:
             UserError: there is none, or it is damaged.
         """
-        file = self.path / "classifier.safetensors"
-        tensors = load_tensors(file)
-        with safetensors.safe_open(file, "pt") as opened:
-            return tensors, json.loads(opened.metadata()["card"])
+        name = "classifier.safetensors"
+        data = self.seals.read(name)
+        tensors = _tensors(self.path / name, data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        try:
+            return tensors, json.loads(header["__metadata__"]["card"])
+        except (LookupError, ValueError) as error:
+            raise UserError(f"{self.path / name}: has no card ({said(error)})") from error
 
     def save_environment(self, environment: Mapping[str, Any]) -> None:
         """Record the machine of this part of the run beside those of the earlier parts."""
@@ -295,15 +315,24 @@ def find_runs(output: Path) -> list[RunFolder]:
     return runs
 
 
-def load_tensors(file: Path) -> dict[str, Tensor]:
-    """A safetensors file.
+def _tensor_file(name: str, round: int) -> str:
+    return f"{name}/round{round:03d}.safetensors"
+
+
+def _row_name(round: int) -> str:
+    """What the seals call a row."""
+    return f"rounds.jsonl {round}"
+
+
+def _tensors(file: Path, data: bytes) -> dict[str, Tensor]:
+    """A safetensors file's.
 
     Raises:
-        UserError: it is not there or damaged.
+        UserError: it is damaged.
     """
     try:
-        return safetensors.torch.load_file(file)
-    except (OSError, safetensors.SafetensorError) as error:
+        return safetensors.torch.load(data)
+    except Exception as error:  # SafetensorError, and what torch says of shapes and types
         raise UserError(f"{file}: cannot be read ({said(error)})") from error
 
 

@@ -203,11 +203,15 @@ def split_batches(n: int, size: int) -> list[slice]:
     >>> split_batches(5, 4)
     [slice(0, 3, None), slice(3, 5, None)]
     """
-    count = -(-n // size)
-    if size > 1 and n > 1:
-        count = min(count, n // 2)
+    count = count_batches(n, size)
     ends = [-(-(i + 1) * n // count) for i in range(count)]
     return [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]
+
+
+def count_batches(n: int, size: int) -> int:
+    """How many slices split_batches makes."""
+    count = -(-n // size)
+    return min(count, n // 2) if size > 1 and n > 1 else count
 
 
 def for_batchnorm(x: Tensor) -> Tensor:

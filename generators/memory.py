@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 from tqdm import tqdm
 
+from deepal_galot.device import is_out_of_memory
 from deepal_galot.errors import UserError
 
 Result = TypeVar("Result")
@@ -38,7 +39,9 @@ class Parts:
             part = slice(start, min(start + self.rows, n))
             try:
                 results.append(work(part))
-            except torch.OutOfMemoryError:
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
                 fits = False  # what the failed attempt held is free only behind this block
             else:
                 fits = True

@@ -16,7 +16,7 @@ from generators.prompts import fill, templates
 
 from ..errors import UserError
 from ..galot import BorrowedGalot
-from ..results import RunFolder, load_tensors
+from ..results import RunFolder
 from .comparison import Curve
 from .exhibit import real_examples
 from .figures import new_figure
@@ -72,10 +72,9 @@ class Gallery:
         """Of every round that has some; empty where the images follow no text."""
         found = []
         for row in self.folder.rows():
-            file = self.folder.path / "text" / f"round{row['round']:03d}.safetensors"
-            if not file.exists():
+            if not self.folder.has("text", row["round"]):
                 continue
-            state = load_tensors(file)
+            state = self.folder.load("text", row["round"])
             if state["probe_images"].shape[2]:
                 images, scores = state["probe_images"].numpy(), state["probe_score"].numpy()
                 found.append(Probe(row["round"], float(state["epsilon"]), images, scores))

@@ -85,8 +85,11 @@ def test_a_killed_process_is_one_line_and_nothing_is_lost(tmp_path):
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="tells dead processes by /proc")
-@pytest.mark.parametrize("everyone", [True, False])
-def test_an_interrupt_leaves_no_process_behind(tmp_path, everyone):
+@pytest.mark.parametrize(
+    ("everyone", "number", "code"),
+    [(True, signal.SIGINT, 130), (False, signal.SIGINT, 130), (False, signal.SIGTERM, 143)],
+)
+def test_an_interrupt_leaves_no_process_behind(tmp_path, everyone, number, code):
     """Ctrl-C reaches the whole group; a signal to the parent alone goes through the parent."""
     process = start(tmp_path, "--strategy", "RandomSampling", "--seeds", "0", "1",
                     "--epochs", "3000")  # fmt: skip
@@ -94,10 +97,10 @@ def test_an_interrupt_leaves_no_process_behind(tmp_path, everyone):
         time.sleep(0.1)
     time.sleep(1)
     workers = workers_of(process.pid)
-    (os.killpg if everyone else os.kill)(process.pid, signal.SIGINT)
+    (os.killpg if everyone else os.kill)(process.pid, number)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 130 and "Traceback" not in said, said
-    assert "interrupted: the same command goes on" in said
+    assert process.returncode == code and "Traceback" not in said, said
+    assert f"{'interrupted' if code == 130 else 'ended'}: the same command goes on" in said
     assert len(workers) == 2 and not any(map(is_alive, workers))
 
 

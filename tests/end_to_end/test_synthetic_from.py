@@ -182,6 +182,7 @@ def with_fault(fault, source, tmp_path):
         file.write_text(file.read_text().splitlines(keepends=True)[0])
     elif fault == "older":
         file.write_text(file.read_text().replace("images_key", "something"))
+        (path / "seals.json").unlink()  # as in the folder of an earlier version
     elif fault == "baseline":
         run(tmp_path / "b", *QUICK, "--strategy", "RandomSampling")
         path = only(tmp_path / "b")[0].path

@@ -11,7 +11,7 @@ LAYERS = [  # a file may import from its own layer's earlier files and from lowe
     ["registry"],
     ["seeding", "acquisition", "selection", "images", "disk", "timing", "device"],
     ["alignment"],
-    ["config"],
+    ["config", "seals", "lock"],
     ["quotas"],
     ["flags"],
     ["datasets", "classifiers"],

@@ -1,8 +1,11 @@
 """A run's folder: torn rows, altered configurations, damaged files."""
 
 import dataclasses
+import errno
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deepal_galot import lock
 from deepal_galot.errors import UserError
 from deepal_galot.results import RunFolder, find_runs
 from helpers import small_config
@@ -132,6 +136,11 @@ def test_journal_round_trip_and_damage(tmp_path):
     for name in ("state.npz", "text/round000.safetensors"):
         file = folder.path / name
         file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(UserError, match="state.npz: damaged, or of another run"):
+        folder.picks()
+    with pytest.raises(UserError, match="round000.safetensors: damaged, or of another run"):
+        folder.load("text", 0)
+    (folder.path / "seals.json").unlink()  # as in a folder of an earlier version
     with pytest.raises(UserError, match="state.npz: damaged"):
         folder.picks()
     with pytest.raises(UserError, match="cannot be read"):
@@ -155,3 +164,101 @@ def test_paths_and_seeds_are_not_in_the_fingerprint(tmp_path):
     a, b = create(tmp_path / "a", seed=0), create(tmp_path / "b", seed=1)
     assert a.path.parent.name == b.path.parent.name
     assert dataclasses.replace(a.config, seed=1) == b.config
+
+
+# -- seals and the lock ----------------------------------------------------------------------------
+
+
+def files_of(folder):
+    """A run of two rounds with every file that is computed with."""
+    for r in range(2):
+        folder.save("text", r, {"c": torch.full((2, 3), float(r))})
+        folder.save_picks([np.array([10 * folder.config.seed + i]) for i in range(r + 1)])
+        folder.save_classifier({"w": torch.full((2,), float(r))}, {"round": r})
+        folder.append({"round": r, "accuracy": 0.5 + r / 10 + folder.config.seed / 100})
+    return folder
+
+
+def read_all(path):
+    folder = RunFolder.open(path)
+    return folder.rows(), folder.picks(), folder.classifier(), folder.load("text", 1)
+
+
+READ = ["config.json", "rounds.jsonl", "state.npz", "classifier.safetensors",
+        "text/round001.safetensors"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", READ)
+def test_no_bit_of_what_is_computed_with_flips_unnoticed(tmp_path, name):
+    """Nor a byte; but for the last of a row, which ends it: what has no end does not count."""
+    folder = files_of(create(tmp_path))
+    file = folder.path / name
+    whole = file.read_bytes()
+    assert read_all(folder.path)
+    end = len(whole) - (name == "rounds.jsonl")
+    for at in range(0, end, max(1, end // 200)):
+        changed = bytearray(whole)
+        changed[at] ^= 1 << at % 8
+        file.write_bytes(changed)
+        with pytest.raises(UserError, match=f"{Path(name).name}: "):
+            read_all(folder.path)
+
+
+@pytest.mark.parametrize("name", READ)
+def test_a_file_of_another_seed_is_noticed(tmp_path, name):
+    ours, theirs = (files_of(create(tmp_path, seed=k)) for k in (0, 1))
+    if name.startswith("text"):  # theirs are alike but for the round
+        name = "text/round000.safetensors"
+        shutil.copy(theirs.path / name, ours.path / "text/round001.safetensors")
+    elif name == "classifier.safetensors":
+        theirs.save_classifier({"w": torch.full((2,), 7.0)}, {"round": 1})
+    if not name.startswith("text"):
+        shutil.copy(theirs.path / name, ours.path / name)
+    with pytest.raises(UserError):
+        read_all(ours.path)
+
+
+def test_a_kill_between_a_seal_and_its_file_spoils_nothing(tmp_path):
+    """Twice even: what lies there is known, whatever was about to be written."""
+    folder = files_of(create(tmp_path))
+    expected = read_all(folder.path)[1]
+    for attempt in range(3):
+        folder.seals.expect("state.npz", b"%d" % attempt, (folder.path / "state.npz").read_bytes())
+        for found, wanted in zip(folder.picks(), expected, strict=True):
+            assert np.array_equal(found, wanted)
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from deepal_galot.lock import one_at_a_time
+with one_at_a_time(Path(sys.argv[1]), "it"):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_lock_is_waited_for_and_dies_with_its_holder(tmp_path, capsys, monkeypatch):
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path / "LOCK")], stdout=subprocess.PIPE
+    )
+    assert holder.stdout.readline() == b"held\n"
+    monkeypatch.setattr(lock, "LOOK_SECONDS", 0.01)
+    looks = []
+    monkeypatch.setattr(
+        lock.time, "sleep", lambda _: looks.append(1) or (len(looks) == 3 and holder.kill())
+    )
+    with lock.one_at_a_time(tmp_path / "LOCK", "the run"):
+        assert len(looks) >= 3
+    holder.communicate()
+    said = capsys.readouterr().err
+    assert f"the run: process {holder.pid} on " in said and said.count("waiting for its end") == 1
+
+
+def test_a_file_system_without_locks_is_worked_on_unlocked(tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "no locks here")
+
+    monkeypatch.setattr(lock.fcntl, "flock", no_locks)
+    with lock.one_at_a_time(tmp_path / "LOCK", "a"), lock.one_at_a_time(tmp_path / "LOCK", "b"):
+        pass
