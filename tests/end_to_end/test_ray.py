@@ -61,13 +61,13 @@ def third_node(cluster):
     """One more, and what makes it die as when its power is cut."""
     node, there = cluster.add_node(num_cpus=1), [True]
 
-    def kill():
-        cluster.remove_node(node, allow_graceful=False)
+    def remove(graceful=False):
+        cluster.remove_node(node, allow_graceful=graceful)
         there.clear()
 
-    yield kill
+    yield remove
     if there:
-        kill()
+        remove(graceful=True)
     wait_for(lambda: sum(node["Alive"] for node in ray.nodes()) == 2)
 
 
