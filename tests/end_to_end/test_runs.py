@@ -38,7 +38,7 @@ def test_a_fresh_process_prints_a_table_and_leaves_pictures(tmp_path):
     files = list((tmp_path / "report").iterdir())
     names = {p.name for p in files}
     pictures = {"curves", "costs", "differences", "labels", "GALOT_images"}
-    tables = {"accuracy", "differences", "labels"}
+    tables = {"accuracy", "differences", "labels", "pool"}
     assert names == {"Digits_rows.csv", "index.html", *(f"Digits_{p}.png" for p in pictures)} | {
         f"Digits_{p}.svg" for p in pictures - {"GALOT_images"}
     } | {f"Digits_{t}.{kind}" for t in tables for kind in ("csv", "md", "tex")}
