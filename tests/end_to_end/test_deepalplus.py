@@ -233,6 +233,8 @@ def refused(capsys, checkout, *argv) -> str:
         (["-a", "GALOT", "-d", "MNIST", "--", "--epochs", "3"], "unrecognized arguments"),
         (["-a", "GALOT", "-d", "MNIST", "--", "--template", "photo of"], "must contain {label}"),
         (["-a", "GALOT", "-d", "MNIST", "--", "--base-sampler", "MargnSampling"], "did you mean M"),
+        (["-a", "GALOT", "-d", "MNIST", "--", "--oversample", "2", "--keep", "pool"],
+         "--keep pool: asks a classifier that DeepALPlus's loop has no place for"),
         (["-a", "GALOT", "-d", "MNIST", "--", "--class-names", "no"], "cannot be read as text"),
     ],
 )  # fmt: skip
