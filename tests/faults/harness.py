@@ -199,6 +199,7 @@ class Hooks:
                 self.reached(phase, WRITTEN)
             if phase and os.path.isfile(path):
                 self.phases.pop()
+                self._show()
 
         def hooked_replace(source: Any, target: Any) -> None:
             phase = phase_of(str(target))
@@ -290,6 +291,11 @@ class Command:
             os.kill(self.process.pid, number)
             return True
         return False
+
+    def wait_for_work(self) -> None:
+        """Until it is in a phase, or has ended."""
+        while self.board.read_text().startswith(START) and self.process.exitcode is None:
+            time.sleep(0.001)
 
     def wait(self, seconds: float = 300) -> Outcome:
         """Its end.
