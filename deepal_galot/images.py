@@ -93,7 +93,8 @@ def read_image(file: Path | zipfile.Path) -> np.ndarray:
     try:
         with warnings.catch_warnings(), file.open("rb") as stream, Image.open(stream) as image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            if image.mode.startswith("I;16"):  # Pillow's own conversion would clip at 255
+            old = image.mode == "I" and image.format == "PNG"  # Pillow 10's name of 16 bits
+            if old or image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255
                 return (np.asarray(image) // 257).astype(np.uint8)[..., None]
             if image.mode in ("I", "F"):
                 raise UserError(f"{file}: 32-bit pixels have no known range; save it with 8 or 16")

@@ -199,6 +199,7 @@ class Hooks:
                 self.reached(phase, WRITTEN)
             if phase and os.path.isfile(path):
                 self.phases.pop()
+                self._show()
 
         def hooked_replace(source: Any, target: Any) -> None:
             phase = phase_of(str(target))
@@ -242,7 +243,7 @@ def _play(argv: list[str], log: str, board: str, fault: Fault | None) -> None:
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
-    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+    sys.stdout, sys.stderr = (open(n, "w", buffering=1, closefd=False) for n in (1, 2))  # noqa: SIM115
     signal.signal(signal.SIGINT, signal.default_int_handler)
     hooks = Hooks(Path(board), fault)
     for phase, target in CALLS.items():
@@ -290,6 +291,11 @@ class Command:
             os.kill(self.process.pid, number)
             return True
         return False
+
+    def wait_for_work(self) -> None:
+        """Until it is in a phase, or has ended."""
+        while self.board.read_text().startswith(START) and self.process.exitcode is None:
+            time.sleep(0.001)
 
     def wait(self, seconds: float = 300) -> Outcome:
         """Its end.

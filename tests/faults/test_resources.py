@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from harness import ARGS, TORN, Fault, Scenario, counted
+from harness import ARGS, TORN, Fault, Scenario, counted, phase_of
 
 from helpers import QUICK, ROOT, image_hashes, rows_of, run_benchmark
 
@@ -74,7 +74,7 @@ def test_a_full_disk(scenario, tmp_path, mount):
             assert outcome.code == 2 and "Traceback" not in outcome.said, outcome
             (line,) = outcome.errors
             assert "No space left on device" in line, line
-            faults.append(("full disk (tmpfs)", outcome.phase))
+            faults.append(("full disk (tmpfs)", phase_of(line.split("'")[1]) or "other"))
             rows = scenario.kept(output, rows)
             size = size * 3 // 2
             mount("-o", f"remount,size={size}k", output)

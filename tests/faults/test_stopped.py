@@ -62,7 +62,9 @@ def test_killed_at_random_moments(scenario, tmp_path):
             output, rows, number = tmp_path / str(number), {}, number + 1
             while len(faults) < kills:
                 command = scenario.start(output)
-                time.sleep(rng.uniform(0.2, 0.5 * scenario.seconds))
+                if rng.random() < 0.8:  # else while it loads, which is most of so short a run
+                    command.wait_for_work()
+                time.sleep(rng.uniform(0, 0.2 * scenario.seconds))
                 command.signal(signal.SIGKILL)
                 outcome = command.wait()
                 if outcome.code == 0:
