@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 import deepal_galot.campaign
 import deepal_galot.cli
+import deepal_galot.engines
 import deepal_galot.experiment_campaigns
-import deepal_galot.jobs
 import deepal_galot.report.write
 from deepal_galot import probe, registry
 from deepal_galot.cli import main
@@ -113,8 +113,8 @@ def harmless(monkeypatch, tmp_path):
 
     monkeypatch.setattr(socket.socket, "connect", no_network)
     monkeypatch.setattr(socket, "getaddrinfo", no_network)
-    for module in (deepal_galot.jobs, deepal_galot.experiment_campaigns):
-        monkeypatch.setattr(module, "run_at_once", stop)
+    for module in (deepal_galot.engines, deepal_galot.experiment_campaigns):
+        monkeypatch.setattr(module, "play_all", stop)
     monkeypatch.setattr(deepal_galot.campaign, "timed", lambda costs, probe: costs)
     monkeypatch.setattr(probe, "PROBE_SECONDS", 0.0)
     for owner, name in ((deepal_galot.cli, "build_parser"), (Digits, "load")):
