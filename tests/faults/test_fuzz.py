@@ -178,7 +178,8 @@ def test_any_command_line(harmless, n):
         (["--n-rounds", "9" * 12], "--n-rounds 999999999999: must be at most"),
         (["--quota", "9" * 12, "--n-query", "1"], "must be at most"),
         (["--strategy", "GALOT", "--n-synthetic", "1e308"], "-synthetic 1e+308: must be at most"),
-        (["--quota", "9" * 400], "9: must be at most 10000"),
+        (["--quota", "9" * 400], "9: must be at most 1e+09"),
+        (["--quota", "999999"], "--n-rounds 50000: must be at most 10000"),
         (["--seeds", "9" * 400], "9: a seed is a whole number below 2^63"),
     ],
 )
