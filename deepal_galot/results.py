@@ -331,7 +331,7 @@ def _tensors(file: Path, data: bytes) -> dict[str, Tensor]:
         UserError: it is damaged.
     """
     try:
-        return safetensors.torch.load(data)
+        return dict(sorted(safetensors.torch.load(data).items()))  # read in no order of its own
     except Exception as error:  # SafetensorError, and what torch says of shapes and types
         raise UserError(f"{file}: cannot be read ({said(error)})") from error
 
