@@ -178,7 +178,7 @@ def test_the_progress_bars_leave_a_clean_line(tmp_path):
     process = subprocess.Popen(command, stdout=slave, stderr=slave, preexec_fn=hear_interrupts)
     os.close(slave)
     shown = b""
-    while b"images" not in shown:  # the fit's bar
+    while shown.count(b"images/s") < 3:  # the fit's bar is under way, no longer being made
         shown += os.read(master, 4096)
     process.send_signal(signal.SIGINT)
     with contextlib.suppress(OSError):  # what the end of a terminal reads as
