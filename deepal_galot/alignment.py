@@ -136,14 +136,14 @@ class Alignment:
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
-def mismatch(a: Moments, b: Moments) -> float:
+def mismatch(a: Moments, b: Moments, kind: str) -> float:
     """How far two sets' moments are apart.
 
-    The 2-Wasserstein distance of the Gaussians with the foregrounds' centers and covariances, in
-    halves of the image's side; where one has no foreground, the root mean square over channels of
-    the differences of mean and of standard deviation.
+    Of kind "pool" the 2-Wasserstein distance of the Gaussians with the foregrounds' centers and
+    covariances, in halves of the image's side; of "channels", or where one has no foreground, the
+    root mean square over channels of the differences of mean and of standard deviation.
     """
-    if a.center is None or b.center is None:
+    if kind == "channels" or a.center is None or b.center is None:
         return torch.cat([a.mean - b.mean, a.std - b.std]).square().mean().sqrt().item()
     root = _root(a.covariance)
     spread = a.covariance + b.covariance - 2 * _root(root @ b.covariance @ root)

@@ -189,7 +189,10 @@ class RunConfig:
         for f in option_fields():
             _check_range(f, getattr(self, f.name))
         if self.keep != "random" and self.oversample == 1:
-            raise UserError(f"--keep {self.keep}: nothing to choose from; set --oversample above 1")
+            raise UserError(
+                f"--oversample 1: leaves keep={self.keep} nothing to choose from; set it above 1, "
+                f"or --keep random"
+            )
         if self.seed < 0:
             raise UserError(f"--seeds {self.seed}: a seed is a whole number ≥ 0")
 

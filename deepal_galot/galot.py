@@ -7,6 +7,7 @@ what the unlabeled images are asked, if anything, is a protocol.
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -15,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from generators.base import Generator
 from generators.image_store import Images, ImageStore, Refinement, Request
@@ -240,7 +242,11 @@ class Galot:
             pool, generated = self.unlabeled.moments(), moments_of(plain)
             alignment = Alignment.between(generated, pool, self.config.align)
             aligned = moments_of(alignment.of_uint8(plain))
-            seen = torch.tensor([mismatch(m, pool) for m in (generated, aligned)])
+            kind = self.config.align
+            seen = torch.tensor([mismatch(m, pool, kind) for m in (generated, aligned)])
+            if kind == "pool" and any(m.center is None for m in (generated, pool)):
+                tqdm.write("--align pool: generated or real images have no plain background, so "
+                           "they stay as they are", file=sys.stderr)  # fmt: skip
             self.journal.save("alignment", 0, alignment.tensors | {"mismatch": seen})
         tensors = self.journal.load("alignment", 0)
         before, after = tensors.pop("mismatch").tolist()

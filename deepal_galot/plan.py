@@ -357,7 +357,8 @@ def _remark(config: RunConfig, strategy: type[Strategy], renamed: Sequence[str])
         remarks.append("every label, one fit; no strategy and no budget plays a part")
     if config.uses_generated_images and config.synthetic_from is not None:
         remarks.append("every seed trains on the same run's images; ± leaves their chance out")
-    if config.mode == "gal" and (config.keep in ASKS_POOL or config.align != "none"):
+    asked = config.keep in ASKS_POOL or config.align != "none"
+    if config.mode == "gal" and asked and config.synthetic_from is None:
         remarks.append("no unlabeled pool in mode gal, so images as they are made")
     if config.head_dropout is not None:
         remarks.append(f"head dropout {config.head_dropout:g} in training and scoring")

@@ -16,6 +16,7 @@ import logging
 import math
 import os
 import signal
+import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ except ImportError as error:
     ) from error
 
 RETRIES = 3  # of a run or an actor whose worker or node was lost
+ANSWER_SECONDS = 5.0  # that the head of a cluster has to answer
 LOOK_SECONDS = 2.0  # how often the shared file system is looked at for new rows
 ENVIRONMENT = ("DEEPAL_GALOT_MODELS", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE")  # find a model
 CODE = ("deepal_galot", "generators", "query_strategies")
@@ -154,8 +156,9 @@ def run_on_ray(campaign: Campaign, args: argparse.Namespace) -> list[RunFolder]:
     request = dataclasses.replace(campaign.request, device=torch.device(args.device))
     campaign = Campaign(request, campaign.plan)
     folders = campaign.prepare(load=False)
-    order = ray.put(_order(campaign, args, share))
+    order = _order(campaign, args, share)  # small, so actors that are started again need no store
     actors = [Drawer.options(**share.options).remote(order) for _ in range(n_actors)]
+    order = ray.put(order)
     run = play.options(**share.options)
     tasks = [run.remote(order, i, actors) for i in _longest_first(campaign, folders)]
     try:
@@ -173,6 +176,7 @@ def _connect(address: str | None) -> None:
     """To the cluster, for as long as this process lives."""
     if ray.is_initialized():
         return
+    _check_answers(address)
     ends = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address, include_dashboard=False, logging_level=logging.ERROR)
@@ -181,6 +185,24 @@ def _connect(address: str | None) -> None:
         raise UserError(f"--engine ray{where}: no cluster to run on ({said(error)})") from error
     if callable(ends):  # Ray has put its own in its place
         signal.signal(signal.SIGTERM, ends)
+
+
+def _check_answers(address: str | None) -> None:
+    """Ray itself would try for minutes, deaf to Ctrl-C.
+
+    Raises:
+        UserError: nobody is there.
+    """
+    host, colon, port = (address or "").rpartition(":")
+    if not colon:
+        return  # auto, local, or the name of nothing, which Ray says at once
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise UserError(
+            f"--engine ray --address {address}: no cluster answers there ({said(error)}); give "
+            f"HOST:PORT of its head, as `ray start --head` says it, or auto on one of its nodes"
+        ) from error
 
 
 def _check_room(share: Share, actors: int) -> None:
@@ -194,7 +216,10 @@ def _check_room(share: Share, actors: int) -> None:
     runs = share.room() - actors
     if runs < 1:
         more = f" and {actors} actors, each of {share}" if actors else f" of {share}"
-        raise UserError(f"--engine ray: no room for a run{more}, {where}")
+        raise UserError(
+            f"--engine ray: no room for a run{more}, {where}; lower --cpus-per-run, --gpus-per-run "
+            f"or --draw-actors, or add nodes"
+        )
     drawing = f" beside {actors} actors" if actors else ""
     many = f"{runs} run{'s' * (runs > 1)}"
     print(f"on Ray: room for {many} of {share} at once{drawing}, {where}", file=sys.stderr)

@@ -83,17 +83,28 @@ class RunFolder:
             UserError: the folder cannot be written, or holds another configuration.
         """
         path = folder_of(output, config, content)
-        if (path / "config.json").exists():
-            stored = cls.open(path)
-            if config.n_rounds > stored.config.n_rounds:  # an extension; readers must know of it
-                stored._write_config(config.n_rounds)
-            return cls(path, config, stored.content, stored.settings, stored.remark)
         new = cls(path, config, content, settings, remark)
-        try:
-            new._write_config(config.n_rounds)
-        except OSError as error:
-            raise UserError(f"--output {output}: cannot be written ({said(error)})") from error
-        return new
+        if not (path / "config.json").exists():
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+                new._configure()
+            except OSError as error:
+                raise UserError(f"--output {output}: cannot be written ({said(error)})") from error
+        stored = cls.open(path)
+        if config.n_rounds > stored.config.n_rounds:  # an extension; readers must know of it
+            new._configure()
+        return cls(path, config, stored.content, stored.settings, stored.remark)
+
+    def _configure(self) -> None:
+        """Write the configuration, unless there is one with as many rounds; under the lock, since
+        the seals are written with it."""
+        with self.lock():
+            if (self.path / "config.json").exists():
+                stored = self.open(self.path)
+                if stored.config.n_rounds < self.config.n_rounds:
+                    stored._write_config(self.config.n_rounds)
+            else:
+                self._write_config(self.config.n_rounds)
 
     def _write_config(self, n_rounds: int) -> None:
         config = replace(self.config, n_rounds=n_rounds)
@@ -140,10 +151,15 @@ class RunFolder:
         if schema != SCHEMA:
             raise UserError(f"{file}: written by schema {schema}, this version reads {SCHEMA}")
         same = now == stored == path.parent.name and path.name == f"seed{config.seed}"
-        if not (same and as_read and Seals(path).knows("config.json", data)):
+        if not (same and as_read):
             raise UserError(
                 f"{file}: was altered or moved; it describes {now}/seed{config.seed}, its folder "
                 f"is {path.parent.name}/{path.name}. Restore it, or move the folder away"
+            )
+        if not Seals(path).knows("config.json", data):
+            raise UserError(
+                f"{file}: was altered, it is not what seals.json has a checksum of. Restore it, or "
+                f"move the folder away"
             )
         return cls(path, config, content, settings, remark)
 

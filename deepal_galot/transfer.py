@@ -105,12 +105,13 @@ def check_source(source: RunFolder, config: RunConfig, spec: DatasetSpec) -> Non
 
 
 def source_hash(source: RunFolder, cycles: int) -> str:
-    """Sixteen hex digits over its configuration, seed, and the text states of these rounds."""
+    """Sixteen hex digits over its configuration, seed, and these rounds' texts and choices."""
     digest = hashlib.sha256(f"{source.path.parent.name}/{source.path.name}".encode())
     for round in range(cycles):
-        for name, tensor in sorted(source.load("text", round).items()):
-            digest.update(repr((name, tuple(tensor.shape), str(tensor.dtype))).encode())
-            digest.update(tensor.contiguous().numpy().tobytes())
+        for what in filter(lambda what: source.has(what, round), ("text", "alignment", "kept")):
+            for name, tensor in sorted(source.load(what, round).items()):
+                digest.update(repr((name, tuple(tensor.shape), str(tensor.dtype))).encode())
+                digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -220,8 +220,9 @@ class Trial:
                      "score_after": after}  # fmt: skip
         if batch.mismatch is not None:
             seen |= dict(zip(("mismatch_plain", "mismatch"), batch.mismatch, strict=True))
-        if self.config.uses_real_images:
-            seen["pool_distance"] = self.unlabeled.distance(batch.x, round)
+        distance = self.unlabeled.distance(batch.x, round) if self.config.uses_real_images else None
+        if distance is not None:
+            seen["pool_distance"] = distance
         return {
             "images_made": batch.made,
             "images_retried": batch.retried,

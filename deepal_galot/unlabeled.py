@@ -41,9 +41,9 @@ class Unlabeled:
         """Of all pool images, labeled ones too, so that rounds do not differ."""
         return moments_of(self.pool.X_train)
 
-    def distance(self, x: np.ndarray, round: int) -> float:
+    def distance(self, x: np.ndarray, round: int) -> float | None:
         """Mean distance from MEASURED unlabeled images to the nearest of x, as the root mean
-        square over pixels and channels, in [0, 1].
+        square over pixels and channels, in [0, 1]; None where there is no image to measure.
 
         Args:
             x: [N, H, W, C] uint8.
@@ -51,7 +51,7 @@ class Unlabeled:
         """
         idxs, unlabeled = self.pool.get_unlabeled_data()
         if not len(idxs) or not len(x):
-            return float("nan")
+            return None
         rng = seeding.numpy_rng(self.learner.config.seed, "measured", round)
         shown = unlabeled.X[rng.permutation(len(idxs))[:MEASURED]]
         real, made = (to_unit_float(v).flatten(1).to(self.learner.device) for v in (shown, x))

@@ -262,13 +262,14 @@ def pool_table(comparison: Comparison) -> Table | None:
     rows = []
     for curve in comparison.learning:
         last = [of_seed[-1] for of_seed in curve.rows]
-        if all("pool_distance" in row for row in last):
+        if any("pool_distance" in row for of_seed in curve.rows for row in of_seed):
             cells = [_mean_of(last, key) for key in ("pool_distance", "mismatch_plain", "mismatch")]
             counts = (Cell(f"{n:,}", n) for n in (curve.images_made, curve.images))
             rows.append((Cell(curve.label), *counts, *cells))
     title = (
         "unlabeled images to the nearest generated one (root mean square of pixels, in the last "
-        "round), and how far the generated images' moments are from theirs, as made and aligned; "
+        "round), and how far the generated images' moments are from theirs, as made and aligned "
+        "(align=pool: of the foreground, in halves of the side; else of the channels' values); "
         "mean ±SEM over seeds"
     )
     header = ("images of", "made", "trained on", "distance", "moments", "aligned")

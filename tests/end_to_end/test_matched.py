@@ -1,6 +1,7 @@
 """GALOTMatched as a command: what it keeps, counts, says and leaves."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from deepal_galot.cli import main
 from deepal_galot.report.comparison import compare
 from deepal_galot.report.gallery import gallery_of
 from deepal_galot.results import RunFolder, find_runs
+from deepal_galot.transfer import source_hash
 from helpers import QUICK, rows_of
 
 pytestmark = pytest.mark.xdist_group("matched")  # its fixture is worth sharing
@@ -78,9 +80,29 @@ def test_a_finished_run_gives_its_kept_images_to_another_classifier(results, tmp
     assert [r["images"] for r in rows] == [20, 30] and [r["images_made"] for r in rows] == [0, 0]
 
 
-def test_more_rounds_go_on_with_the_same_choice(results, tmp_path):
-    import shutil
+def test_the_choice_is_part_of_what_a_borrower_reads(results, tmp_path):
+    """Before: images that were chosen or aligned otherwise had the same hash."""
+    source = by_label(results)["GALOTMatched"].folders[0]
+    shutil.copytree(results, tmp_path / "again")
+    other = RunFolder.open(tmp_path / "again" / source.path.relative_to(results.resolve()))
+    hashes = {source_hash(source, 2), source_hash(other, 2)}
+    assert len(hashes) == 1
+    for name, key in (("alignment", "matrix"), ("kept", "kept")):
+        tensors = other.load(name, 0)
+        other.save(name, 0, tensors | {key: tensors[key] + 1})
+        hashes.add(source_hash(other, 2))
+    assert len(hashes) == 3
 
+
+def test_borrowed_images_are_not_said_to_be_plain_in_mode_gal(results, tmp_path):
+    source = by_label(results)["GALOTMatched"].folders[0].path
+    flags = ["--synthetic-from", str(source), "--strategy", "GALOTMatched", "--mode", "gal"]
+    assert main([*flags, "--epochs", "1", "--seeds", "0", "--output", str(tmp_path)]) == 0
+    ((path, _),) = rows_of(tmp_path).items()
+    assert "no unlabeled pool" not in RunFolder.open(tmp_path / path).remark
+
+
+def test_more_rounds_go_on_with_the_same_choice(results, tmp_path):
     shutil.copytree(results, tmp_path / "more")
     before = rows_of(results, "GALOTMatched")
     flags = [*QUICK, "--strategy", "GALOTMatched", "--n-rounds", "2"]

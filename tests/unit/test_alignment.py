@@ -97,7 +97,7 @@ def test_aligned_images_have_the_pools_moments(channels):
     pool = moments_of(blobs(40, (-0.05, 0.1), (0.2, 0.3), -0.2, seed=2, channels=channels))
     alignment = Alignment.between(moments_of(generated), pool, "pool")
     before, after = (
-        mismatch(moments_of(x), pool) for x in (generated, alignment.of_uint8(generated))
+        mismatch(moments_of(x), pool, "pool") for x in (generated, alignment.of_uint8(generated))
     )
     assert before > 0.3 and after < before / 10
 
@@ -107,7 +107,7 @@ def test_white_backgrounds_stay_white():
     alignment = Alignment.between(moments_of(generated), moments_of(pool), "pool")
     aligned = alignment.of_uint8(generated)
     assert (aligned[:, 0, 0] >= 250).all() and (aligned[:, -1, -1] >= 250).all()
-    assert mismatch(moments_of(aligned), moments_of(pool)) < 0.03
+    assert mismatch(moments_of(aligned), moments_of(pool), "pool") < 0.03
 
 
 def test_channels_get_the_pools_mean_and_deviation():
@@ -118,6 +118,8 @@ def test_channels_get_the_pools_mean_and_deviation():
     aligned, wanted = moments_of(alignment.of_uint8(generated)), moments_of(pool)
     np.testing.assert_allclose(aligned.mean, wanted.mean, atol=2e-3)
     np.testing.assert_allclose(aligned.std, wanted.std, atol=2e-3)
+    before, after = (mismatch(m, wanted, "channels") for m in (moments_of(generated), aligned))
+    assert after < before / 20
 
 
 def test_the_gradient_is_that_of_finite_differences():
@@ -132,8 +134,8 @@ def test_the_gradient_is_that_of_finite_differences():
 def test_mismatch_of_circles_is_known():
     a, b = moments_of(blobs(1, (0, 0), (0.2, 0.2))), moments_of(blobs(1, (0.1, 0), (0.3, 0.3)))
     shift, size = 0.1, 0.1 * np.sqrt(2)  # W2 of N(m, s²I): |m - m'|² + 2 (s - s')²
-    assert mismatch(a, b) == pytest.approx(np.hypot(shift, size), abs=0.01)
-    assert mismatch(a, a) == pytest.approx(0, abs=1e-6)
+    assert mismatch(a, b, "pool") == pytest.approx(np.hypot(shift, size), abs=0.01)
+    assert mismatch(a, a, "pool") == pytest.approx(0, abs=1e-6)
 
 
 def test_rounding_keeps_what_is_not_moved():

@@ -198,5 +198,16 @@ def test_mode_gal_has_no_pool_to_ask():
 
 @pytest.mark.parametrize("keep", ["pool", "diversity", "discriminator", "bald", "acquisition"])
 def test_a_choice_needs_something_to_choose_from(keep):
-    with pytest.raises(UserError, match="nothing to choose from; set --oversample above 1"):
+    with pytest.raises(
+        UserError, match="--oversample 1: leaves keep=.* nothing to choose from; set it above 1"
+    ):
         config(keep=keep)
+
+
+def test_images_without_a_background_are_left_as_they_are_and_it_is_said(
+    fake_generator, tmp_path, capsys
+):
+    own = galot(config(align="pool"), fake_generator, tmp_path, unlabeled=Asked())
+    plain = galot(config(), fake_generator, tmp_path)
+    assert np.array_equal(batch(own, 0).x, batch(plain, 0).x)
+    assert "no plain background, so they stay as they are" in capsys.readouterr().err

@@ -54,6 +54,13 @@ def test_refused_in_one_line(engine, flags, complaint, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere.invalid:6379", "127.0.0.1:x"])
+def test_an_address_where_nobody_answers_is_said_at_once(engine, address):
+    """Before: Ray tried for minutes, deaf to Ctrl-C."""
+    with pytest.raises(UserError, match=f"--address {address}: no cluster answers there"):
+        engine._connect(address)
+
+
 def test_without_ray_it_says_what_to_install(monkeypatch, capsys):
     monkeypatch.delitem(sys.modules, "deepal_galot.ray_engine", raising=False)
     monkeypatch.setitem(sys.modules, "ray", None)  # as if it could not be imported

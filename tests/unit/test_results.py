@@ -6,6 +6,8 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +35,21 @@ def test_layout_and_round_trip(tmp_path):
     opened = RunFolder.open(folder.path)
     assert opened.config == folder.config and opened.settings == {"epsilon": "2"}
     assert [f.path for f in find_runs(tmp_path)] == [folder.path]
+
+
+def test_an_extension_waits_for_whoever_is_at_work(tmp_path):
+    """Before: the checksums of the two were written over each other, and a good run refused."""
+    folder, longer = create(tmp_path), small_config(n_rounds=7)
+    with folder.lock():
+        thread = threading.Thread(target=RunFolder.create, args=(tmp_path, longer, CONTENT, {}))
+        thread.start()
+        for _ in range(20):
+            folder.save_picks([np.arange(3)])
+            time.sleep(0.01)
+        assert thread.is_alive() and RunFolder.open(folder.path).config.n_rounds < 7
+    thread.join(30)
+    extended = RunFolder.open(folder.path)
+    assert extended.config.n_rounds == 7 and len(extended.picks()) == 1
 
 
 @given(st.integers(0, 3), st.integers(0, 40))

@@ -164,6 +164,14 @@ def test_the_distance_is_that_of_a_loop(toy):
     assert measured == pytest.approx(np.mean(nearest), abs=1e-6)
 
 
+def test_without_an_image_to_measure_there_is_no_distance(toy):
+    pool = Pool(toy)
+    x, _, _ = bank(toy)
+    assert Unlabeled(pool, learner()).distance(x[:0], round=0) is None
+    pool.label_everything()
+    assert Unlabeled(pool, learner()).distance(x, round=0) is None
+
+
 @pytest.mark.slow
 def test_a_large_pool_and_bank_take_no_matrix_of_their_product(capsys):
     """50,000 × 100,000 distances in float32 would be 20 GB."""
