@@ -6,6 +6,7 @@
     state.npz                 the picks of each round (indices, or images that the strategy made
                               and their labels), written before the next step
     text/round<r>.safetensors text embeddings, ascent and probe pictures of round r
+    kept/, alignment/         which generated images were chosen, and how all are mapped
     rounds.jsonl              one row a finished round
     classifier.safetensors    the last classifier; classifier.json says what it takes and gives
     DONE                      the last round was recorded

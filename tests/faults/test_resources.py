@@ -174,19 +174,24 @@ def test_a_generator_that_runs_out_of_memory_goes_on_with_less(tmp_path, phase, 
 # -- two processes, and the clock ------------------------------------------------------------------
 
 
-def test_two_processes_on_the_same_runs(scenario, tmp_path):
-    """The second waits for each run that the first is at, and finds it done."""
+def one_behind_the_other(tmp_path, output):
+    """Two commands on the same runs; the second begins when the first plays one: it has picked."""
     from harness import Command
 
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-    output = tmp_path / "out"
     args = [*ARGS, "--output", output]
+    first = Command(tmp_path / "a", args)
+    while not list(output.rglob("state.npz")):
+        time.sleep(0.01)
+    return first, Command(tmp_path / "b", args)
+
+
+def test_two_processes_on_the_same_runs(scenario, tmp_path):
+    """The second waits for each run that the first is at, and finds it done."""
+    output = tmp_path / "out"
     with counted() as faults:
-        first = Command(tmp_path / "a", args)
-        while not list(output.rglob("LOCK")):
-            time.sleep(0.01)
-        second = Command(tmp_path / "b", args)
+        first, second = one_behind_the_other(tmp_path, output)
         for outcome in (first.wait(), second.wait()):
             assert outcome.code == 0, outcome.said
         waited = outcome.said
@@ -197,17 +202,9 @@ def test_two_processes_on_the_same_runs(scenario, tmp_path):
 
 
 def test_a_process_that_waits_goes_on_where_the_other_was_killed(scenario, tmp_path):
-    from harness import Command
-
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
     output = tmp_path / "out"
-    args = [*ARGS, "--output", output]
     with counted() as faults:
-        first = Command(tmp_path / "a", args)
-        while not list(output.rglob("LOCK")):
-            time.sleep(0.01)
-        second = Command(tmp_path / "b", args)
+        first, second = one_behind_the_other(tmp_path, output)
         while "waiting" not in (tmp_path / "b" / "log").read_text():
             time.sleep(0.01)
             assert second.process.exitcode is None
