@@ -236,9 +236,10 @@ def marked_table(comparison: Comparison, annotations: Sequence[Annotation]) -> T
         votes = [(k, p[i]) for i, k in classes.items() for p in people if i in p]
         if votes:
             y, right = np.array(votes).T
-            rows.append((gallery.label, y, right.astype(bool)))
+            rows.append((gallery.label, [(y, right.astype(bool))]))
             counts.append(len(classes.keys() & set().union(*people)))
-    table = accuracy_by_class("annotated", _title(people, len(known)), rows, galleries)
+    title = _title(people, len(known))
+    table = accuracy_by_class("annotated", title, rows, galleries[0].class_names)
     # Its n counts marks, and an image may have those of several people.
     lines = (
         (*row[:-1], Cell(str(n), n)) for row, n in zip(table.rows, counts, strict=True)

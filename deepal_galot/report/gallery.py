@@ -51,7 +51,7 @@ class Gallery:
 
     Attributes:
         label: of its method.
-        folder: the run, of the lowest seed.
+        folder: the run.
     """
 
     label: str
@@ -113,12 +113,17 @@ class Gallery:
         return batch.x, batch.y
 
 
-def gallery_of(curve: Curve) -> Gallery | None:
-    """Of a method that makes images of its own."""
+def galleries_of(curve: Curve) -> list[Gallery]:
+    """One for each run of a method that makes images of its own, else none."""
     config = curve.folders[0].config
     if not config.uses_generated_images or config.synthetic_from is not None:
-        return None
-    return Gallery(curve.label, curve.folders[0])
+        return []
+    return [Gallery(curve.label, folder) for folder in curve.folders]
+
+
+def gallery_of(curve: Curve) -> Gallery | None:
+    """The lowest seed's, of a method that makes images of its own."""
+    return next(iter(galleries_of(curve)), None)
 
 
 def sheet(gallery: Gallery) -> Figure | None:

@@ -15,10 +15,11 @@ from ..pool import ImageSet
 from ..predict import load_classifier
 from ..results import RunFolder
 from .comparison import Comparison, has_accuracy, run_key
-from .gallery import Gallery, gallery_of
+from .gallery import Gallery, galleries_of
+from .statistics import mean_sem
 from .tables import Cell, Table
 
-JUDGED = 1000  # images of a method at most, the first of each class
+JUDGED = 1000  # images of a run at most, the first of each class
 COLUMNS = 20  # more classes than that have no column of their own
 
 
@@ -69,15 +70,25 @@ def find_judge(comparison: Comparison, folders: Sequence[RunFolder]) -> Judge | 
 
 
 def judged_table(comparison: Comparison, judge: Judge) -> Table | None:
-    """A row for each method whose generated images are still there: how often the judge sees the
-    pseudo-label."""
-    galleries = [g for g in map(gallery_of, comparison.curves) if g is not None and g.kept]
-    rows = []
-    for gallery in galleries:
-        x, y = first_of_each_class(gallery)
-        rows.append((gallery.label, y, judge.labels(x) == y))
-    title = f"% of generated images that are what their text says, judged by {judge.name}"
-    return accuracy_by_class("pseudo_labels", title, rows, galleries) if rows else None
+    """A row for each method of which generated images are still there: how often the judge sees the
+    pseudo-label, in all its runs."""
+    rows, shown = [], None
+    for curve in comparison.curves:
+        galleries = [g for g in galleries_of(curve) if g.kept]
+        if galleries:
+            shown = shown or galleries[0]
+            rows.append((curve.label, [_judged(gallery, judge) for gallery in galleries]))
+    title = (
+        f"% of generated images that are what their text says, judged by {judge.name}; all: mean "
+        f"±SEM over runs"
+    )
+    return accuracy_by_class("pseudo_labels", title, rows, shown.class_names) if rows else None
+
+
+def _judged(gallery: Gallery, judge: Judge) -> tuple[np.ndarray, np.ndarray]:
+    """([N] pseudo-labels, [N] bool whether the judge sees them) of one run."""
+    x, y = first_of_each_class(gallery)
+    return y, judge.labels(x) == y
 
 
 def by_template(table: Table, galleries: Sequence[Gallery]) -> dict[str, dict[float, float]]:
@@ -102,24 +113,31 @@ def first_of_each_class(gallery: Gallery) -> tuple[np.ndarray, np.ndarray]:
 def accuracy_by_class(
     name: str,
     title: str,
-    rows: Sequence[tuple[str, np.ndarray, np.ndarray]],
-    galleries: Sequence[Gallery],
+    rows: Sequence[tuple[str, Sequence[tuple[np.ndarray, np.ndarray]]]],
+    class_names: Sequence[str],
 ) -> Table:
     """The paper's Table 9: a row a method, a column a class, and all.
 
     Args:
-        rows: for each method its label, [N] pseudo-labels, and [N] bool whether each is right.
+        rows: for each method its label, and of each of its runs [N] pseudo-labels and [N] bool
+            whether each is right.
     """
-    names = galleries[0].class_names if len(galleries[0].class_names) <= COLUMNS else ()
+    names = class_names if len(class_names) <= COLUMNS else ()
     lines = []
-    for label, y, right in rows:
-        by_class = [_percent(right[y == k]) for k in range(len(names))]
-        lines.append((Cell(label), *by_class, _percent(right), Cell(str(len(y)), len(y))))
+    for label, runs in rows:
+        y, right = (np.concatenate(of_runs) for of_runs in zip(*runs, strict=True))
+        by_class = [_percent([right[y == k]]) for k in range(len(names))]
+        everything = _percent([of_run for _, of_run in runs])
+        lines.append((Cell(label), *by_class, everything, Cell(f"{len(y):,}", len(y))))
     return Table(name, title, ("images of", *names, "all", "n"), tuple(lines))
 
 
-def _percent(right: np.ndarray) -> Cell:
-    if not len(right):
+def _percent(runs: Sequence[np.ndarray]) -> Cell:
+    """The mean share of several runs, with its error if there are enough."""
+    shares = [100 * float(right.mean()) for right in runs if len(right)]
+    if not shares:
         return Cell("")
-    share = 100 * float(right.mean())
-    return Cell(f"{share:.0f}", share)
+    mean, sem = mean_sem(shares)
+    if np.isnan(sem):
+        return Cell(f"{mean:.0f}", mean)
+    return Cell(f"{mean:.1f} ±{sem:.1f}", mean, sem)

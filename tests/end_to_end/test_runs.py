@@ -212,7 +212,8 @@ def test_keep_by_acquisition_keeps_the_highest_of_each_class(tmp_path, digits):
 
 def test_keep_needs_something_to_choose_from(tmp_path, capsys):
     assert main(["--strategy", "GALOT", "--keep", "acquisition", "--output", str(tmp_path)]) == 2
-    assert "--oversample 1: leaves keep=acquisition nothing to choose from" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "--oversample 1: leaves keep=acquisition nothing to choose from" in said
 
 
 def test_deepalplus_flags(tmp_path):
