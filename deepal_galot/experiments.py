@@ -145,6 +145,7 @@ def _matched(budget: tuple[int, int, int]) -> Experiment:
         (_galot("plain", epsilon=0.0), Arm("no image", "MarginSampling"),
          _galot("highest margin of the bank", keep="acquisition", **_BANK),
          _galot("nearest to the pool, not aligned", keep="pool", **_BANK),
+         _galot("aligned, not chosen", epsilon=0.0, align="pool"),
          Arm("GALOTMatched", "GALOTMatched", {"oversample": float(BANK)}),
          _galot("all of the bank", epsilon=0.0, n_synthetic=Times(BANK)),
          _galot("GALOT (paper)"), _galot("a text for each image", text_per="image")),
