@@ -4,6 +4,7 @@ import dataclasses
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import pytest
 
@@ -25,13 +26,22 @@ def run(output, *flags, code=0):
 SOME = ("table2", "table5", "fig3", "fig4", "fig7", "fig8")  # every kind, and the reusing one
 
 
+@contextmanager
+def fewer_arms():
+    """fig4 has five of its 24, table2 two of its four large networks."""
+    fig4, table2 = EXPERIMENTS["fig4"], EXPERIMENTS["table2"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(EXPERIMENTS, "fig4", dataclasses.replace(fig4, arms=fig4.arms[:5]))
+        networks = dataclasses.replace(table2, reusing=table2.reusing[::2])
+        patch.setitem(EXPERIMENTS, "table2", networks)
+        yield
+
+
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory):
-    """A results folder after some experiments, all cut short, and fig4 to five of its 24 arms."""
+    """A results folder after some experiments, all cut short."""
     output = tmp_path_factory.mktemp("experiments")
-    fewer = dataclasses.replace(EXPERIMENTS["fig4"], arms=EXPERIMENTS["fig4"].arms[:5])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(EXPERIMENTS, "fig4", fewer)
+    with fewer_arms():
         run(output, "--experiment", *SOME, *SHORT)
     return output
 
@@ -43,7 +53,7 @@ def check_exhibits(output, names):
     page = (output / "report" / "index.html").read_text()
     for exhibit in exhibits:
         experiment = EXPERIMENTS[exhibit.name]
-        if exhibit.name != "fig4" or len(names) > len(SOME):
+        if exhibit.name not in ("fig4", "table2") or len(names) > len(SOME):
             assert len(exhibit.arms) == len(experiment.arms) + len(experiment.reusing)
         assert all(any((output / arm.folder).glob("seed0/DONE")) for arm in exhibit.arms)
         assert all(arm.paper is None for arm in exhibit.arms)  # Digits is not in the paper
@@ -97,7 +107,8 @@ def test_a_killed_experiment_goes_on(everything, tmp_path):
     process.wait()
     (of_all,) = [e for e in find_exhibits(everything) if e.name == "table2"]
     assert not find_exhibits(tmp_path)  # its reusing arms were not known yet
-    run(tmp_path, "--experiment", "table2", *SHORT)
+    with fewer_arms():
+        run(tmp_path, "--experiment", "table2", *SHORT)
     (exhibit,) = find_exhibits(tmp_path)
     assert [a.folder for a in exhibit.arms] == [a.folder for a in of_all.arms]
     rows, theirs = rows_of(tmp_path), rows_of(everything)
@@ -153,7 +164,8 @@ def test_bad_flags_are_said_before_anything_runs(flags, says, tmp_path, capsys):
 
 
 def test_what_makes_no_images_does_not_stop_save_full_size(tmp_path):
-    run(tmp_path, "--experiment", "table2", *SHORT, "--save-full-size", "1")
+    with fewer_arms():
+        run(tmp_path, "--experiment", "table2", *SHORT, "--save-full-size", "1")
     assert len(list((tmp_path / "images" / "full").rglob("*.png"))) == 20  # GALOT's two rounds
 
 

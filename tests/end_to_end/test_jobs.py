@@ -55,15 +55,15 @@ def wait_for_a_row(process, output):
 
 
 def test_runs_at_once_have_the_rows_they_have_alone(tmp_path):
-    """Of two strategies and two seeds, on one thread each; shown as they come, in one table."""
-    args = [*QUICK, "--strategy", "MarginSampling", "GALOT", "--seeds", "0", "1"]
+    """Of two strategies, on one thread each; shown as they come, in one table."""
+    args = [*QUICK, "--strategy", "MarginSampling", "GALOT"]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     for jobs in (1, 2):
         done = run_benchmark(*args, "--jobs", jobs, "--output", tmp_path / str(jobs), env=env)
-        assert done.stderr.count(" labels + ") == 8 and "leaked" not in done.stderr
+        assert done.stderr.count(" labels + ") == 4 and "leaked" not in done.stderr
         assert "points of average accuracy above MarginSampling" in done.stdout
     assert rows_of(tmp_path / "1") == rows_of(tmp_path / "2")
-    assert len(rows_of(tmp_path / "2")) == 4
+    assert len(rows_of(tmp_path / "2")) == 2
     assert image_hashes(tmp_path / "1") == image_hashes(tmp_path / "2")
     again = run_benchmark(*args, "--jobs", 2, "--output", tmp_path / "2", env=env)
     assert again.stderr.count(" labels + ") == 0  # all of it is there

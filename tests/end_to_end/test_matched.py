@@ -74,7 +74,8 @@ def test_what_was_trained_on_is_among_what_was_made(results):
 
 def test_a_finished_run_gives_its_kept_images_to_another_classifier(results, tmp_path):
     source = by_label(results)["GALOTMatched"].folders[0].path
-    flags = ["--synthetic-from", str(source), "--strategy", "GALOTMatched", "--epochs", "1"]
+    flags = ["--synthetic-from", str(source), "--strategy", "GALOTMatched", "--epochs", "1",
+             "--min-steps", "0"]  # fmt: skip
     assert main([*flags, "--seeds", "0", "--classifier", "vgg16", "--output", str(tmp_path)]) == 0
     ((_, rows),) = rows_of(tmp_path).items()
     assert [r["images"] for r in rows] == [20, 30] and [r["images_made"] for r in rows] == [0, 0]
@@ -97,7 +98,8 @@ def test_the_choice_is_part_of_what_a_borrower_reads(results, tmp_path):
 def test_borrowed_images_are_not_said_to_be_plain_in_mode_gal(results, tmp_path):
     source = by_label(results)["GALOTMatched"].folders[0].path
     flags = ["--synthetic-from", str(source), "--strategy", "GALOTMatched", "--mode", "gal"]
-    assert main([*flags, "--epochs", "1", "--seeds", "0", "--output", str(tmp_path)]) == 0
+    flags += ["--epochs", "1", "--min-steps", "0", "--seeds", "0", "--output", str(tmp_path)]
+    assert main(flags) == 0
     ((path, _),) = rows_of(tmp_path).items()
     assert "no unlabeled pool" not in RunFolder.open(tmp_path / path).remark
 

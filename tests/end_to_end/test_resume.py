@@ -1,6 +1,7 @@
 """kill -9 at any moment, same command, same rows and images as an uninterrupted run."""
 
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,8 +9,11 @@ import time
 
 import pytest
 
+from deepal_galot.cli import main
 from generators.image_store import read_manifest
 from helpers import QUICK, ROOT, image_hashes, rows_of, run_benchmark
+
+pytestmark = pytest.mark.xdist_group("resume")  # its fixture is worth sharing
 
 ARGS = [*QUICK, "--strategy", "GALOT", "--n-rounds", "2", "--ascent-steps", "3"]
 VARIANTS = {
@@ -33,11 +37,11 @@ def files_below(output):
     return sum(path.is_file() for path in output.rglob("*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variant", "kills"),
-    [("gal", 2), *(pytest.param(variant, kills, marks=pytest.mark.slow) for variant, kills in
-                   (("replace", 10), ("accumulate", 3), ("image", 5), ("matched", 5)))],
-)  # fmt: skip
+    [("gal", 2), ("replace", 10), ("accumulate", 3), ("image", 5), ("matched", 5)],
+)
 def test_killed_at_random_moments(tmp_path, variant, kills):
     """During generation mostly, and often enough in the ascent: it writes no files, so a kill a
     little after the file before it falls there."""
@@ -66,10 +70,18 @@ def test_killed_at_random_moments(tmp_path, variant, kills):
     assert all(read_manifest(f) for f in (killed / "images").rglob("*.json"))
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    output = tmp_path_factory.mktemp("whole")
+    assert main([*ARGS, "--output", str(output)]) == 0
+    return output
+
+
 @pytest.mark.parametrize("missing", ["DONE", "last row", "classifier", "text", "images"])
-def test_every_partial_state_of_the_last_round_is_completed(tmp_path, missing):
+def test_every_partial_state_of_the_last_round_is_completed(whole, tmp_path, missing, capsys):
     """What a kill can leave between two steps of the last round, made by hand."""
-    run_benchmark(*ARGS, "--output", tmp_path)
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    again = [*ARGS, "--output", str(tmp_path)]
     expected, pixels = rows_of(tmp_path), image_hashes(tmp_path)
     (folder,) = tmp_path.glob("Digits/GALOT/*/seed0")
     (folder / "DONE").unlink()
@@ -78,15 +90,14 @@ def test_every_partial_state_of_the_last_round_is_completed(tmp_path, missing):
         file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))
     if missing == "text":  # cannot come from a kill: the classifier is that of a later round
         (folder / "text" / "round002.safetensors").unlink()
-        done = run_benchmark(*ARGS, "--output", tmp_path, check=False)
-        assert done.returncode == 2 and "holds the classifier of round 2" in done.stderr
+        assert main(again) == 2 and "holds the classifier of round 2" in capsys.readouterr().err
         return
     if missing == "classifier":
         (folder / "classifier.safetensors").unlink()
     if missing == "images":
         for shard in sorted((tmp_path / "images").rglob("*.npz"))[::2]:
             shard.unlink()  # five of the ten of each of the three rounds
-    run_benchmark(*ARGS, "--output", tmp_path)
+    assert main(again) == 0
     assert rows_of(tmp_path) == expected
     now = image_hashes(tmp_path)
     assert all(pixels[name] == data for name, data in now.items())
