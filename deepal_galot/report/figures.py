@@ -197,6 +197,32 @@ def intervals(table: Table) -> Figure:
     return figure
 
 
+def gains(table: Table) -> Figure:
+    """The differences from the baseline over |L|: a panel for each method, on the same axes."""
+    columns, n = 3, len(table.rows)
+    lines = math.ceil(n / columns)
+    figure, unused = new_figure(2.6 * min(columns, n) + 0.4, 1.9 * lines + 0.4)
+    unused.remove()
+    grid = figure.subplots(lines, min(columns, n), squeeze=False, sharex=True, sharey=True)
+    budgets = np.array([int(name.replace(",", "")) for name in table.header[1:]])
+    for i, axes in enumerate(grid.flat):
+        axes.set_visible(i < n)
+        if i >= n:
+            continue
+        name, *cells = table.rows[i]
+        here = np.array([c.value is not None for c in cells])
+        mean, half_width = np.array([(c.value, c.error) for c in cells if c.text]).T
+        axes.axhline(0, color=INK, linewidth=0.8)
+        axes.plot(budgets[here], mean, color=COLORS[0], marker="o", markersize=3)
+        axes.fill_between(budgets[here], mean - half_width, mean + half_width, alpha=0.2,
+                          color=COLORS[0])  # fmt: skip
+        axes.set_title(textwrap.fill(name.text, 32), fontsize="small")
+        axes.grid(alpha=0.3)
+    figure.supylabel("points", fontsize="medium")
+    figure.supxlabel(textwrap.fill(f"|L|; {table.title}", 90), fontsize="medium")
+    return figure
+
+
 def bars(table: Table) -> Figure:
     """A bar for each row and column of a table of numbers."""
     rows, columns = len(table.rows), len(table.header) - 1

@@ -29,7 +29,8 @@ from .tables import PERCENT, Cell, Table, with_error
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-HEADINGS = {"accuracy": "Accuracy and costs", "differences": "Differences", "wins": "Win matrix",
+HEADINGS = {"accuracy": "Accuracy and costs", "differences": "Differences",
+            "gains": "Differences at each budget", "wins": "Win matrix",
             "wins_overall": "Win matrix over all data sets", "labels": "Labels needed",
             "paper": "The paper's numbers", "pseudo_labels": "Pseudo-labels",
             "annotated": "Marked by people", "pool": "Beside the unlabeled images"}  # fmt: skip

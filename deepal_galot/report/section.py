@@ -137,9 +137,9 @@ def _of_numbers(comparison: Comparison, tables: Sequence[Table]) -> list[Picture
     if "paper" in by_name:
         draw = partial(figures.beside_paper, paper_rows(comparison))
         pictures.append(Picture("paper", f"{title}: ours and the paper's curves", draw, "paper"))
-    draws = {"differences": figures.intervals, "wins": figures.matrix, "labels": figures.bars,
-             "wins_overall": figures.matrix, "pseudo_labels": figures.matrix,
-             "annotated": figures.matrix}  # fmt: skip
+    draws = {"differences": figures.intervals, "gains": figures.gains, "wins": figures.matrix,
+             "labels": figures.bars, "wins_overall": figures.matrix,
+             "pseudo_labels": figures.matrix, "annotated": figures.matrix}  # fmt: skip
     for name, draw in draws.items():
         table = by_name.get(name)
         if table is not None:

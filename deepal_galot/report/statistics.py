@@ -70,6 +70,15 @@ def paired_difference(a: Curve, b: Curve, budgets: Sequence[int]) -> PairedDiffe
     return paired(ours[common[0]], theirs[common[1]])
 
 
+def paired_by_budget(a: Curve, b: Curve) -> dict[int, PairedDifference]:
+    """a - b at each |L| that both have, over the seeds that both have."""
+    budgets, common = sorted(set(a.budgets) & set(b.budgets)), _common_seeds(a, b)
+    if not budgets or common is None:
+        return {}
+    ours, theirs = a.at(budgets)[common[0]], b.at(budgets)[common[1]]
+    return {budget: paired(ours[:, r], theirs[:, r]) for r, budget in enumerate(budgets)}
+
+
 def win_shares(curves: Sequence[Curve]) -> np.ndarray:
     """[M, M] share of budgets at which row i beats column j by the two-sided paired t-test at 5 %.
 
@@ -79,12 +88,9 @@ def win_shares(curves: Sequence[Curve]) -> np.ndarray:
     wins = np.full((len(curves), len(curves)), np.nan)
     for i, a in enumerate(curves):
         for j, b in enumerate(curves):
-            budgets = sorted(set(a.budgets) & set(b.budgets))
-            common = _common_seeds(a, b)
-            if i == j or not budgets or common is None or len(common[0]) < LEAST_SEEDS:
+            tests = [] if i == j else list(paired_by_budget(a, b).values())
+            if not tests or tests[0].n < LEAST_SEEDS:
                 continue
-            ours, theirs = a.at(budgets)[common[0]], b.at(budgets)[common[1]]
-            tests = [paired(ours[:, r], theirs[:, r]) for r in range(len(budgets))]
             wins[i, j] = np.mean([t.mean > 0 and t.p < LEVEL for t in tests])
     return wins
 

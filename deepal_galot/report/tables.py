@@ -12,9 +12,12 @@ import numpy as np
 from .comparison import COSTS, Comparison, Curve
 from .exhibit import PaperRow, paper_numbers
 from .statistics import (
+    LEAST_SEEDS,
+    PairedDifference,
     labels_needed,
     mean_sem,
     normalized_area,
+    paired_by_budget,
     paired_difference,
     win_shares,
 )
@@ -123,6 +126,28 @@ def difference_table(comparison: Comparison) -> Table | None:
     title = f"points of average accuracy above {reference.label}, paired by seed"
     header = ("strategy", "difference", "95 % interval", "p (paired t)", "n")
     return Table("differences", title, header, tuple(rows)) if rows else None
+
+
+def gains_table(comparison: Comparison) -> Table | None:
+    """The same at each |L|; None where there are not two of them, or too few seeds."""
+    reference, rows = comparison.reference, []
+    others = [c for c in comparison.learning if c is not reference]
+    of_method = {c.label: paired_by_budget(c, reference) for c in others}
+    budgets = sorted(set().union(*of_method.values()))
+    for label, gains in of_method.items():
+        if any(d.n >= LEAST_SEEDS for d in gains.values()):
+            rows.append((Cell(label), *(_gain(gains.get(b)) for b in budgets)))
+    if len(budgets) < 2 or not rows:
+        return None
+    title = f"points above {reference.label} at each |L|, paired by seed, ± 95 % interval"
+    return Table("gains", title, ("strategy", *(f"{b:,}" for b in budgets)), tuple(rows))
+
+
+def _gain(d: PairedDifference | None) -> Cell:
+    if d is None or np.isnan(d.half_width):
+        return Cell("")
+    mean, half_width = PERCENT * d.mean, PERCENT * d.half_width
+    return Cell(f"{signed(mean)} ±{half_width:.2f}", mean, half_width)
 
 
 def signed(points: float) -> str:
@@ -288,7 +313,7 @@ def _mean_of(rows: Sequence[dict], key: str) -> Cell:
 def tables_of(comparison: Comparison, targets: Sequence[float] = ()) -> list[Table]:
     """All that this comparison has."""
     made = (accuracy_table(comparison), paper_table(comparison), difference_table(comparison),
-            win_table(comparison), labels_table(comparison, targets),
+            gains_table(comparison), win_table(comparison), labels_table(comparison, targets),
             pool_table(comparison))  # fmt: skip
     return [table for table in made if table is not None]
 

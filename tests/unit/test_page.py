@@ -207,7 +207,7 @@ def test_headings_landmarks_and_words_for_pictures(two_sections):
     assert all(below - above <= 1 for above, below in zip(levels, levels[1:], strict=False))
     assert all(a["alt"].strip() for a in document.all("img"))
     drawings = [a for a in document.all("svg") if a.get("aria-hidden") != "true"]
-    assert len(drawings) == 6  # curves, costs, differences of two data sets
+    assert len(drawings) == 8  # curves, costs, differences, gains of two data sets
     assert all(a["role"] == "img" and a["aria-label"] for a in drawings)
     regions = [a for a in document.all("div") if a.get("role") == "region"]
     assert regions and all("aria-label" in a or "aria-labelledby" in a for a in regions)

@@ -272,6 +272,36 @@ def test_wins_are_those_of_scipys_paired_test(tmp_path):
     assert table.header == ("beats", *names) and table.rows[-1][0].text == "mean of the column"
 
 
+def test_gains_at_each_budget_are_scipys_intervals(tmp_path):
+    rng = np.random.default_rng(4)
+    accuracy = rng.random((2, 5, 3))
+    runs = [
+        finished(tmp_path, accuracy[m, s].tolist(), strategy=name, seed=s)
+        for m, name in enumerate(("MarginSampling", "RandomSampling"))
+        for s in range(5)
+    ]
+    shorter = rng.random((5, 2))  # a method without the last budget
+    runs += [finished(tmp_path, a.tolist(), strategy="BALD", seed=s) for s, a in enumerate(shorter)]
+    (comparison,) = compare(runs)
+    table = tables.gains_table(comparison)
+    assert table.header == ("strategy", "10", "15", "20")
+    expected = {"RandomSampling": accuracy[1], "BALD": shorter}
+    assert {row[0].text for row in table.rows} == set(expected)
+    for name, *cells in table.rows:
+        for r, cell in enumerate(cells):
+            if r >= expected[name.text].shape[1]:
+                assert (cell.text, cell.value) == ("", None)
+                continue
+            test = stats.ttest_rel(expected[name.text][:, r], accuracy[0, :, r])
+            low, high = test.confidence_interval(0.95)
+            assert cell.value == pytest.approx(100 * (low + high) / 2)
+            assert cell.error == pytest.approx(100 * (high - low) / 2)
+    panels = figures.gains(table).axes
+    assert [len(ax.lines[1].get_xdata()) for ax in panels] == [
+        sum(c.value is not None for c in row[1:]) for row in table.rows
+    ]
+
+
 def test_differences_that_never_vary_are_certain(tmp_path):
     runs = [finished(tmp_path, [0.5], seed=s) for s in range(3)]
     runs += [finished(tmp_path, [0.6], strategy="RandomSampling", seed=s) for s in range(3)]
