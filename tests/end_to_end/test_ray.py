@@ -213,12 +213,8 @@ def test_an_interrupt_cancels_the_runs_and_their_folders_go_on(cluster, tmp_path
     args = [*FAST, "--strategy", "RandomSampling", "--seeds", "0", "1", "--epochs", "100"]
     args += ["--n-rounds", "2", "--output", "ray"]
 
-    def interrupt():
-        wait_for(
-            lambda: (
-                any(rows_of(tmp_path / "ray").values()) and len(processes("play", tmp_path)) == 2
-            )
-        )
+    def interrupt():  # as soon as one has a row: on a busy machine the other may not have begun
+        wait_for(lambda: any(rows_of(tmp_path / "ray").values()))
         _thread.interrupt_main()
         return True
 
