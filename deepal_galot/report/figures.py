@@ -199,11 +199,12 @@ def intervals(table: Table) -> Figure:
 
 def gains(table: Table) -> Figure:
     """The differences from the baseline over |L|: a panel for each method, on the same axes."""
-    columns, n = 3, len(table.rows)
-    lines = math.ceil(n / columns)
-    figure, unused = new_figure(2.6 * min(columns, n) + 0.4, 1.9 * lines + 0.4)
+    n = len(table.rows)
+    columns = min(3, n)
+    lines, width = math.ceil(n / columns), 2.5 * columns + 0.8
+    figure, unused = new_figure(width, 1.9 * lines + 0.6)
     unused.remove()
-    grid = figure.subplots(lines, min(columns, n), squeeze=False, sharex=True, sharey=True)
+    grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
     budgets = np.array([int(name.replace(",", "")) for name in table.header[1:]])
     for i, axes in enumerate(grid.flat):
         axes.set_visible(i < n)
@@ -219,7 +220,7 @@ def gains(table: Table) -> Figure:
         axes.set_title(textwrap.fill(name.text, 32), fontsize="small")
         axes.grid(alpha=0.3)
     figure.supylabel("points", fontsize="medium")
-    figure.supxlabel(textwrap.fill(f"|L|; {table.title}", 90), fontsize="medium")
+    figure.supxlabel(textwrap.fill(f"|L|; {table.title}", int(11 * width)), fontsize="medium")
     return figure
 
 
