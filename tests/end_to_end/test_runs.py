@@ -29,13 +29,22 @@ def only(output, strategy):
     return rows
 
 
-def test_a_fresh_process_prints_a_table_and_leaves_pictures(tmp_path):
-    done = run_benchmark(*QUICK, "--output", tmp_path, "--strategy", "MarginSampling", "GALOT")
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory):
+    """What a process prints, and where it leaves its results."""
+    output = tmp_path_factory.mktemp("fresh")
+    done = run_benchmark(*QUICK, "--output", output, "--strategy", "MarginSampling", "GALOT")
+    return done, output
+
+
+@pytest.mark.xdist_group("fresh")
+def test_a_fresh_process_prints_a_table_and_leaves_pictures(fresh):
+    done, output = fresh
     assert "MarginSampling" in done.stdout and "average" in done.stdout
     assert "what the text optimisation of GALOT adds is not known" in done.stdout
     assert "all GALOT with ascent_samples=1,ascent_steps=2" in done.stdout
     assert "round 1/1: 15 labels + 30 generated" in done.stderr
-    files = list((tmp_path / "report").iterdir())
+    files = list((output / "report").iterdir())
     names = {p.name for p in files}
     pictures = {"curves", "costs", "differences", "labels", "GALOT_images"}
     tables = {"accuracy", "differences", "labels", "pool"}
@@ -44,8 +53,8 @@ def test_a_fresh_process_prints_a_table_and_leaves_pictures(tmp_path):
     } | {f"Digits_{t}.{kind}" for t in tables for kind in ("csv", "md", "tex")}
     for picture in [f for f in files if f.suffix == ".png"]:
         assert np.asarray(Image.open(picture)).std() > 5
-    assert f"{len(names) - 1} files: {tmp_path / 'report' / 'Digits'}_*" in done.stdout
-    assert str(tmp_path / "report" / "index.html") in done.stdout
+    assert f"{len(names) - 1} files: {output / 'report' / 'Digits'}_*" in done.stdout
+    assert str(output / "report" / "index.html") in done.stdout
 
 
 def test_strategies_share_initial_pool_and_weights(tmp_path):
@@ -62,11 +71,12 @@ def test_strategies_share_initial_pool_and_weights(tmp_path):
     assert accuracy[0] == accuracy[1]
 
 
-def test_two_fresh_processes_give_the_same_rows_and_images(tmp_path):
-    for name in ("a", "b"):
-        run_benchmark(*QUICK, "--output", tmp_path / name, "--strategy", "GALOT")
-    assert rows_of(tmp_path / "a") == rows_of(tmp_path / "b")
-    assert image_hashes(tmp_path / "a") == image_hashes(tmp_path / "b") != {}
+@pytest.mark.xdist_group("fresh")
+def test_two_fresh_processes_give_the_same_rows_and_images(fresh, tmp_path):
+    _, output = fresh
+    run_benchmark(*QUICK, "--output", tmp_path, "--strategy", "GALOT")
+    assert rows_of(output, "GALOT") == rows_of(tmp_path) != {}
+    assert image_hashes(output) == image_hashes(tmp_path) != {}
 
 
 def test_no_network_is_touched(tmp_path):

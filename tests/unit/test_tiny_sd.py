@@ -82,14 +82,14 @@ def test_every_font_is_openly_licensed():
 
 
 def test_bold_has_more_ink_than_thin(tiny):
-    bold = ink(images_of(tiny, "a bold handwritten digit {label}")).mean()
-    thin = ink(images_of(tiny, "a thin handwritten digit {label}")).mean()
+    bold = ink(images_of(tiny, "a bold handwritten digit {label}", 6)).mean()
+    thin = ink(images_of(tiny, "a thin handwritten digit {label}", 6)).mean()
     assert bold > 1.3 * thin
 
 
 def test_small_digits_are_smaller(tiny):
-    small = height(images_of(tiny, "a small handwritten digit {label}")).mean()
-    large = height(images_of(tiny, "a large handwritten digit {label}")).mean()
+    small = height(images_of(tiny, "a small handwritten digit {label}", 6)).mean()
+    large = height(images_of(tiny, "a large handwritten digit {label}", 6)).mean()
     assert large > 29 and small < 0.85 * large
 
 
