@@ -148,6 +148,7 @@ def _matched(budget: tuple[int, int, int]) -> Experiment:
          _galot("aligned, not chosen", epsilon=0.0, align="pool"),
          Arm("GALOTMatched", "GALOTMatched", {"oversample": float(BANK)}),
          _galot("all of the bank", epsilon=0.0, n_synthetic=Times(BANK)),
+         _galot("all of the bank, aligned", epsilon=0.0, align="pool", n_synthetic=Times(BANK)),
          _galot("GALOT (paper)"), _galot("a text for each image", text_per="image")),
         baseline=0, budget=budget, judged=True,
     )  # fmt: skip
