@@ -212,7 +212,7 @@ def gains(table: Table) -> Figure:
             continue
         name, *cells = table.rows[i]
         here = np.array([c.value is not None for c in cells])
-        mean, half_width = np.array([(c.value, c.error) for c in cells if c.text]).T
+        mean, half_width = np.array([(c.value, c.error) for c in cells if c.value is not None]).T
         axes.axhline(0, color=INK, linewidth=0.8)
         axes.plot(budgets[here], mean, color=COLORS[0], marker="o", markersize=3)
         axes.fill_between(budgets[here], mean - half_width, mean + half_width, alpha=0.2,

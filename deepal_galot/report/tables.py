@@ -129,7 +129,8 @@ def difference_table(comparison: Comparison) -> Table | None:
 
 
 def gains_table(comparison: Comparison) -> Table | None:
-    """The same at each |L|; None where there are not two of them, or too few seeds."""
+    """Every other method minus the baseline at each |L|, paired by seed; None where there are not
+    two of them, or too few seeds."""
     reference, rows = comparison.reference, []
     others = [c for c in comparison.learning if c is not reference]
     of_method = {c.label: paired_by_budget(c, reference) for c in others}
