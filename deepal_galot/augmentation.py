@@ -96,8 +96,8 @@ def rand_augment(x: Tensor, which: Tensor, sign: Tensor, strength: float) -> Ten
 def _recoloured(x: Tensor, factor: Tensor, strength: float) -> dict[str, Tensor]:
     """Every operation on colours done to every image; factor: [B]."""
     factor = factor[:, None, None, None]
-    weights = torch.tensor(LUMA if x.shape[1] == 3 else [1 / x.shape[1]] * x.shape[1])
-    grey = (x * weights.to(x)[:, None, None]).sum(1, keepdim=True)
+    weights = LUMA if x.shape[1] == 3 else [1 / x.shape[1]] * x.shape[1]
+    grey = sum(w * channel for w, channel in zip(weights, x.split(1, 1), strict=True))
     low, high = x.amin((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
     step = 2 ** round(4 * strength)  # of the 256 levels that are told apart without it
     return {

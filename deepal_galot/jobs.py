@@ -24,6 +24,7 @@ import torch
 from . import registry
 from .campaign import Campaign, describe_row, rounds_bar
 from .errors import UserError
+from .gpu_sharing import side_by_side
 from .plan import make_plan
 from .request import request_of
 from .results import RunFolder
@@ -55,22 +56,24 @@ def run_at_once(campaign: Campaign, args: argparse.Namespace) -> list[RunFolder]
     jobs = max(1, min(asked, len(left), MOST_JOBS))
     threads = max(1, torch.get_num_threads() // jobs)
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(jobs, context, _start, (threads, campaign.request.device, 1 / jobs))
-    try:
-        with _deaf_to_interrupts():  # which a new process is until `_start`
-            futures = [pool.submit(_play, args, i) for i in left]
-        watch(futures, folders)
-    except BrokenProcessPool:
-        raise UserError(
-            f"--jobs {asked}: a process was killed, as happens when memory runs out; the same "
-            f"command goes on where this one stopped, with fewer --jobs in less memory"
-        ) from None
-    except BaseException:  # a run's error, or Ctrl-C: what is under way goes on another time
-        for child in multiprocessing.active_children():
-            child.terminate()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
+    device = campaign.request.device
+    with side_by_side(device):
+        pool = ProcessPoolExecutor(jobs, context, _start, (threads, device, 1 / jobs))
+        try:
+            with _deaf_to_interrupts():  # which a new process is until `_start`
+                futures = [pool.submit(_play, args, i) for i in left]
+            watch(futures, folders)
+        except BrokenProcessPool:
+            raise UserError(
+                f"--jobs {asked}: a process was killed, as happens when memory runs out; the same "
+                f"command goes on where this one stopped, with fewer --jobs in less memory"
+            ) from None
+        except BaseException:  # a run's error, or Ctrl-C: what is under way goes on another time
+            for child in multiprocessing.active_children():
+                child.terminate()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
     return folders
 
 

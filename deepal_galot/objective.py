@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -21,11 +22,13 @@ class Batch(NamedTuple):
     Attributes:
         x: [B, C, H, W] normalised images; y: [B] int64 labels.
         weight: [B] of each image's loss, 1 on the average of the training set; None for all 1.
+        kept: [B, D] bool, what head dropout leaves of the embeddings; None without it.
     """
 
     x: Tensor
     y: Tensor
     weight: Tensor | None = None
+    kept: Tensor | None = None
 
 
 class Objective(nn.Module):
@@ -35,7 +38,7 @@ class Objective(nn.Module):
     stored with it and restored with it.
 
     Attributes:
-        dropout: applied to the embedding before the head, in training; None for none.
+        dropout: of the embedding before the head, in training; None for none.
         label_smoothing: share of a label that is spread over all classes.
     """
 
@@ -43,6 +46,12 @@ class Objective(nn.Module):
         super().__init__()
         self.dropout: HeadDropout | None = None
         self.label_smoothing = 0.0
+
+    @property
+    def capturable(self) -> bool:
+        """Whether `backward` can be recorded as a CUDA graph: it does not look at `progress` and
+        asks nothing of the CPU. Of a subclass with a backward of its own that is not known."""
+        return type(self).backward is Objective.backward
 
     def build(self, clf: Classifier, image_shape: tuple[int, int, int]) -> None:
         """Make fresh sub-modules for a fresh classifier; draws from torch's global generator,
@@ -58,8 +67,8 @@ class Objective(nn.Module):
         """
         with autocast():
             logits, embedding = clf(batch.x)
-            if self.dropout is not None:
-                logits = clf.head(self.dropout(embedding))
+            if batch.kept is not None:
+                logits = clf.head(self.dropout.applied(embedding, batch.kept))
             loss = self.losses(logits, batch).mean()
         loss.backward()
 
@@ -71,16 +80,24 @@ class Objective(nn.Module):
         return losses if batch.weight is None else losses * batch.weight
 
 
-class HeadDropout(nn.Module):
-    """Inverted dropout whose masks come from a stream of its own, the same on every device."""
+@dataclass(frozen=True)
+class HeadDropout:
+    """Inverted dropout: an entry is 0 with probability p, else x / (1 - p).
 
-    def __init__(self, p: float, rng: torch.Generator) -> None:
-        super().__init__()
-        self.p, self.rng = p, rng
+    Attributes:
+        rng: its masks are drawn on the CPU from a stream of their own, the same on every device.
+    """
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, D] -> [B, D]; each entry is 0 with probability p, else x / (1 - p)."""
-        return dropout_masks(tuple(x.shape), self.p, self.rng).to(x.device) * (x / (1 - self.p))
+    p: float
+    rng: torch.Generator
+
+    def draw(self, n: int, width: int) -> Tensor:
+        """[n, width] bool on the CPU: what is kept."""
+        return dropout_masks((n, width), self.p, self.rng)
+
+    def applied(self, x: Tensor, kept: Tensor) -> Tensor:
+        """[B, D] -> [B, D]."""
+        return kept * (x / (1 - self.p))
 
 
 def dropout_masks(shape: tuple[int, ...], p: float, rng: torch.Generator | None = None) -> Tensor:

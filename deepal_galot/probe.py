@@ -78,12 +78,13 @@ class Probe:
             learner.fit(data, 0)
             return learner.clock() - started
 
-        seconds(1)  # warms up
-        short = seconds(1)
-        epochs = max(3, min(200, int(PROBE_SECONDS / short)))
-        step = max(0.0, (seconds(epochs) - short) / (2 * epochs - 2))
+        few = 4 if self.device.type == "cuda" else 1  # there the first steps are slow, see capture
+        seconds(few)  # warms up
+        short = seconds(few)
+        epochs = max(3 * few, min(200, int(PROBE_SECONDS / short)))
+        step = max(0.0, (seconds(epochs) - short) / (2 * (epochs - few)))
         per_pass = _repeat(lambda: learner.outputs(dataclasses.replace(data)), learner.clock)
-        return Prices(fit=max(0.0, short - 2 * step), step=step, passed=per_pass / len(data))
+        return Prices(fit=max(0.0, short - 2 * few * step), step=step, passed=per_pass / len(data))
 
     def _generation(self, c: RunConfig, run: Run, round: int) -> Prices:
         """An image in a batch as large as the round's, and one with its gradient."""

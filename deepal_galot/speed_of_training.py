@@ -8,8 +8,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
+import multiprocessing
 import statistics
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +32,7 @@ from .classifiers.base import Classifier
 from .config import RunConfig, resolve
 from .device import pick_device
 from .errors import UserError
+from .gpu_sharing import side_by_side
 from .learner import Learner, product_dtype
 from .pool import ImageSet
 from .timing import alternately, matrix_rate, with_spread
@@ -36,6 +43,9 @@ N_CLASSES = 10
 BACKWARD = 2  # a backward pass takes as many products again for the inputs, and for the weights
 ON_GPU = {"batch": (32, 128, 512), "images": (1000, 10_000), "workers": 1}
 ON_CPU = {"batch": (32,), "images": (256,), "workers": 0}
+# Images that a timed fit sees at least on a GPU, because its first steps, which are no graph yet,
+# are few of a real fit's; the plain loop has no such steps.
+SEEN, SEEN_PLAINLY = 80_000, 4000
 
 
 def train_lines(args: argparse.Namespace) -> Iterator[str]:
@@ -48,7 +58,7 @@ def train_lines(args: argparse.Namespace) -> Iterator[str]:
     architecture = registry.classifiers.get(args.classifier)
     data = _images(args.dataset, max(sizes))
     flops = count_flops(architecture, data.X.shape[1:])
-    fields = {"protocol": args.protocol, "epochs": args.epochs, "min_steps": 0,
+    fields = {"protocol": args.protocol, "epochs": args.epochs or 1, "min_steps": 0,
               "precision": args.precision}  # fmt: skip
     config = resolve("RandomSampling", args.dataset or "random", flags=fields)
     dtype = product_dtype(config, device)
@@ -65,33 +75,101 @@ def train_lines(args: argparse.Namespace) -> Iterator[str]:
         for batch in batches:
             of_batch = dataclasses.replace(config, batch_size=batch)
             part = dataclasses.replace(data, X=data.X[:n], Y=data.Y[:n])
-            yield _compare(of_batch, architecture, part, device, workers, flops, limit)
+            fits = _Fits(of_batch, architecture, part, device, args.compile)
+            yield _compare(fits, args.epochs, workers, flops, limit)
+            if args.jobs:
+                yield _at_once(fits, args.jobs, args.epochs, flops, limit)
 
 
-def _compare(
-    config: RunConfig, architecture: type[Classifier], data: ImageSet, device: torch.device,
-    workers: int, flops: float, limit: float,
-) -> str:  # fmt: skip
-    learner = Learner(config, architecture, data.X.shape[1:], N_CLASSES, device)
+@dataclass(frozen=True)
+class _Fits:
+    """What is fitted, again and again.
 
-    def ours() -> None:
-        learner.fit(data, 0)
+    Attributes:
+        compiled: however long the fits are.
+    """
+
+    config: RunConfig
+    architecture: type[Classifier]
+    data: ImageSet
+    device: torch.device
+    compiled: bool
+
+    def make(self, epochs: int) -> Callable[[], int]:
+        """A fit of ours, with networks of its own."""
+        config = dataclasses.replace(self.config, epochs=epochs)
+        shape = self.data.X.shape[1:]
+        learner = Learner(config, self.architecture, shape, N_CLASSES, self.device)
+        if self.compiled:
+            learner.compiled_from = 0
+        return lambda: learner.fit(self.data, 0)
+
+    def epochs(self, asked: int | None, seen: int) -> int:
+        """Asked for, or enough for this many images; one on a CPU."""
+        if asked or self.device.type != "cuda":
+            return asked or 1
+        return math.ceil(seen / len(self.data))
+
+
+def _compare(fits: _Fits, epochs: int | None, workers: int, flops: float, limit: float) -> str:
+    many, few = fits.epochs(epochs, SEEN), fits.epochs(epochs, SEEN_PLAINLY)
+    plainly = dataclasses.replace(fits.config, epochs=few)
 
     def plain() -> None:
-        fit_plainly(config, architecture, data, device, workers)
+        fit_plainly(plainly, fits.architecture, fits.data, fits.device, workers)
 
-    seen = config.epochs * len(data)
-    rates = {
-        name: [seen / s for s in seconds]
-        for name, seconds in alternately({"ours": ours, "plain": plain}, device).items()
-    }
-    median = {name: statistics.median(r) for name, r in rates.items()}
+    seconds = alternately({"ours": fits.make(many), "plain": plain}, fits.device)
+    n = len(fits.data)
+    ours, theirs = [n * many / s for s in seconds["ours"]], [n * few / s for s in seconds["plain"]]
+    ratio = statistics.median(ours) / statistics.median(theirs)
     return (
-        f"{len(data):6,} images  batch {config.batch_size:<4} ours {with_spread(rates['ours'])}  "
-        f"{median['ours'] * flops / 1e12:.3g} TFLOP/s  {median['ours'] * flops / limit:.1%} of "
-        f"{limit / 1e12:.3g}  plain {with_spread(rates['plain'])}  ours is "
-        f"{median['ours'] / median['plain']:.2f}× plain"
+        f"{n:6,} images  batch {fits.config.batch_size:<4} ours {with_spread(ours)}  "
+        f"{_share(statistics.median(ours), flops, limit)}  plain {with_spread(theirs)}  ours is "
+        f"{ratio:.2f}× plain"
     )
+
+
+def _share(rate: float, flops: float, limit: float) -> str:
+    return f"{rate * flops / 1e12:.3g} TFLOP/s  {rate * flops / limit:.1%} of {limit / 1e12:.3g}"
+
+
+def _at_once(fits: _Fits, jobs: int, asked: int | None, flops: float, limit: float) -> str:
+    """As many fits at once, each in a process, as --jobs has them."""
+    epochs, context = fits.epochs(asked, SEEN), multiprocessing.get_context("spawn")
+    threads = max(1, torch.get_num_threads() // jobs)
+    ready = context.Barrier(jobs)
+    with (
+        side_by_side(fits.device),
+        ProcessPoolExecutor(jobs, context, _get_ready, (threads, ready)) as pool,
+    ):
+        spans = list(pool.map(_fit_with_others, [fits] * jobs, [epochs] * jobs))
+    seconds = max(stop for _, stop in spans) - min(start for start, _ in spans)
+    rate = jobs * epochs * len(fits.data) / seconds
+    return (
+        f"{len(fits.data):6,} images  batch {fits.config.batch_size:<4} {jobs} fits at once: "
+        f"{rate:.3g} (n=1) in all  {_share(rate, flops, limit)}"
+    )
+
+
+_ready: Barrier
+
+
+def _get_ready(threads: int, ready: Barrier) -> None:
+    global _ready
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.allow_tf32 = False
+    _ready = ready
+
+
+def _fit_with_others(fits: _Fits, epochs: int) -> tuple[float, float]:
+    """When a fit began and ended, on the clock of all processes; it begins when all have done one
+    before, of an epoch."""
+    fits.make(1)()
+    fit = fits.make(epochs)
+    _ready.wait()
+    started = time.time()
+    fit()
+    return started, time.time()
 
 
 def _images(dataset: str | None, n: int) -> ImageSet:

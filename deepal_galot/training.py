@@ -15,13 +15,15 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from . import auxiliary_norm
-from .augmentation import Draws, augment, draw
+from .augmentation import augment, draw
+from .capture import Captured, Inputs, own_stream
 from .classifiers.base import Classifier
 from .config import RunConfig
 from .errors import UserError
 from .objective import Batch, Context, Objective
 
 WARM_UP = 0.3  # share of a one-cycle fit in which the rate rises, from ...
+COMPILED_FROM = 20_000  # steps of a fit, which then gain what the compiler takes
 FIRST_RATE = 1 / 25  # ... this share of the highest (Smith & Topin 2018; PyTorch's defaults)
 
 
@@ -52,12 +54,16 @@ class Training:
         self.normalise, self.autocast = normalise, autocast
         objective.label_smoothing = config.label_smoothing
 
-    def run(self, x: Tensor, y: Tensor, n_generated: int, rng: torch.Generator) -> int:
+    def run(
+        self, x: Tensor, y: Tensor, n_generated: int, rng: torch.Generator,
+        compiled_from: int = COMPILED_FROM,
+    ) -> int:  # fmt: skip
         """Every image in every epoch, in even batches (see split_batches).
 
         Args:
             x, y: at least one image; the last n_generated are generated.
             rng: of the order and the augmentation.
+            compiled_from: steps that are worth a compiler's time.
 
         Returns:
             The number of optimiser steps.
@@ -67,17 +73,15 @@ class Training:
         """
         self._take(x, y, n_generated)
         models = nn.ModuleList([self.clf, self.objective])
-        self.optimizer = make_optimizer(self.config, models)
+        self.optimizer = make_optimizer(self.config, models, on_gpu=x.is_cuda)
         self.average = WeightAverage(models, self.config.ema) if self.config.ema else None
         per_epoch = len(split_batches(len(x), self.config.batch_size))
         epochs = max(self.config.epochs, math.ceil(self.config.min_steps / per_epoch))
-        shown = {"unit": " images", "unit_scale": True, "leave": False, "disable": None}
+        compiled = self._may_be_compiled and epochs * per_epoch >= compiled_from
+        self.network = torch.compile(self.clf, dynamic=False) if compiled else self.clf
         self.clf.train()
-        with tqdm(desc="  fit", total=epochs * len(x), **shown) as bar:
-            for step, (order, draws) in enumerate(self._batches(epochs, rng)):
-                self._set_rate(step, per_epoch, epochs)
-                self._step(order, draws, step / (epochs * per_epoch))
-                bar.update(len(order))
+        with own_stream(x.device):
+            self._run(epochs, per_epoch, rng)
         if self.average is not None:
             self.average.give_back()
         auxiliary_norm.join(self.clf)
@@ -88,6 +92,20 @@ class Training:
                 f"are weights that are no numbers; lower --lr {self.config.lr:g}"
             )
         return epochs * per_epoch
+
+    def _run(self, epochs: int, per_epoch: int, rng: torch.Generator) -> None:
+        """All steps, on the current stream."""
+        total = epochs * per_epoch
+        step_on = self._as_graph() if self._capturable else self._step
+        shown = {"unit": " images", "unit_scale": True, "leave": False, "disable": None}
+        with tqdm(desc="  fit", total=epochs * len(self.x), **shown) as bar:
+            for step, inputs in enumerate(self._batches(epochs, rng)):
+                self._set_rate(step, per_epoch, epochs)
+                self.progress = step / total
+                step_on(inputs)
+                if self.average is not None:
+                    self.average.update()
+                bar.update(len(inputs["order"]))
 
     def _take(self, x: Tensor, y: Tensor, n_generated: int) -> None:
         config = self.config
@@ -101,9 +119,24 @@ class Training:
             if config.synthetic_norm == "separate":
                 self.rows = auxiliary_norm.set_apart(self.clf)
 
-    def _batches(self, epochs: int, rng: torch.Generator) -> Iterator[tuple[Tensor, Draws]]:
-        """(rows [B], what augmentation does to them) of each step, on the device; they are drawn
-        on the CPU and copied once an epoch."""
+    @property
+    def _capturable(self) -> bool:
+        """Whether a step can be replayed as a CUDA graph; auxiliary norms count their rows."""
+        of_classes = self.clf.capturable and self.objective.capturable
+        return self.x.is_cuda and self.rows is None and of_classes
+
+    @property
+    def _may_be_compiled(self) -> bool:
+        """On a GPU, where the same bits are not asked for."""
+        return self._capturable and not torch.are_deterministic_algorithms_enabled()
+
+    def _as_graph(self) -> Captured:
+        parts = " with ".join(type(m).__name__ for m in (self.clf, self.objective))
+        return Captured(self._step, f"a training step of {parts}")
+
+    def _batches(self, epochs: int, rng: torch.Generator) -> Iterator[Inputs]:
+        """Of each step the rows `order` [B], what augmentation does to them and what head dropout
+        keeps of them, on the device; drawn on the CPU and copied once an epoch."""
         device = self.x.device
         for _ in range(epochs):
             order = torch.randperm(len(self.x), generator=rng)
@@ -111,28 +144,35 @@ class Training:
                 for_batchnorm(order[part])
                 for part in split_batches(len(order), self.config.batch_size)
             ]
-            drawn = [draw(len(batch), self.config, rng) for batch in batches]
-            order = torch.cat(batches).to(device)
-            draws = {k: torch.cat([d[k] for d in drawn]).to(device) for k in drawn[0]}
+            drawn = [{"order": batch} | self._draw(len(batch), rng) for batch in batches]
+            inputs = {k: torch.cat([d[k] for d in drawn]).to(device) for k in drawn[0]}
             for start, stop in pairwise(accumulate(map(len, batches), initial=0)):
-                yield order[start:stop], {k: v[start:stop] for k, v in draws.items()}
+                yield {k: v[start:stop] for k, v in inputs.items()}
+
+    def _draw(self, n: int, rng: torch.Generator) -> Inputs:
+        draws = draw(n, self.config, rng)
+        if self.objective.dropout is not None:
+            draws["kept"] = self.objective.dropout.draw(n, self.clf.embedding_dim)
+        return draws
 
     def _set_rate(self, step: int, per_epoch: int, epochs: int) -> None:
         share = rate_share(self.config.schedule, step / per_epoch, epochs)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.lr * share
+            if isinstance(group["lr"], Tensor):  # a graph reads it where it is
+                group["lr"].fill_(self.config.lr * share)
+            else:
+                group["lr"] = self.config.lr * share
 
-    def _step(self, order: Tensor, draws: Draws, progress: float) -> None:
+    def _step(self, inputs: Inputs) -> None:
+        order = inputs["order"]
         if self.rows is not None:
             self.rows.generated = self.generated[order]
-        x = augment(self.x[order].float().div(255), draws, self.config)
+        x = augment(self.x[order].float().div(255), inputs, self.config)
         weight = None if self.weight is None else self.weight[order]
         self.optimizer.zero_grad(set_to_none=True)
-        batch = Batch(self.normalise(x), self.y[order], weight)
-        self.objective.backward(self.clf, batch, progress, self.autocast)
+        batch = Batch(self.normalise(x), self.y[order], weight, inputs.get("kept"))
+        self.objective.backward(self.network, batch, self.progress, self.autocast)
         self.optimizer.step()
-        if self.average is not None:
-            self.average.update()
 
 
 class WeightAverage:
@@ -161,13 +201,23 @@ class WeightAverage:
         torch._foreach_copy_(self.current, self.averages)
 
 
-def make_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """SGD, Adam (L2 penalty) or AdamW (decoupled weight decay)."""
+def make_optimizer(
+    config: RunConfig, model: nn.Module, on_gpu: bool = False
+) -> torch.optim.Optimizer:
+    """SGD, Adam (L2 penalty) or AdamW (decoupled weight decay).
+
+    Args:
+        on_gpu: one kernel for all parameters, which reads the learning rate from the device, so
+            that a CUDA graph can hold it.
+    """
     usual = {"lr": config.lr, "weight_decay": config.weight_decay}
+    if on_gpu:
+        device = next(model.parameters()).device
+        usual |= {"lr": torch.tensor(config.lr, device=device), "fused": True}
     if config.optimizer == "sgd":
         return torch.optim.SGD(model.parameters(), momentum=config.momentum, **usual)
     kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    return kinds[config.optimizer](model.parameters(), **usual)
+    return kinds[config.optimizer](model.parameters(), capturable=on_gpu, **usual)
 
 
 def rate_share(schedule: str, epoch: float, epochs: int) -> float:

@@ -142,9 +142,11 @@ class DiffusionGenerator(Generator):
         return self.networks.text.arrived(c.to(self.device), self.networks.dtype).cpu()
 
     def compile(self) -> None:
-        """Compile the UNet of the steps without a graph, for batches of one size."""
+        """Compile the UNet of the steps without a graph and the decoder, for batches of one size
+        each."""
         self._compiled = True
         self.networks.unet.compile(dynamic=False)
+        self.networks.vae.decoder.compile(dynamic=False)
 
     def checkpoint(self) -> None:
         self._exact.checkpoint()
@@ -156,12 +158,14 @@ class DiffusionGenerator(Generator):
         if graph != "none":  # whoever takes the gradient cuts the batches, its memory is there
             x = self._denoise(c, seeds, graph, steps)
             with torch.enable_grad():
-                return self._exact.images(x)
+                return self._images(self._exact, x)
         with torch.no_grad():
             x = torch.cat(
                 self._sampled.each(len(c), lambda p: self._denoise(c[p], seeds[p], graph, steps))
             )
-            return torch.cat(self._decoded.each(len(x), lambda p: self.networks.images(x[p])))
+            return torch.cat(
+                self._decoded.each(len(x), lambda p: self._images(self.networks, x[p]))
+            )
 
     def _denoise(self, c: Tensor, seeds: Sequence[int], graph: Graph, steps: int) -> Tensor:
         """x_T … x_0: latents [B, *latent], float32."""
@@ -169,6 +173,7 @@ class DiffusionGenerator(Generator):
         scheduler.set_timesteps(steps, device=self.device)  # multistep solvers keep state
         with torch.set_grad_enabled(graph != "none"):
             text = self.networks.text(c.to(self.device, self.networks.text.weight.dtype))
+        ours = self.networks, self.networks.read(text.detach())
         rngs = [torch.Generator().manual_seed(s) for s in seeds]
         x = torch.stack([torch.randn(self._latent_shape, generator=g) for g in rngs])
         x = x.to(text) * scheduler.init_noise_sigma
@@ -176,14 +181,15 @@ class DiffusionGenerator(Generator):
         for i, t in enumerate(scheduler.timesteps):
             seen = graph == "all" or (graph == "last" and i == last)  # by autograd
             with torch.set_grad_enabled(seen):
-                x = self._reverse_step(scheduler, x, t, text if seen else text.detach(), rngs)
+                networks, of_text = (self._exact, self._exact.read(text)) if seen else ours
+                x = self._reverse_step(scheduler, networks, x, t, of_text, rngs)
         return x
 
     def _reverse_step(
-        self, scheduler: Any, x: Tensor, t: Tensor, text: Tensor, rngs: list[torch.Generator]
-    ) -> Tensor:
+        self, scheduler: Any, networks: Networks, x: Tensor, t: Tensor, text: Tensor,
+        rngs: list[torch.Generator],
+    ) -> Tensor:  # fmt: skip
         """x_t -> x_{t-1}; in float32 where autograd looks on."""
-        networks = self._exact if torch.is_grad_enabled() else self.networks
         x_in = scheduler.scale_model_input(x, t)
         if self._is_guided:
             noise = self._guided(networks, x_in, t, text)
@@ -209,7 +215,7 @@ class DiffusionGenerator(Generator):
 
     def _guided(self, networks: Networks, x: Tensor, t: Tensor, text: Tensor) -> Tensor:
         """Classifier-free guidance: ϵ(x, ∅) + guidance·(ϵ(x, c) − ϵ(x, ∅))."""
-        empty = self._unconditional.to(text).expand(len(text), -1, -1)
+        empty = networks.read(self._unconditional).expand(len(text), -1, -1)
         if torch.is_grad_enabled() and not x.requires_grad:
             # In the last step the unconditional branch does not depend on c: no graph for it.
             with torch.no_grad():
@@ -223,13 +229,21 @@ class DiffusionGenerator(Generator):
     def _noise(self, networks: Networks, x: Tensor, t: Tensor, text: Tensor) -> Tensor:
         n = len(x)
         if self._compiled and networks is self.networks:
-            x, text = (self._padded(v) for v in (x, text))
+            size = self._sampled.rows * (2 if self._is_guided else 1)
+            x, text = _padded(x, size), _padded(text, size)
         return networks.noise(x, t, text, self._guidance_embedding)[:n]
 
-    def _padded(self, rows: Tensor) -> Tensor:
-        """The last row repeated up to whole batches, because each new size compiles anew."""
-        missing = -len(rows) % (self._sampled.rows * (2 if self._is_guided else 1))
-        return torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])]) if missing else rows
+    def _images(self, networks: Networks, x: Tensor) -> Tensor:
+        n = len(x)
+        if self._compiled and networks is self.networks:
+            x = _padded(x, self._decoded.rows)
+        return networks.images(x)[:n]
+
+
+def _padded(rows: Tensor, size: int) -> Tensor:
+    """The last row repeated up to whole batches, because each new size compiles anew."""
+    missing = -len(rows) % size
+    return torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])]) if missing else rows
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:

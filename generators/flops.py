@@ -94,7 +94,7 @@ def count(networks: Networks, text: tuple[int, int], side: int) -> Flops:
         with counters[0]:
             keys_and_values = networks.text(c)
         with counters[1]:
-            noise = networks.noise(x, t, keys_and_values)
+            noise = networks.noise(x, t, networks.read(keys_and_values))
         with counters[2]:
             image = networks.images(noise)
         with counters[3]:

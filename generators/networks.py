@@ -57,13 +57,17 @@ class Networks(nn.Module):
         Args:
             x: latents; cast to the network's dtype.
             t: the time step.
-            text: [B, L, M] from `text`.
+            text: [B, L, M·P] from `read`.
             guidance: [1, G] embedding of the guidance scale, for models that are told it.
         """
         if guidance is not None:
             guidance = guidance.to(self.dtype).expand(len(x), -1)
-        x_in, text = x.to(self.dtype), split(text, self.dtype)
-        return self.unet(x_in, t, encoder_hidden_states=text, timestep_cond=guidance).sample.to(x)
+        noise = self.unet(x.to(self.dtype), t, encoder_hidden_states=text, timestep_cond=guidance)
+        return noise.sample.to(x)
+
+    def read(self, text: Tensor) -> Tensor:
+        """What the UNet reads of keys and values [B, L, M] from `text`: [B, L, M·P], its dtype."""
+        return split(text, self.dtype)
 
     def images(self, x: Tensor) -> Tensor:
         """Latents -> [B, 3, S, S] in [0, 1], in the latents' dtype."""

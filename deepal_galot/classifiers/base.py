@@ -5,6 +5,8 @@ To add one, write a file in this folder (or a plug-in) with a subclass of Classi
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 
 from ..errors import UserError
@@ -23,8 +25,11 @@ class Classifier(nn.Module):
         neck: the last feature map -> embedding [B, D].
         head: embedding -> logits [B, K], linear.
         embedding_dim: D.
+        capturable: whether a training step can be recorded as a CUDA graph; False for a forward
+            that asks something of the CPU (`.item()`, `nonzero`).
     """
 
+    capturable: ClassVar[bool] = True
     stages: nn.ModuleList
     neck: nn.Module
     head: nn.Linear

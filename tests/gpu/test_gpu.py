@@ -2,12 +2,14 @@
 
 import re
 
+import numpy as np
 import pytest
 import torch
 
 from deepal_galot.classifiers.resnet18 import ResNet18
 from deepal_galot.classifiers.small_cnn import SmallCNN
 from deepal_galot.cli import main
+from deepal_galot.errors import UserError
 from deepal_galot.learner import Learner
 from deepal_galot.pool import Pool
 from deepal_galot.request import ALL
@@ -24,9 +26,10 @@ pytestmark = [
 ]
 
 
-def fitted(spec, device, architecture=SmallCNN, n=200, **recipe):
+def fitted(spec, device, architecture=SmallCNN, n=200, compiled_from=10**9, **recipe):
     config = small_config(epochs=20, min_steps=100, **recipe)
     learner = Learner(config, architecture, spec.image_shape, spec.n_classes, torch.device(device))
+    learner.compiled_from = compiled_from
     pool = Pool(spec)
     pool.initialize_labels(n, 0)
     learner.fit(pool.training_set(), 0)
@@ -38,6 +41,76 @@ def test_bfloat16_learns_as_well_as_float32(digits, architecture):
     assert fitted(digits, "cuda", architecture) == pytest.approx(
         fitted(digits, "cpu", architecture), abs=0.03
     )
+
+
+def test_a_graph_in_bfloat16_is_as_accurate_as_float32_without(digits):
+    """ResNet18 on 200 digits, ten paired seeds, each way on the GPU."""
+    ways = {"auto": ResNet18, "float32": type("Eager", (ResNet18,), {"capturable": False})}
+    gaps = []
+    for seed in range(10):
+        a, b = (
+            fitted(digits, "cuda", net, precision=precision, seed=seed)
+            for precision, net in ways.items()
+        )
+        gaps.append(100 * (a - b))
+    mean, sem = np.mean(gaps), np.std(gaps, ddof=1) / len(gaps) ** 0.5
+    print(f"bfloat16 and graph − float32: {mean:+.2f} ± {sem:.2f} points (SEM, n=10)")
+    assert abs(mean) < 0.5 + 2.5 * sem
+
+
+RECIPES = {
+    "sgd": {"optimizer": "sgd", "schedule": "cosine", "lr": 0.05},
+    "adam": {"optimizer": "adam", "schedule": "constant"},
+    "all": {"optimizer": "adamw", "schedule": "onecycle", "label_smoothing": 0.1, "ema": 0.9,
+            "rand_augment": 2, "head_dropout": 0.5, "flip": 1, "shift": 1},
+}  # fmt: skip
+
+
+@pytest.fixture
+def deterministic():
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("precision", ["auto", "float32"])
+def test_a_graph_changes_no_bit(digits, deterministic, monkeypatch, recipe, precision):
+    """205 images, so batches of 51 and 52; real ones and generated ones of other weight."""
+    states = []
+    for capturable in (True, False):
+        monkeypatch.setattr(SmallCNN, "capturable", capturable)
+        config = small_config(batch_size=64, epochs=10, min_steps=0, synthetic_weight=0.5,
+                              precision=precision, **RECIPES[recipe])  # fmt: skip
+        learner = Learner(config, SmallCNN, digits.image_shape, 10, torch.device("cuda"))
+        pool = Pool(digits)
+        pool.initialize_labels(105, 0)
+        pool.set_synthetic(digits.x_train[-100:], digits.y_train[-100:], accumulate=False)
+        assert learner.fit(pool.training_set(), 0) == 40
+        states.append(learner.state())
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
+
+
+@pytest.mark.parametrize("architecture", [SmallCNN, ResNet18])
+def test_a_compiled_fit_learns_as_well(digits, monkeypatch, architecture):
+    expected = fitted(digits, "cuda", architecture)
+    compiled = []
+    compile = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda *a, **k: compiled.append(1) or compile(*a, **k))
+    assert fitted(digits, "cuda", architecture, compiled_from=0) == pytest.approx(
+        expected, abs=0.03
+    )
+    assert compiled
+
+
+def test_a_network_that_waits_for_the_device_is_told_how(digits):
+    class Waits(SmallCNN):
+        def forward(self, x):
+            return super().forward(x * float(x.abs().amax() > 0))
+
+    with pytest.raises(UserError, match="Waits with Objective .* `capturable = False` in its"):
+        fitted(digits, "cuda", Waits)
 
 
 def test_the_whole_recipe_learns_as_well_as_on_the_cpu(digits):

@@ -72,7 +72,7 @@ def test_trains_on_sets_of_any_size(toy, n, architecture):
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 def test_every_image_is_seen_in_every_epoch(toy, monkeypatch):
     learner, seen = learner_for(toy, epochs=3), []
-    monkeypatch.setattr(Training, "_step", lambda self, order, *_: seen.append(order))
+    monkeypatch.setattr(Training, "_step", lambda self, inputs: seen.append(inputs["order"]))
     steps = learner.fit(labeled(toy, 17), 0)
     assert torch.cat(seen).bincount().tolist() == [3] * 17 and len(seen) == steps == 9
 

@@ -65,7 +65,12 @@ def test_attention_reads_the_sum_of_the_parts(stock, parts):
 def unet_of(stock, dtype, x):
     """c [1, L, D] -> what our UNet of this dtype answers for x, float32."""
     networks = Networks(copy.deepcopy(stock.unet), copy.deepcopy(stock.vae), dtype, CPU)
-    return lambda c: networks.noise(x, torch.tensor(500), networks.text(c.expand(len(x), -1, -1)))
+
+    def noise(c):
+        text = networks.text(c.expand(len(x), -1, -1))
+        return networks.noise(x, torch.tensor(500), networks.read(text))
+
+    return noise
 
 
 def test_in_float32_the_unet_reads_c_as_the_stock_unet_does(stock):

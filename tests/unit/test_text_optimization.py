@@ -191,10 +191,11 @@ def last_step_only(generator, c_before, c_last, seeds):
     """The images with c_before in all steps but the last: what Proposition 1 differentiates."""
     original, calls = generator._reverse_step, [0]
 
-    def step(scheduler, x, t, text, rngs):
+    def step(scheduler, networks, x, t, text, rngs):
         calls[0] += 1
         last = calls[0] == len(scheduler.timesteps)
-        return original(scheduler, x, t, generator.networks.text(c_last) if last else text, rngs)
+        text = networks.read(networks.text(c_last)) if last else text
+        return original(scheduler, networks, x, t, text, rngs)
 
     generator._reverse_step = step
     try:
