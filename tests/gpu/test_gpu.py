@@ -80,8 +80,8 @@ def test_a_graph_changes_no_bit(digits, deterministic, monkeypatch, recipe, prec
     states = []
     for capturable in (True, False):
         monkeypatch.setattr(SmallCNN, "capturable", capturable)
-        config = small_config(batch_size=64, epochs=10, min_steps=0, synthetic_weight=0.5,
-                              precision=precision, **RECIPES[recipe])  # fmt: skip
+        config = small_config(batch_size=64, epochs=10, synthetic_weight=0.5, precision=precision,
+                              reads=("head_dropout", "mc_noise"), **RECIPES[recipe])  # fmt: skip
         learner = Learner(config, SmallCNN, digits.image_shape, 10, torch.device("cuda"))
         pool = Pool(digits)
         pool.initialize_labels(105, 0)
