@@ -31,7 +31,7 @@ def side_by_side(device: torch.device) -> Iterator[None]:
     if device.type != "cuda" or PIPES in os.environ:
         yield
         return
-    with tempfile.TemporaryDirectory(prefix="mps") as folder:
+    with tempfile.TemporaryDirectory(prefix="mps", ignore_cleanup_errors=True) as folder:
         own = {PIPES: folder, LOGS: folder}
         missing = _control(["-d"], own)
         if missing:

@@ -23,7 +23,10 @@ from .errors import UserError
 from .objective import Batch, Context, Objective
 
 WARM_UP = 0.3  # share of a one-cycle fit in which the rate rises, from ...
-COMPILED_FROM = 20_000  # steps of a fit, which then gain what the compiler takes
+# Steps of a fit. On an H200 compiling ResNet18 gains 0.27 ms of a step's 1.8 at batch 32 and takes
+# half a minute once a process, so it pays in runs of several such fits.
+COMPILED_FROM = 40_000
+MOST_COMPILED = 64  # sizes and networks; what comes after these runs as it is written
 FIRST_RATE = 1 / 25  # ... this share of the highest (Smith & Topin 2018; PyTorch's defaults)
 
 
@@ -34,6 +37,7 @@ class Training:
         x: [N, C, H, W] uint8; y: [N] int64; generated: [N] bool; all on the classifier's device.
         weight: [N] of each image's loss, 1 on the average; None where all are alike.
         rows: which of the coming batch are generated, for auxiliary norms; None without them.
+        network: the classifier, as it is written or compiled.
     """
 
     def __init__(
@@ -78,7 +82,7 @@ class Training:
         per_epoch = len(split_batches(len(x), self.config.batch_size))
         epochs = max(self.config.epochs, math.ceil(self.config.min_steps / per_epoch))
         compiled = self._may_be_compiled and epochs * per_epoch >= compiled_from
-        self.network = torch.compile(self.clf, dynamic=False) if compiled else self.clf
+        self.network = _compiled(self.clf) if compiled else self.clf
         self.clf.train()
         with own_stream(x.device):
             self._run(epochs, per_epoch, rng)
@@ -173,6 +177,12 @@ class Training:
         batch = Batch(self.normalise(x), self.y[order], weight, inputs.get("kept"))
         self.objective.backward(self.network, batch, self.progress, self.autocast)
         self.optimizer.step()
+
+
+def _compiled(clf: Classifier) -> nn.Module:
+    """Its forward and backward pass, once a process for each batch size and kind of network."""
+    torch._dynamo.config.recompile_limit = MOST_COMPILED
+    return torch.compile(clf, dynamic=False)
 
 
 class WeightAverage:

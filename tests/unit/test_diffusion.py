@@ -213,14 +213,17 @@ def test_compiled_batches_are_padded_to_one_size(monkeypatch, guidance, graph):
     config = small_config(steps=3, guidance=guidance)
     plain, compiled = Tiny(config, CPU), Tiny(config, CPU)
     compiled.compile()
-    sizes = []
-    compiled.networks.unet.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    sizes, decoded = [], []
+    networks = compiled.networks
+    networks.unet.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    networks.vae.decoder.register_forward_pre_hook(lambda _, args: decoded.append(len(args[0])))
     c = plain.encode([PROMPTS[i % 2] for i in range(6)])
     images = compiled.sample(c, range(6), graph)
     assert (images - plain.sample(c, range(6), graph)).abs().max() < 1e-5
     full = 4 if guidance == 1 else 8
     assert {s % full for s in sizes} == {0}
     assert graph == "last" or set(sizes) == {full}
+    assert decoded == [Tiny.decoded_at_once]
     assert len(images) == 6
 
 
