@@ -26,6 +26,7 @@ from .oracle import ReferenceOracle
 from .plan import Plan, Request, Run
 from .probe import Probe, timed
 from .results import Row, RunFolder, label_of
+from .training import COMPILED_FROM
 from .trial import Trial
 from .unlabeled import Unlabeled
 
@@ -121,6 +122,8 @@ class Campaign:
                 folder, self.plan.spec, run.strategy, run.architecture, self.request.device,
                 self._oracle(run), make_galot,
             )  # fmt: skip
+            if self.request.compile:
+                trial.learner.compiled_from = COMPILED_FROM
             trial.run(on_round)
         if run.generator and self.request.save_full_size:
             self._complete_gallery(run, folder)

@@ -152,7 +152,8 @@ def _add_where(group: argparse._ArgumentGroup) -> None:
     add("--deterministic", action="store_true",
         help="same bits on the same GPU, slower; a CPU always is")  # fmt: skip
     add("--compile", action="store_true",
-        help="compile the generator: faster after minutes; needs a C++ compiler")  # fmt: skip
+        help="compile the generator, and on a GPU fits of 40,000 steps or more: faster after "
+        "minutes; needs a C++ compiler")  # fmt: skip
     add("--checkpointing", action="store_true",
         help="the ascent's gradient in less memory and more time")  # fmt: skip
 

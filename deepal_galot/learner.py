@@ -25,7 +25,7 @@ from .device import has_bfloat16, is_out_of_memory
 from .errors import UserError
 from .objective import HeadDropout, Objective, dropout_masks
 from .pool import ImageSet
-from .training import COMPILED_FROM, Training, for_batchnorm, split_batches
+from .training import Training, for_batchnorm, split_batches
 
 GPU_EVAL_BATCH = 1024
 CPU_EVAL_BATCH = 64  # its activations stay in the cache: 2.5× as fast as 1024 for small_cnn, 28 px
@@ -54,7 +54,7 @@ class Learner:
         device: where it runs.
         objective: what a fit minimises; a strategy may put its own here.
         extra_train_seconds: time spent in `extra_training` so far.
-        compiled_from: steps of a fit, from which on a GPU it is compiled.
+        compiled_from: steps of a fit, from which on a GPU it is compiled; None for never.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Learner:
         self.clf: Classifier | None = None
         self.objective = Objective()
         self.extra_train_seconds = 0.0
-        self.compiled_from = COMPILED_FROM
+        self.compiled_from: int | None = None
         self._seen: tuple[ImageSet, Outputs] | None = None
         self._mean = self._std = torch.zeros(())
 

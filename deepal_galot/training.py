@@ -23,8 +23,8 @@ from .errors import UserError
 from .objective import Batch, Context, Objective
 
 WARM_UP = 0.3  # share of a one-cycle fit in which the rate rises, from ...
-# Steps of a fit. On an H200 compiling ResNet18 gains 0.27 ms of a step's 1.8 at batch 32 and takes
-# half a minute once a process, so it pays in runs of several such fits.
+# Steps of a fit under --compile. On an H200 compiling ResNet18 gains 0.27 ms of a step's 1.8 at
+# batch 32 and takes half a minute once a process, so it pays in runs of several such fits.
 COMPILED_FROM = 40_000
 MOST_COMPILED = 64  # sizes and networks; what comes after these runs as it is written
 FIRST_RATE = 1 / 25  # ... this share of the highest (Smith & Topin 2018; PyTorch's defaults)
@@ -60,14 +60,14 @@ class Training:
 
     def run(
         self, x: Tensor, y: Tensor, n_generated: int, rng: torch.Generator,
-        compiled_from: int = COMPILED_FROM,
+        compiled_from: int | None = None,
     ) -> int:  # fmt: skip
         """Every image in every epoch, in even batches (see split_batches).
 
         Args:
             x, y: at least one image; the last n_generated are generated.
             rng: of the order and the augmentation.
-            compiled_from: steps that are worth a compiler's time.
+            compiled_from: steps that are worth a compiler's time; None if none are.
 
         Returns:
             The number of optimiser steps.
@@ -81,8 +81,8 @@ class Training:
         self.average = WeightAverage(models, self.config.ema) if self.config.ema else None
         per_epoch = len(split_batches(len(x), self.config.batch_size))
         epochs = max(self.config.epochs, math.ceil(self.config.min_steps / per_epoch))
-        compiled = self._may_be_compiled and epochs * per_epoch >= compiled_from
-        self.network = _compiled(self.clf) if compiled else self.clf
+        worth_it = compiled_from is not None and epochs * per_epoch >= compiled_from
+        self.network = _compiled(self.clf) if worth_it and self._capturable else self.clf
         self.clf.train()
         with own_stream(x.device):
             self._run(epochs, per_epoch, rng)
@@ -128,11 +128,6 @@ class Training:
         """Whether a step can be replayed as a CUDA graph; auxiliary norms count their rows."""
         of_classes = self.clf.capturable and self.objective.capturable
         return self.x.is_cuda and self.rows is None and of_classes
-
-    @property
-    def _may_be_compiled(self) -> bool:
-        """On a GPU, where the same bits are not asked for."""
-        return self._capturable and not torch.are_deterministic_algorithms_enabled()
 
     def _as_graph(self) -> Captured:
         parts = " with ".join(type(m).__name__ for m in (self.clf, self.objective))

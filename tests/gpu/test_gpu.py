@@ -26,7 +26,7 @@ pytestmark = [
 ]
 
 
-def fitted(spec, device, architecture=SmallCNN, n=200, compiled_from=10**9, **recipe):
+def fitted(spec, device, architecture=SmallCNN, n=200, compiled_from=None, **recipe):
     config = small_config(epochs=20, min_steps=100, **recipe)
     learner = Learner(config, architecture, spec.image_shape, spec.n_classes, torch.device(device))
     learner.compiled_from = compiled_from

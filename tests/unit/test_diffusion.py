@@ -11,6 +11,7 @@ import torch
 
 from deepal_galot.cli import main
 from deepal_galot.errors import UserError
+from deepal_galot.training import COMPILED_FROM, Training
 from generators.diffusion import DiffusionGenerator, pick_dtype
 from generators.networks import KeysAndValues, Networks
 from generators.text_optimization import score_gradient
@@ -252,9 +253,11 @@ def test_compile_is_asked_for_and_names_the_same_run(tmp_path, monkeypatch, caps
     asked = []
     monkeypatch.setattr(torch, "compile", lambda function, **kwargs: asked.append(1) or function)
     monkeypatch.setattr(Tiny, "checkpoint", lambda self: asked.append("checkpointing"))
+    fit = Training.run
+    monkeypatch.setattr(Training, "run", lambda self, *a: asked.append(a[-1]) or fit(self, *a))
     run = [*QUICK, "--strategy", "GALOTBasic", "--device", "cpu", "--output", str(tmp_path)]
     assert main([*run, "--compile", "--checkpointing"]) == 0
-    assert 1 in asked and "checkpointing" in asked
+    assert {1, "checkpointing", COMPILED_FROM} <= set(asked)
     capsys.readouterr()
     assert main([*run, "--dry-run"]) == 0
     assert " 2/2 " in capsys.readouterr().out

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from deepal_galot import gpu_sharing
 from deepal_galot.gpu_sharing import CONTROL, LOGS, PIPES, side_by_side
 
 GPU = torch.device("cuda")
@@ -16,7 +17,8 @@ def control(tmp_path, monkeypatch):
     """Installs a program that notes its arguments, pipes and input; the notes."""
     notes = tmp_path / "notes"
 
-    def install(exit_code=0):
+    def install(exit_code=0, client="pass"):
+        monkeypatch.setattr(gpu_sharing, "CONNECT", client)
         program = tmp_path / "bin" / CONTROL
         program.parent.mkdir()
         program.write_text(
@@ -64,6 +66,24 @@ def test_a_daemon_that_does_not_start_is_named(control, capsys):
     assert "take turns on the GPU: nvidia-cuda-mps-control: no such device" in (
         capsys.readouterr().err
     )
+
+
+def test_a_daemon_that_serves_nobody_is_ended(control, capsys):
+    control(client="import sys; sys.exit('a client gets CUDA error ' + sys.argv[1])")
+    with side_by_side(torch.device("cuda:3")):
+        assert PIPES not in os.environ
+        assert [line.split()[-1] for line in control.said()] == ["said=", "5"]
+    assert "take turns on the GPU: nvidia-cuda-mps-control: a client gets CUDA error 3" in (
+        capsys.readouterr().err
+    )
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for a machine without the driver")
+def test_a_client_without_a_driver_fails(control, capsys):
+    control(client=gpu_sharing.CONNECT)
+    with side_by_side(GPU):
+        assert PIPES not in os.environ
+    assert "libcuda.so.1" in capsys.readouterr().err
 
 
 def test_a_cpu_needs_none(control):
