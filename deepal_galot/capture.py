@@ -6,8 +6,10 @@ The kernels of a training step on a small batch are shorter than Python needs to
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -24,8 +26,9 @@ class Captured:
     """A function of tensors whose calls are replayed from a graph for each shape of them.
 
     No call is for show: the first EAGER of a shape run as written, then one is recorded and, like
-    all that follow, replayed. The function must ask nothing of the CPU while it runs (`.item()`,
-    `nonzero`), and what it reads beside its inputs must stay where it is.
+    all that follow, replayed. So the function must ask nothing of the CPU while it runs (`.item()`,
+    `nonzero`), do nothing in Python that is to happen in each call, and find what it reads beside
+    its inputs where it was. Recorded calls keep their memory while others run as written.
     """
 
     def __init__(self, function: Callable[[Inputs], None], what: str) -> None:
@@ -43,7 +46,9 @@ class Captured:
         shapes = tuple(v.shape for v in inputs.values())
         self._calls[shapes] += 1
         if self._calls[shapes] <= EAGER:
-            self.function(inputs)
+            with warnings.catch_warnings():  # optimisers are made for a graph from the start
+                warnings.filterwarnings("ignore", ".*capturable=True")
+                self.function(inputs)
             return
         if shapes not in self._graphs:
             self._graphs[shapes] = self._record(inputs)
@@ -62,23 +67,29 @@ class Captured:
             ):  # fmt: skip
                 self.function(own)
         except RuntimeError as error:
-            if is_out_of_memory(error):
+            first = error.__context__ or error  # leaving the block says only that something failed
+            if is_out_of_memory(first) or is_out_of_memory(error):
                 raise
             raise UserError(
-                f"{self.what} waits for the device, so it cannot be recorded as a CUDA graph: set "
-                f"`capturable = False` in its class ({str(error).splitlines()[0]})"
+                f"{self.what} cannot be recorded as a CUDA graph: leave `capturable` False in its "
+                f"class ({str(first).splitlines()[0]})"
             ) from error
         return graph, own
 
 
 @contextlib.contextmanager
-def own_stream(device: torch.device) -> Iterator[None]:
-    """On a CUDA device a stream beside the default one, which waits for it; else nothing."""
-    if device.type != "cuda":
-        yield
-        return
-    stream = torch.cuda.Stream(device)
+def stream_for_graphs(device: torch.device) -> Iterator[None]:
+    """A stream beside the default one, which cannot be recorded and waits for it."""
+    stream = _stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(stream):
-        yield
-    torch.cuda.current_stream(device).wait_stream(stream)
+    try:
+        with torch.cuda.stream(stream):
+            yield
+    finally:
+        torch.cuda.current_stream(device).wait_stream(stream)
+
+
+@cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all, because libraries keep memory for each."""
+    return torch.cuda.Stream(device)

@@ -12,13 +12,20 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 
 import torch
 
 CONTROL = "nvidia-cuda-mps-control"
 PIPES, LOGS = "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY"
-QUIT = "quit -t 5\n"  # seconds that clients have to end
+PATIENCE = 30  # seconds for the service to come and to go
+# A process of its own, so that however the command ends, kill -9 too, its daemon ends with it.
+GUARD = f"""
+{CONTROL} -d </dev/null && echo ready
+cat >/dev/null
+echo quit -t 5 | {CONTROL} >/dev/null 2>&1
+rm -rf "${PIPES}"
+"""
 # What a client does first; argument: the device's number.
 CONNECT = """
 import ctypes, sys
@@ -38,37 +45,71 @@ def side_by_side(device: torch.device) -> Iterator[None]:
     if device.type != "cuda" or PIPES in os.environ:
         yield
         return
-    with tempfile.TemporaryDirectory(prefix="mps", ignore_cleanup_errors=True) as folder:
-        own = {PIPES: folder, LOGS: folder}
-        missing = _run([CONTROL, "-d"], own)
-        if missing is None:
-            missing = _run([sys.executable, "-c", CONNECT, str(device.index or 0)], own)
-            if missing is not None:
-                _run([CONTROL], own, QUIT)
-        if missing is not None:
-            print(f"the runs take turns on the GPU: {missing}", file=sys.stderr)
-            yield
+    if shutil.which(CONTROL) is None:
+        _say("is not on the PATH")
+        yield
+        return
+    with _guard() as (guard, own):
+        wrong = _trouble(guard, own, device)
+        if wrong is None:
+            with _environment(own):
+                yield
             return
-        os.environ.update(own)
-        try:
-            yield
-        finally:
-            for name in own:
-                del os.environ[name]
-            _run([CONTROL], own, QUIT)
+    _say(wrong)
+    yield
 
 
-def _run(command: Sequence[str], own: dict[str, str], said: str = "") -> str | None:
-    """Run a program of the service; what is wrong, or None."""
-    program = shutil.which(command[0])
-    if program is None:
-        return f"{command[0]} is not on the PATH"
+def _say(wrong: str) -> None:
+    print(f"the runs take turns on the GPU: {CONTROL}: {wrong}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _guard() -> Iterator[tuple[subprocess.Popen, dict[str, str]]]:
+    """What starts the daemon and, at the end of the block or of this process, ends it; and what its
+    clients need in their environment."""
+    folder = tempfile.mkdtemp(prefix="mps")
+    own = {PIPES: folder, LOGS: folder}
+    # The daemon serves all devices: its clients choose by this variable, and would choose twice.
+    environment = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"} | own
+    guard = subprocess.Popen(
+        ["sh", "-c", GUARD], env=environment, text=True, start_new_session=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
     try:
-        done = subprocess.run(
-            [program, *command[1:]], input=said, env=os.environ | own, text=True, timeout=30,
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f"{CONTROL}: {error}"
-    wrong = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-    return f"{CONTROL}: {wrong[-1]}" if done.returncode else None
+        yield guard, own
+    finally:
+        guard.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            guard.wait(PATIENCE)
+        guard.stdout.close()
+
+
+def _trouble(
+    guard: subprocess.Popen, own: Mapping[str, str], device: torch.device
+) -> str | None:  # fmt: skip
+    """Why the daemon serves nobody, or None if it does."""
+    said = guard.stdout.readline().strip()
+    if said != "ready":
+        return said or "it did not start"
+    client = [sys.executable, "-c", CONNECT, str(device.index or 0)]
+    try:
+        tried = subprocess.run(
+            client, env=os.environ | own, text=True, timeout=PATIENCE, capture_output=True
+        )
+    except subprocess.TimeoutExpired:
+        return f"a client waited {PATIENCE} seconds"
+    return tried.stderr.strip().splitlines()[-1] if tried.returncode else None
+
+
+@contextlib.contextmanager
+def _environment(own: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in own}
+    os.environ.update(own)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

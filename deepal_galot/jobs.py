@@ -57,7 +57,7 @@ def run_at_once(campaign: Campaign, args: argparse.Namespace) -> list[RunFolder]
     threads = max(1, torch.get_num_threads() // jobs)
     context = multiprocessing.get_context("spawn")
     device = campaign.request.device
-    with side_by_side(device):
+    with side_by_side(device) if jobs > 1 else contextlib.nullcontext():
         pool = ProcessPoolExecutor(jobs, context, _start, (threads, device, 1 / jobs))
         try:
             with _deaf_to_interrupts():  # which a new process is until `_start`

@@ -49,9 +49,10 @@ class Objective(nn.Module):
 
     @property
     def capturable(self) -> bool:
-        """Whether `backward` can be recorded as a CUDA graph: it does not look at `progress` and
-        asks nothing of the CPU. Of a subclass with a backward of its own that is not known."""
-        return type(self).backward is Objective.backward
+        """Whether `backward` can be recorded as a CUDA graph: it does not look at `progress`, asks
+        nothing of the CPU and draws nothing there. Of a subclass's own that is not known."""
+        own = type(self)
+        return own.backward is Objective.backward and own.losses is Objective.losses
 
     def build(self, clf: Classifier, image_shape: tuple[int, int, int]) -> None:
         """Make fresh sub-modules for a fresh classifier; draws from torch's global generator,

@@ -78,10 +78,11 @@ class Probe:
             learner.fit(data, 0)
             return learner.clock() - started
 
-        few = 4 if self.device.type == "cuda" else 1  # there the first steps are slow, see capture
+        on_gpu = self.device.type == "cuda"
+        few = 4 if on_gpu else 1  # there the first steps are slow, see capture
         seconds(few)  # warms up
         short = seconds(few)
-        epochs = max(3 * few, min(200, int(PROBE_SECONDS / short)))
+        epochs = 200 if on_gpu else max(3, min(200, int(PROBE_SECONDS / short)))
         step = max(0.0, (seconds(epochs) - short) / (2 * (epochs - few)))
         per_pass = _repeat(lambda: learner.outputs(dataclasses.replace(data)), learner.clock)
         return Prices(fit=max(0.0, short - 2 * few * step), step=step, passed=per_pass / len(data))

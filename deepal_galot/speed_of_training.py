@@ -17,6 +17,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from threading import BrokenBarrierError
 from typing import Any
 
 import numpy as np
@@ -142,7 +143,11 @@ def _at_once(fits: _Fits, jobs: int, asked: int | None, flops: float, limit: flo
         side_by_side(fits.device),
         ProcessPoolExecutor(jobs, context, _get_ready, (threads, ready)) as pool,
     ):
-        spans = list(pool.map(_fit_with_others, [fits] * jobs, [epochs] * jobs))
+        asked = [pool.submit(_fit_with_others, fits, epochs) for _ in range(jobs)]
+        errors = [e for e in (future.exception() for future in asked) if e is not None]
+        for error in sorted(errors, key=lambda e: isinstance(e, BrokenBarrierError)):
+            raise error  # not that of those who waited for the one that failed
+        spans = [future.result() for future in asked]
     seconds = max(stop for _, stop in spans) - min(start for start, _ in spans)
     rate = jobs * epochs * len(fits.data) / seconds
     return (
@@ -164,8 +169,12 @@ def _get_ready(threads: int, ready: Barrier) -> None:
 def _fit_with_others(fits: _Fits, epochs: int) -> tuple[float, float]:
     """When a fit began and ended, on the clock of all processes; it begins when all have done one
     before, of an epoch."""
-    fits.make(1)()
-    fit = fits.make(epochs)
+    try:
+        fits.make(1)()
+        fit = fits.make(epochs)
+    except BaseException:
+        _ready.abort()  # the others would wait for ever
+        raise
     _ready.wait()
     started = time.time()
     fit()

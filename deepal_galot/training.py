@@ -6,6 +6,7 @@ training set, by chance a few more or fewer.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator
 from itertools import accumulate, pairwise
@@ -16,15 +17,15 @@ from tqdm import tqdm
 
 from . import auxiliary_norm
 from .augmentation import augment, draw
-from .capture import Captured, Inputs, own_stream
+from .capture import Captured, Inputs, stream_for_graphs
 from .classifiers.base import Classifier
 from .config import RunConfig
 from .errors import UserError
 from .objective import Batch, Context, Objective
 
 WARM_UP = 0.3  # share of a one-cycle fit in which the rate rises, from ...
-# Steps of a fit under --compile. On an H200 compiling ResNet18 gains 0.27 ms of a step's 1.8 at
-# batch 32 and takes half a minute once a process, so it pays in runs of several such fits.
+# Steps of a fit under --compile. On an H200 compiling ResNet18 gains 0.27 ms of a step's 2.0 at
+# batch 32 and takes half a minute in each process, so it pays in runs of several such fits.
 COMPILED_FROM = 40_000
 MOST_COMPILED = 64  # sizes and networks; what comes after these runs as it is written
 FIRST_RATE = 1 / 25  # ... this share of the highest (Smith & Topin 2018; PyTorch's defaults)
@@ -77,15 +78,16 @@ class Training:
         """
         self._take(x, y, n_generated)
         models = nn.ModuleList([self.clf, self.objective])
-        self.optimizer = make_optimizer(self.config, models, on_gpu=x.is_cuda)
+        self.optimizer = make_optimizer(self.config, models, self._capturable)
         self.average = WeightAverage(models, self.config.ema) if self.config.ema else None
         per_epoch = len(split_batches(len(x), self.config.batch_size))
         epochs = max(self.config.epochs, math.ceil(self.config.min_steps / per_epoch))
         worth_it = compiled_from is not None and epochs * per_epoch >= compiled_from
         self.network = _compiled(self.clf) if worth_it and self._capturable else self.clf
         self.clf.train()
-        with own_stream(x.device):
+        with stream_for_graphs(x.device) if self._capturable else contextlib.nullcontext():
             self._run(epochs, per_epoch, rng)
+        self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.give_back()
         auxiliary_norm.join(self.clf)
@@ -207,22 +209,22 @@ class WeightAverage:
 
 
 def make_optimizer(
-    config: RunConfig, model: nn.Module, on_gpu: bool = False
+    config: RunConfig, model: nn.Module, for_graph: bool = False
 ) -> torch.optim.Optimizer:
     """SGD, Adam (L2 penalty) or AdamW (decoupled weight decay).
 
     Args:
-        on_gpu: one kernel for all parameters, which reads the learning rate from the device, so
+        for_graph: one kernel for all parameters, which reads the learning rate from the device, so
             that a CUDA graph can hold it.
     """
     usual = {"lr": config.lr, "weight_decay": config.weight_decay}
-    if on_gpu:
+    if for_graph:
         device = next(model.parameters()).device
         usual |= {"lr": torch.tensor(config.lr, device=device), "fused": True}
     if config.optimizer == "sgd":
         return torch.optim.SGD(model.parameters(), momentum=config.momentum, **usual)
     kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    return kinds[config.optimizer](model.parameters(), capturable=on_gpu, **usual)
+    return kinds[config.optimizer](model.parameters(), capturable=for_graph, **usual)
 
 
 def rate_share(schedule: str, epoch: float, epochs: int) -> float:

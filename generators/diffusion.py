@@ -142,8 +142,8 @@ class DiffusionGenerator(Generator):
         return self.networks.text.arrived(c.to(self.device), self.networks.dtype).cpu()
 
     def compile(self) -> None:
-        """Compile the UNet of the steps without a graph and the decoder, for batches of one size
-        each."""
+        """Compile the UNet and the decoder, for batches of one size each, where no gradient is
+        taken; in float32, where the gradient's networks are these, everywhere."""
         self._compiled = True
         self.networks.unet.compile(dynamic=False)
         self.networks.vae.decoder.compile(dynamic=False)

@@ -12,6 +12,7 @@ class DenseNet121(Classifier):
     """DenseNet121 with a 3×3 stem and no max-pooling, the form for 32 px; Huang et al. 2017"""
 
     name = "densenet121"
+    capturable = True
     embedding_dim = 1024
 
     def __init__(self, image_shape: tuple[int, int, int], n_classes: int) -> None:

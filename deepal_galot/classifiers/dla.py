@@ -18,6 +18,7 @@ class DLA(Classifier):
     """
 
     name = "dla"
+    capturable = True
     embedding_dim = 512
 
     def __init__(self, image_shape: tuple[int, int, int], n_classes: int) -> None:

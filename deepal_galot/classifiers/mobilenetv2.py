@@ -24,6 +24,7 @@ class MobileNetV2(Classifier):
     """MobileNetV2 that halves an image three times, not five, for 32 px; Sandler et al. 2018"""
 
     name = "mobilenetv2"
+    capturable = True
     embedding_dim = 1280
 
     def __init__(self, image_shape: tuple[int, int, int], n_classes: int) -> None:

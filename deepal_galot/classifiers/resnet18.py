@@ -12,6 +12,7 @@ class ResNet18(Classifier):
     """ResNet18 with a 3×3 stem and no max-pooling, the usual form for 32 px; He et al. 2016"""
 
     name = "resnet18"
+    capturable = True
     embedding_dim = 512
     max_pool = False
 

@@ -11,6 +11,7 @@ class SmallCNN(Classifier):
     """three convolutions with BatchNorm, one hidden layer of 128; trains on a CPU"""
 
     name = "small_cnn"
+    capturable = True
     embedding_dim = 128
 
     def __init__(self, image_shape: tuple[int, int, int], n_classes: int) -> None:

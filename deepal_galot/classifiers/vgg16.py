@@ -15,6 +15,7 @@ class VGG16(Classifier):
     """
 
     name = "vgg16"
+    capturable = True
     embedding_dim = 512
 
     def __init__(self, image_shape: tuple[int, int, int], n_classes: int) -> None:

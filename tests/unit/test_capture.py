@@ -8,7 +8,6 @@ import contextlib
 import pytest
 import torch
 
-from deepal_galot import capture
 from deepal_galot.capture import EAGER, Captured
 from deepal_galot.errors import UserError
 
@@ -72,7 +71,7 @@ def test_few_calls_are_not_recorded(log, calls, graphs):
 
 def test_what_cannot_be_recorded_is_named(log):
     work = captured(log, fails="operation not permitted\nwhen stream is capturing")
-    with pytest.raises(UserError, match="step of Net waits .* in its class .operation not permit"):
+    with pytest.raises(UserError, match="step of Net cannot .* in its class .operation not perm"):
         for _ in range(EAGER + 1):
             work({"x": torch.zeros(3)})
 
@@ -82,8 +81,3 @@ def test_lost_memory_is_left_to_the_caller(log):
     with pytest.raises(RuntimeError, match="can't allocate"):
         for _ in range(EAGER + 1):
             work({"x": torch.zeros(3)})
-
-
-def test_no_stream_of_its_own_on_a_cpu():
-    with capture.own_stream(torch.device("cpu")):
-        assert torch.ones(1).sum() == 1

@@ -1,6 +1,10 @@
 """The Multi-Process Service of a --jobs command, with a stand-in for its control program."""
 
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -8,22 +12,25 @@ import torch
 
 from deepal_galot import gpu_sharing
 from deepal_galot.gpu_sharing import CONTROL, LOGS, PIPES, side_by_side
+from helpers import ROOT
 
 GPU = torch.device("cuda")
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="the service is Linux's")
 
 
 @pytest.fixture
 def control(tmp_path, monkeypatch):
-    """Installs a program that notes its arguments, pipes and input; the notes."""
+    """Installs a program that notes its arguments, pipes, devices and input; the notes."""
     notes = tmp_path / "notes"
 
-    def install(exit_code=0, client="pass"):
+    def install(fails=False, client="pass"):
         monkeypatch.setattr(gpu_sharing, "CONNECT", client)
         program = tmp_path / "bin" / CONTROL
         program.parent.mkdir()
+        ends = "echo no such device >&2; exit 1" if fails else "exit 0"
         program.write_text(
-            f'#!/bin/sh\necho "$* pipes=${PIPES} said=$(cat)" >> "{notes}"\n'
-            f"echo no such device >&2\nexit {exit_code}\n"
+            f'#!/bin/sh\necho "$* pipes=${PIPES} devices=$CUDA_VISIBLE_DEVICES said=$(cat)" '
+            f'>> "{notes}"\n{ends}\n'
         )
         program.chmod(0o755)
         monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
@@ -33,15 +40,35 @@ def control(tmp_path, monkeypatch):
     return install
 
 
-def test_a_daemon_serves_the_block_and_is_told_to_quit(control):
+def test_a_daemon_serves_the_block_and_is_told_to_quit(control, monkeypatch):
     control()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2")  # which its clients read
+    monkeypatch.setenv(LOGS, "/var/log/mine")
     with pytest.raises(KeyboardInterrupt), side_by_side(GPU):
         pipes = os.environ[PIPES]
         assert Path(pipes).is_dir() and os.environ[LOGS] == pipes
-        assert control.said() == [f"-d pipes={pipes} said="]
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "2"
+        assert control.said() == [f"-d pipes={pipes} devices= said="]
         raise KeyboardInterrupt
-    assert control.said()[1:] == [f" pipes={pipes} said=quit -t 5"]
-    assert PIPES not in os.environ and LOGS not in os.environ and not Path(pipes).exists()
+    assert control.said()[1:] == [f" pipes={pipes} devices= said=quit -t 5"]
+    assert PIPES not in os.environ and os.environ[LOGS] == "/var/log/mine"
+    assert not Path(pipes).exists()
+
+
+def test_it_ends_with_a_command_that_is_killed(control):
+    control()
+    code = (
+        "import os, torch; from deepal_galot import gpu_sharing as g; g.CONNECT = 'pass'\n"
+        "with g.side_by_side(torch.device('cuda')):\n"
+        "    print(os.environ[g.PIPES], flush=True); os.kill(os.getpid(), 9)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL
+    for _ in range(100):
+        if not Path(done.stdout.strip()).exists():
+            break
+        time.sleep(0.1)
+    assert [line.split("=")[-1] for line in control.said()] == ["", "quit -t 5"]
 
 
 def test_one_that_is_there_already_is_used(control, monkeypatch):
@@ -52,30 +79,29 @@ def test_one_that_is_there_already_is_used(control, monkeypatch):
     assert control.said() == [] and os.environ[PIPES] == "/run/mps"
 
 
-def test_without_it_the_runs_take_turns_and_it_says_so(control, capsys, monkeypatch):
+def test_without_it_the_runs_take_turns_and_it_says_so(capsys, monkeypatch):
+    monkeypatch.delenv(PIPES, raising=False)
     monkeypatch.setenv("PATH", "/nowhere")
     with side_by_side(GPU):
         assert PIPES not in os.environ
-    assert "take turns on the GPU: nvidia-cuda-mps-control is not on" in capsys.readouterr().err
+    assert "take turns on the GPU: nvidia-cuda-mps-control: is not on" in capsys.readouterr().err
 
 
-def test_a_daemon_that_does_not_start_is_named(control, capsys):
-    control(exit_code=1)
-    with side_by_side(GPU):
-        assert PIPES not in os.environ
-    assert "take turns on the GPU: nvidia-cuda-mps-control: no such device" in (
-        capsys.readouterr().err
-    )
-
-
-def test_a_daemon_that_serves_nobody_is_ended(control, capsys):
-    control(client="import sys; sys.exit('a client gets CUDA error ' + sys.argv[1])")
+@pytest.mark.parametrize(
+    "fails, client, why",
+    [
+        (True, "pass", "no such device"),
+        (False, "import sys; sys.exit('CUDA error ' + sys.argv[1])", "CUDA error 3"),
+        (False, "import time; time.sleep(60)", "a client waited 1 seconds"),
+    ],
+)
+def test_a_daemon_that_serves_nobody_is_ended(control, capsys, monkeypatch, fails, client, why):
+    control(fails, client)
+    monkeypatch.setattr(gpu_sharing, "PATIENCE", 1)
     with side_by_side(torch.device("cuda:3")):
         assert PIPES not in os.environ
-        assert [line.split()[-1] for line in control.said()] == ["said=", "5"]
-    assert "take turns on the GPU: nvidia-cuda-mps-control: a client gets CUDA error 3" in (
-        capsys.readouterr().err
-    )
+        assert [line.split("=")[-1] for line in control.said()] == ["", "quit -t 5"]
+    assert f"take turns on the GPU: nvidia-cuda-mps-control: {why}" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for a machine without the driver")

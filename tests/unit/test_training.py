@@ -1,5 +1,6 @@
 """A fit's recipe: rates, optimisers, smoothing, weights, averages and auxiliary norms."""
 
+import contextlib
 import copy
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from deepal_galot import auxiliary_norm
+from deepal_galot import auxiliary_norm, training
 from deepal_galot.classifiers.resnet18 import ResNet18
 from deepal_galot.classifiers.small_cnn import SmallCNN
 from deepal_galot.errors import UserError
@@ -212,6 +213,48 @@ def test_batches_with_one_or_no_image_of_a_kind(generated):
     before = clf[0].main.running_mean if all(generated) else clf[0].auxiliary.running_mean
     if len(set(generated)) == 1:
         assert torch.equal(before, torch.zeros(2))
+
+
+# -- graphs and compilers ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "fields, compiled_from, wanted",
+    [
+        ({}, None, "graph"),
+        ({}, 6, "graph compiled"),
+        ({}, 7, "graph"),
+        ({"synthetic_norm": "separate"}, 6, ""),  # counts its rows
+        ({"capturable": False}, 6, ""),
+        ({"loss": "own"}, 6, ""),
+    ],
+)
+def test_which_fits_are_graphs_and_compiled(toy, monkeypatch, fields, compiled_from, wanted):
+    """Three epochs of two batches, on what says that it is a GPU; both are stood in for."""
+    done = []
+
+    class OnGpu(torch.Tensor):
+        is_cuda = True
+
+    class OwnLoss(Objective):
+        def losses(self, logits, batch):
+            return super().losses(logits, batch)
+
+    monkeypatch.setattr(torch, "compile", lambda clf, **kw: done.append("compiled") or clf)
+    monkeypatch.setattr(
+        training, "Captured", lambda step, what: done.append("graph") or (lambda x: step(x))
+    )
+    monkeypatch.setattr(training, "stream_for_graphs", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(training, "make_optimizer", lambda *a: make_optimizer(*a[:2]))
+    monkeypatch.setattr(SmallCNN, "capturable", fields.pop("capturable", True))
+    objective = OwnLoss() if fields.pop("loss", None) else Objective()
+    config = small_config(batch_size=8, epochs=3, **fields)
+    x = torch.from_numpy(toy.x_train[:16]).permute(0, 3, 1, 2).as_subclass(OnGpu)
+    clf = SmallCNN(toy.image_shape, toy.n_classes)
+    fit = training.Training(clf, objective, config, lambda x: x, contextlib.nullcontext)
+    y = torch.from_numpy(toy.y_train[:16])
+    assert fit.run(x, y, 8, torch.Generator(), compiled_from) == 6
+    assert sorted(done) == sorted(wanted.split())
 
 
 # -- precision ---------------------------------------------------------------------------------
