@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from deepal_galot import registry, speed, timing
+from deepal_galot import registry, speed, speed_of_training, timing
 from deepal_galot.classifiers.resnet18 import ResNet18
 from deepal_galot.classifiers.small_cnn import SmallCNN
+from deepal_galot.config import resolve
+from deepal_galot.errors import UserError
 from deepal_galot.learner import Learner
 from deepal_galot.pool import Pool
 from deepal_galot.selection import k_center
@@ -159,6 +161,27 @@ def test_lines_of_train(capsys):
         assert float(tflop) == pytest.approx(float(ours) * flops / 1e12, rel=0.02)
         assert float(share) / 100 == pytest.approx(float(tflop) / float(limit), rel=0.02, abs=0.001)
         assert float(ratio) == pytest.approx(float(ours) / float(plain), rel=0.02, abs=0.006)
+
+
+def test_lines_of_fits_at_once(capsys):
+    sizes = ["--batch", "8", "--images", "24", "--epochs", "2", "--device", "cpu", "--jobs", "2"]
+    assert speed.main(["train", "--classifier", "small_cnn", "--protocol", "demo", *sizes]) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    at_once = rf" *24 images +batch 8 +2 fits at once: {NUMBER} \(n=1\) in all +{NUMBER} TFLOP/s .*"
+    rate, tflop = map(float, re.fullmatch(at_once, line).groups())
+    flops = count_training_flops(SmallCNN, (32, 32, 3))
+    assert tflop == pytest.approx(rate * flops / 1e12, rel=0.02)
+
+
+@pytest.mark.slow
+def test_a_fit_at_once_that_fails_is_said():
+    """The first to fail; the other would wait for it to get ready."""
+    fields = {"protocol": "paper", "optimizer": "sgd", "lr": 1e9, "min_steps": 50}
+    config = resolve("RandomSampling", "random", flags=fields)
+    data = speed_of_training._images(None, 64)
+    fits = speed_of_training._Fits(config, SmallCNN, data, torch.device("cpu"), False)
+    with pytest.raises(UserError, match="64 images diverged"):
+        speed_of_training._at_once(fits, 2, 1, 1.0, 1.0)
 
 
 def test_precision_of_train_is_said_and_used(capsys):
