@@ -41,8 +41,14 @@ setup(
         "ray": [RAY],
         # Under pytest 9.2 xdist keeps no group of tests together, so their fixtures are made twice:
         # https://github.com/pytest-dev/pytest-xdist/issues/1386
-        "test": [RAY, "pytest>=8", "pytest<9.2", "pytest-xdist>=3.6", "hypothesis>=6.100",
-                 "ruff>=0.15"],
+        "test": [
+            RAY,
+            "pytest>=8",
+            "pytest<9.2",
+            "pytest-xdist>=3.6",
+            "hypothesis>=6.100",
+            "ruff>=0.15",
+        ],
         "browser": ["playwright>=1.40"],  # and chromium, for the tests of the pages
     },
 )
