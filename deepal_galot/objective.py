@@ -50,7 +50,8 @@ class Objective(nn.Module):
     @property
     def capturable(self) -> bool:
         """Whether `backward` can be recorded as a CUDA graph: it does not look at `progress`, asks
-        nothing of the CPU and draws nothing there. Of a subclass's own that is not known."""
+        nothing of the CPU and draws nothing there. Not if a subclass computes the loss itself,
+        which may set this True."""
         own = type(self)
         return own.backward is Objective.backward and own.losses is Objective.losses
 

@@ -29,6 +29,7 @@ from .config import resolve, usual_values
 from .datasets.base import DatasetSpec
 from .device import pick_device
 from .errors import UserError
+from .flags import Parser
 from .learner import Learner, Outputs
 from .pool import UNKNOWN, ImageSet, Pool, check_query
 from .speed_of_generation import generate_lines
@@ -235,7 +236,7 @@ def query_lines(args: argparse.Namespace) -> Iterator[str]:
 
 def build_parser() -> argparse.ArgumentParser:
     """`train`, `query` and `generate`, and their sizes."""
-    parser = argparse.ArgumentParser(prog="python -m deepal_galot.speed", description=__doc__)
+    parser = Parser(prog="python -m deepal_galot.speed", description=__doc__)
     commands = parser.add_subparsers(dest="what", required=True)
     train = commands.add_parser("train")
     train.set_defaults(lines=train_lines)
@@ -249,8 +250,8 @@ def build_parser() -> argparse.ArgumentParser:
                        help="default: 32 128 512, on a CPU 32")  # fmt: skip
     train.add_argument("--images", type=_positive, nargs="+",
                        help="in the training set; default: 1000 10000, on a CPU 256")  # fmt: skip
-    train.add_argument("--workers", type=int, help="of the plain loop's loader; default: 1, on a "
-                       "CPU 0")  # fmt: skip
+    train.add_argument("--workers", type=_natural, help="of the plain loader; default: 1, on "
+                       "a CPU 0")  # fmt: skip
     train.add_argument("--compile", action="store_true", help="ours compiled, however short a fit "
                        "is (GPU)")  # fmt: skip
     train.add_argument("--jobs", type=_positive, help="also as many fits at once")
@@ -272,11 +273,13 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: at least 1")
-    return value
+def _natural(text: str, least: int = 0) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text}: a whole number, at least {least}")
+    return int(text)
+
+
+_positive = functools.partial(_natural, least=1)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,7 +5,7 @@ To add one, write a file in this folder (or a plug-in) with a subclass of Classi
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -27,7 +27,8 @@ class Classifier(nn.Module):
         embedding_dim: D.
         capturable: whether a training step may be recorded as a CUDA graph, several times as fast
             with small batches: forward asks nothing of the CPU (`.item()`, `nonzero`), and nothing
-            in Python changes from step to step (counters, random numbers, hooks).
+            in Python changes from step to step (counters, random numbers, hooks). Each class says
+            so for itself; it is not inherited.
     """
 
     capturable: ClassVar[bool] = False
@@ -35,6 +36,10 @@ class Classifier(nn.Module):
     neck: nn.Module
     head: nn.Linear
     embedding_dim: int
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.capturable = vars(cls).get("capturable", False)
 
     def feature_maps(self, x: Tensor) -> list[Tensor]:
         """[B, C, H, W] normalised images -> the feature map of each stage.

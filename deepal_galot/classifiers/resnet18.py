@@ -32,4 +32,5 @@ class ResNet18MaxPool(ResNet18):
     """DeepALPlus's ResNet18: 3×3 stem, max-pooling to half size, 4× cheaper; Zhan et al. 2022"""
 
     name = "resnet18_maxpool"
+    capturable = True
     max_pool = True

@@ -192,6 +192,16 @@ def test_precision_of_train_is_said_and_used(capsys):
     assert "--precision 'bf16'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("flags", [
+    ["--jobs", "0"], ["--batch", "x"], ["--workers", "-1"], ["--epochs", "1.5"], ["--what"],
+])  # fmt: skip
+def test_bad_flags_of_train_are_one_line(flags, capsys):
+    assert speed.main(["train", *flags]) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("error: ") and said.err.count("\n") == 1 and not said.out
+    assert flags[-1] in said.err and "_" not in said.err
+
+
 def test_operations_of_a_training_step():
     """ResNet18 at 32 px: 0.5564 G multiply-adds forwards, as published for this stem."""
     assert count_training_flops(ResNet18, (32, 32, 3)) == pytest.approx(3 * 2 * 0.5564e9, rel=0.01)

@@ -257,6 +257,13 @@ def test_which_fits_are_graphs_and_compiled(toy, monkeypatch, fields, compiled_f
     assert sorted(done) == sorted(wanted.split())
 
 
+def test_a_network_says_for_itself_that_it_can_be_a_graph():
+    class Own(SmallCNN):
+        """Its Python state would be frozen into a graph."""
+
+    assert SmallCNN.capturable and not Own.capturable
+
+
 # -- precision ---------------------------------------------------------------------------------
 
 
