@@ -143,11 +143,11 @@ def _at_once(fits: _Fits, jobs: int, asked: int | None, flops: float, limit: flo
         side_by_side(fits.device),
         ProcessPoolExecutor(jobs, context, _get_ready, (threads, ready)) as pool,
     ):
-        asked = [pool.submit(_fit_with_others, fits, epochs) for _ in range(jobs)]
-        errors = [e for e in (future.exception() for future in asked) if e is not None]
+        futures = [pool.submit(_fit_with_others, fits, epochs) for _ in range(jobs)]
+        errors = [e for e in (future.exception() for future in futures) if e is not None]
         for error in sorted(errors, key=lambda e: isinstance(e, BrokenBarrierError)):
             raise error  # not that of those who waited for the one that failed
-        spans = [future.result() for future in asked]
+        spans = [future.result() for future in futures]
     seconds = max(stop for _, stop in spans) - min(start for start, _ in spans)
     rate = jobs * epochs * len(fits.data) / seconds
     return (
