@@ -181,6 +181,7 @@ class DiffusionGenerator(Generator):
         for i, t in enumerate(scheduler.timesteps):
             seen = graph == "all" or (graph == "last" and i == last)  # by autograd
             with torch.set_grad_enabled(seen):
+                # In float32 where autograd looks on.
                 networks, of_text = (self._exact, self._exact.read(text)) if seen else ours
                 x = self._reverse_step(scheduler, networks, x, t, of_text, rngs)
         return x
@@ -189,7 +190,7 @@ class DiffusionGenerator(Generator):
         self, scheduler: Any, networks: Networks, x: Tensor, t: Tensor, text: Tensor,
         rngs: list[torch.Generator],
     ) -> Tensor:  # fmt: skip
-        """x_t -> x_{t-1}; in float32 where autograd looks on."""
+        """x_t -> x_{t-1}, by these networks and what they read of the text."""
         x_in = scheduler.scale_model_input(x, t)
         if self._is_guided:
             noise = self._guided(networks, x_in, t, text)

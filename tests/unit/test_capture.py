@@ -29,8 +29,10 @@ def log(monkeypatch):
     @contextlib.contextmanager
     def record(graph, memory, stream, capture_error_mode):
         recording.append(graph)
-        yield
-        recording.pop()
+        try:
+            yield
+        finally:
+            recording.pop()
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "graph", record)
@@ -74,6 +76,7 @@ def test_what_cannot_be_recorded_is_named(log):
     with pytest.raises(UserError, match="step of Net cannot .* in its class .operation not perm"):
         for _ in range(EAGER + 1):
             work({"x": torch.zeros(3)})
+    assert len(log) == EAGER
 
 
 def test_lost_memory_is_left_to_the_caller(log):
@@ -81,3 +84,4 @@ def test_lost_memory_is_left_to_the_caller(log):
     with pytest.raises(RuntimeError, match="can't allocate"):
         for _ in range(EAGER + 1):
             work({"x": torch.zeros(3)})
+    assert len(log) == EAGER
