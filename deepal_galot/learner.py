@@ -21,10 +21,11 @@ from . import seeding
 from .augmentation import augment, draw
 from .classifiers.base import Classifier
 from .config import RunConfig
-from .device import has_bfloat16, is_out_of_memory
+from .device import is_out_of_memory
 from .errors import UserError
 from .objective import HeadDropout, Objective, dropout_masks
 from .pool import ImageSet
+from .precision import autocast
 from .training import Training, for_batchnorm, split_batches
 
 GPU_EVAL_BATCH = 1024
@@ -95,7 +96,7 @@ class Learner:
         self._use_statistics(data)
         self._use_dropout(round)
         rng = seeding.torch_rng(self.config.seed, "batches", round)
-        training = Training(self.clf, self.objective, self.config, self._normalise, self._autocast)
+        training = Training(self.clf, self.objective, self.config, self._normalise)
         with self._said_if_too_large(data):
             x, y = self._on_device(data.X), data.Y.to(self.device)
             return training.run(x, y, data.n_generated, rng, self.compiled_from)
@@ -252,7 +253,7 @@ class Learner:
         order = torch.randperm(n)
         for part in split_batches(n, size):
             x = self._batch(data, (block.start + order[part]).numpy())
-            with self._autocast():
+            with autocast(self.config, self.device):
                 logits[order[part]] = noisy(for_batchnorm(x))[0][: len(x)].float()
         return logits
 
@@ -323,7 +324,7 @@ class Learner:
     @torch.no_grad()
     def _in_eval(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         self.clf.eval()
-        with self._autocast():
+        with autocast(self.config, self.device):
             return function(x)
 
     # -- saving ------------------------------------------------------------------------------
@@ -367,17 +368,6 @@ class Learner:
         """[0, 1] -> zero mean, unit variance, channels_last."""
         x = (x - self._mean) / self._std
         return x.contiguous(memory_format=torch.channels_last)
-
-    def _autocast(self) -> contextlib.AbstractContextManager:
-        if product_dtype(self.config, self.device) == torch.float32:
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
-
-
-def product_dtype(config: RunConfig, device: torch.device) -> torch.dtype:
-    """What the classifier's products are calculated in: float32 or bfloat16."""
-    auto = config.precision == "auto" and has_bfloat16(device)
-    return torch.bfloat16 if auto or config.precision == "bfloat16" else torch.float32
 
 
 def _add_product(x: Tensor, h: Tensor, weight: Tensor, kept: Tensor, out: Tensor) -> None:

@@ -34,8 +34,9 @@ from .config import RunConfig, resolve
 from .device import pick_device
 from .errors import UserError
 from .gpu_sharing import side_by_side
-from .learner import Learner, product_dtype
+from .learner import Learner
 from .pool import ImageSet
+from .precision import product_dtype
 from .timing import alternately, matrix_rate, with_spread
 from .training import make_optimizer
 

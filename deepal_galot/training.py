@@ -7,12 +7,14 @@ training set, by chance a few more or fewer.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator
 from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
 from . import auxiliary_norm
@@ -21,7 +23,8 @@ from .capture import Captured, Inputs, stream_for_graphs
 from .classifiers.base import Classifier
 from .config import RunConfig
 from .errors import UserError
-from .objective import Batch, Context, Objective
+from .objective import Batch, Objective
+from .precision import WorkingCopies, autocast, product_dtype
 
 WARM_UP = 0.3  # share of a one-cycle fit in which the rate rises, from ...
 # Steps of a fit under --compile. On an H200 compiling ResNet18 gains 0.27 ms of a step's 2.0 at
@@ -38,6 +41,7 @@ class Training:
         x: [N, C, H, W] uint8; y: [N] int64; generated: [N] bool; all on the classifier's device.
         weight: [N] of each image's loss, 1 on the average; None where all are alike.
         rows: which of the coming batch are generated, for auxiliary norms; None without them.
+        copies: the 16-bit weights that a step is calculated with; None where autocast makes them.
         network: the classifier, as it is written or compiled.
     """
 
@@ -47,16 +51,14 @@ class Training:
         objective: Objective,
         config: RunConfig,
         normalise: Callable[[Tensor], Tensor],
-        autocast: Context,
     ) -> None:
         """
         Args:
             clf: freshly initialised, on its device.
             normalise: [0, 1] images -> what the classifier reads.
-            autocast: opens the forward pass's precision.
         """
         self.clf, self.objective, self.config = clf, objective, config
-        self.normalise, self.autocast = normalise, autocast
+        self.normalise = normalise
         objective.label_smoothing = config.label_smoothing
 
     def run(
@@ -85,7 +87,7 @@ class Training:
         worth_it = compiled_from is not None and epochs * per_epoch >= compiled_from
         self.network = _compiled(self.clf) if worth_it and self._capturable else self.clf
         self.clf.train()
-        with stream_for_graphs(x.device) if self._capturable else contextlib.nullcontext():
+        with self._at_speed(models, epochs * per_epoch):
             self._run(epochs, per_epoch, rng)
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
@@ -126,10 +128,27 @@ class Training:
                 self.rows = auxiliary_norm.set_apart(self.clf)
 
     @property
+    def _declared(self) -> bool:
+        """Whether both classes say that a step is nothing but their layers on the device."""
+        return self.clf.capturable and self.objective.capturable
+
+    @property
     def _capturable(self) -> bool:
         """Whether a step can be replayed as a CUDA graph; auxiliary norms count their rows."""
-        of_classes = self.clf.capturable and self.objective.capturable
-        return self.x.is_cuda and self.rows is None and of_classes
+        return self.x.is_cuda and self.rows is None and self._declared
+
+    @contextlib.contextmanager
+    def _at_speed(self, models: nn.Module, steps: int) -> Iterator[None]:
+        """What holds during the steps and changes none of their results."""
+        dtype, self.copies = product_dtype(self.config, self.x.device), None
+        with contextlib.ExitStack() as during:
+            if dtype != torch.float32 and self._declared:
+                self.copies = WorkingCopies(models, dtype)
+                during.enter_context(self.copies.in_place())
+            if self._capturable:
+                during.enter_context(batches_counted_at_once(models, steps))
+                during.enter_context(stream_for_graphs(self.x.device))
+            yield
 
     def _as_graph(self) -> Captured:
         parts = " with ".join(type(m).__name__ for m in (self.clf, self.objective))
@@ -172,14 +191,37 @@ class Training:
         weight = None if self.weight is None else self.weight[order]
         self.optimizer.zero_grad(set_to_none=True)
         batch = Batch(self.normalise(x), self.y[order], weight, inputs.get("kept"))
-        self.objective.backward(self.network, batch, self.progress, self.autocast)
+        mixed = functools.partial(autocast, self.config, x.device)
+        self.objective.backward(self.network, batch, self.progress, mixed)
+        if self.copies is not None:
+            self.copies.hand_over_gradients()
         self.optimizer.step()
+        if self.copies is not None:
+            self.copies.follow()
 
 
 def _compiled(clf: Classifier) -> nn.Module:
     """Its forward and backward pass, once a process for each batch size and kind of network."""
     torch._dynamo.config.recompile_limit = MOST_COMPILED
     return torch.compile(clf, dynamic=False)
+
+
+@contextlib.contextmanager
+def batches_counted_at_once(model: nn.Module, steps: int) -> Iterator[None]:
+    """BatchNorm's counters of batches move on after the block instead of in each step, where they
+    are a kernel a layer; nothing reads those of a layer with a momentum."""
+    norms = [
+        m for m in model.modules()
+        if isinstance(m, _BatchNorm) and m.track_running_stats and m.momentum is not None
+    ]  # fmt: skip
+    counters = [norm.num_batches_tracked for norm in norms]
+    try:
+        for norm in norms:
+            norm.num_batches_tracked = None
+        yield
+    finally:
+        for norm, counter in zip(norms, counters, strict=True):
+            norm.num_batches_tracked = counter.add_(steps)
 
 
 class WeightAverage:

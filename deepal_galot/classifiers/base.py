@@ -26,9 +26,10 @@ class Classifier(nn.Module):
         head: embedding -> logits [B, K], linear.
         embedding_dim: D.
         capturable: whether a training step may be recorded as a CUDA graph, several times as fast
-            with small batches: forward asks nothing of the CPU (`.item()`, `nonzero`), and nothing
-            in Python changes from step to step (counters, random numbers, hooks). Each class says
-            so for itself; it is not inherited.
+            with small batches: forward asks nothing of the CPU (`.item()`, `nonzero`), nothing in
+            Python changes from step to step (counters, random numbers, hooks), and weights of
+            convolutions and linear layers, which are in 16 bits then, are used by calling these.
+            Each class says so for itself; it is not inherited.
     """
 
     capturable: ClassVar[bool] = False

@@ -12,6 +12,7 @@ LAYERS = [  # a file may import from its own layer's earlier files and from lowe
     ["seeding", "acquisition", "selection", "images", "disk", "timing", "device", "gpu_sharing"],
     ["alignment"],
     ["config", "seals", "lock"],
+    ["precision"],
     ["quotas"],
     ["flags"],
     ["datasets", "classifiers"],

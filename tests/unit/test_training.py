@@ -251,7 +251,7 @@ def test_which_fits_are_graphs_and_compiled(toy, monkeypatch, fields, compiled_f
     config = small_config(batch_size=8, epochs=3, **fields)
     x = torch.from_numpy(toy.x_train[:16]).permute(0, 3, 1, 2).as_subclass(OnGpu)
     clf = SmallCNN(toy.image_shape, toy.n_classes)
-    fit = training.Training(clf, objective, config, lambda x: x, contextlib.nullcontext)
+    fit = training.Training(clf, objective, config, lambda x: x)
     y = torch.from_numpy(toy.y_train[:16])
     assert fit.run(x, y, 8, torch.Generator(), compiled_from) == 6
     assert sorted(done) == sorted(wanted.split())
