@@ -33,8 +33,9 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     _add_what_to_run(parser.add_argument_group("what to run"))
+    presets = {name: registry.strategies.get(name).preset for name in registry.strategies.names()}
     for title in (BUDGET, TRAINING, STRATEGY, GALOT, GENERATOR):
-        add_fields(parser.add_argument_group(title), title)
+        add_fields(parser.add_argument_group(title), title, presets=presets)
     _add_where(parser.add_argument_group("where and how"))
     _add_report(parser.add_argument_group("what the report shows"))
     _add_instead(parser.add_argument_group("instead of running"))

@@ -6,6 +6,7 @@ each in FLOP, counted on the models' modules, or in seconds, see probe.py, is wh
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -20,12 +21,15 @@ from generators.base import Size
 from generators.image_store import SHARD
 from generators.prompts import templates
 
-from .classifiers.base import Classifier
+from . import registry
+from .classifiers.base import Classifier, check_answer
 from .config import RunConfig
 from .datasets.base import DatasetSpec
+from .errors import UserError, said
 from .galot import ALIGNED_BY, PROBES
 from .plan import Plan, Run
 from .quotas import image_counts, new_counts
+from .registry import class_name
 from .results import RunFolder
 from .training import count_batches
 
@@ -236,10 +240,21 @@ class _Network:
 def network_of(
     architecture: type[Classifier], image_shape: tuple[int, int, int], n_classes: int
 ) -> _Network:
-    try:
+    """
+    Raises:
+        UserError: the classifier cannot be made, or its answer is not what it must be.
+    """
+    with contextlib.suppress(*registry.FAULTS):  # one may look at its numbers when it is made
         return _counted(architecture, image_shape, n_classes, "meta")
-    except (RuntimeError, TypeError, ValueError):  # one that looks at its numbers when it is made
+    try:
         return _counted(architecture, image_shape, n_classes, "cpu")
+    except registry.FAULTS as error:
+        raise UserError(
+            registry.plugin_fault(error)
+            or f"the classifier {class_name(architecture)}, made as {architecture.__name__}"
+            f"({image_shape}, {n_classes}) and given two blank images, fails: "
+            f"{type(error).__name__}: {said(error)}"
+        ) from error
 
 
 def _counted(
@@ -250,7 +265,8 @@ def _counted(
         net = architecture(shape, n_classes)
         x = torch.empty(2, channels, height, width)  # BatchNorm needs two
         with FlopCounterMode(display=False) as counted, torch.no_grad():
-            net(x)
+            answer = net(x)
+    check_answer(net, answer, len(x), n_classes)
     forward, state = counted.get_total_flops() / 2, net.state_dict().values()
     # A gradient is two products as large as the forward; the counter's own number for it forgets
     # the groups of depthwise convolutions, and is seven times too high for MobileNetV2.

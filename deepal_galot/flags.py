@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from typing import Any
 
 from . import registry
@@ -22,16 +22,23 @@ class Parser(argparse.ArgumentParser):
         raise UserError(message)
 
 
-def add_fields(group: argparse._ArgumentGroup, title: str, without: Container[str] = ()) -> None:
+Preferred = Mapping[str, Mapping[str, Any]]  # who prefers which values of which fields
+
+
+def add_fields(
+    group: argparse._ArgumentGroup, title: str, without: Container[str] = (),
+    presets: Preferred | None = None,
+) -> None:  # fmt: skip
     """A flag for each field of a group, with its help, unit and defaults.
 
     Args:
         title: BUDGET, TRAINING, STRATEGY, GALOT or GENERATOR.
         without: names of fields that are left out.
+        presets: of strategies, by their names.
     """
     for f in option_fields():
         if f.metadata["group"] == title and f.name not in without:
-            _add_field(group, f)
+            _add_field(group, f, presets or {})
 
 
 def chosen_fields(args: argparse.Namespace) -> dict[str, Any]:
@@ -43,7 +50,7 @@ def chosen_fields(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _add_field(group: argparse._ArgumentGroup, f: Any) -> None:
+def _add_field(group: argparse._ArgumentGroup, f: Any, presets: Preferred) -> None:
     flag = f"--{f.name.replace('_', '-')}"
     names = [flag, SHORT[f.name]] if f.name in SHORT else [flag]
     unit = f" [{f.metadata['unit']}]" if f.metadata["unit"] else ""
@@ -51,7 +58,7 @@ def _add_field(group: argparse._ArgumentGroup, f: Any) -> None:
     usual = f.metadata["usual"]
     default = without if usual is None else f"{usual}"
     choices = f", one of {', '.join(f.metadata['choices'])}" if f.metadata["choices"] else ""
-    defaults = ", ".join([default, *_other_defaults(f)])
+    defaults = ", ".join([default, *_other_defaults(f, presets)])
     text = f"{f.metadata['help']}{choices}{unit} (default: {defaults})"
     kind = field_type(f.name)
     group.add_argument(
@@ -60,11 +67,12 @@ def _add_field(group: argparse._ArgumentGroup, f: Any) -> None:
     )  # fmt: skip
 
 
-def _other_defaults(f: Any) -> list[str]:
-    """ "who: value" of each protocol, data set and generator that prefers another value."""
+def _other_defaults(f: Any, presets: Preferred) -> list[str]:
+    """ "who: value" of each protocol, data set, generator and strategy that prefers another."""
     prefers = {p: protocol.sets for p, protocol in PROTOCOLS.items()}
     prefers |= {n: registry.datasets.get(n).defaults for n in registry.datasets.names()}
     prefers |= {n: registry.generators.get(n).all_defaults() for n in registry.generators.names()}
+    prefers |= presets
     values = {who: sets[f.name] for who, sets in prefers.items() if f.name in sets}
     default = f.metadata["usual"]
     texts = [f"{who}: {value}" for who, value in values.items() if value != default]

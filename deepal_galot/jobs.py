@@ -20,6 +20,7 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import cache
 
 import torch
+from tqdm import tqdm
 
 from . import registry
 from .campaign import Campaign, describe_row, rounds_bar
@@ -110,6 +111,7 @@ def _start(threads: int, device: torch.device, share: float) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C stops it without a word
     threading.Thread(target=_leave_with_the_parent, daemon=True).start()
     sys.stderr = _NoTerminal(sys.stderr)  # the bar is the parent's
+    tqdm.set_lock(threading.RLock())  # its own is for all processes, and leaks where one is stopped
     torch.set_num_threads(threads)
     if device.type == "cuda":
         torch.cuda.set_per_process_memory_fraction(share, device.index)

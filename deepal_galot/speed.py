@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,8 +28,8 @@ from .campaign import machine
 from .classifiers.base import Classifier
 from .config import resolve, usual_values
 from .datasets.base import DatasetSpec
-from .device import pick_device
-from .errors import UserError
+from .device import is_out_of_memory, pick_device
+from .errors import UserError, said
 from .flags import Parser
 from .learner import Learner, Outputs
 from .pool import UNKNOWN, ImageSet, Pool, check_query
@@ -242,10 +243,12 @@ def build_parser() -> argparse.ArgumentParser:
     train.set_defaults(lines=train_lines)
     train.add_argument("--classifier", default="resnet18", metavar="NAME")
     train.add_argument("--dataset", metavar="NAME", help="default: 32×32 colour images of noise")
+    train.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR",
+                       help="of --dataset; default: data")  # fmt: skip
     train.add_argument("--protocol", default="paper", metavar="NAME", help="default: paper")
     train.add_argument("--precision", default="auto", metavar="NAME", help="default: auto")
     train.add_argument("--epochs", type=_positive, help="of one fit that is timed; default: 1, on "
-                       "a GPU as many as see 80,000 images, of the plain loop 4,000")  # fmt: skip
+                       "a GPU as many as see 300,000 images, of the plain loop 4,000")  # fmt: skip
     train.add_argument("--batch", type=_positive, nargs="+",
                        help="default: 32 128 512, on a CPU 32")  # fmt: skip
     train.add_argument("--images", type=_positive, nargs="+",
@@ -291,6 +294,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"error: out of memory ({said(error)}): ask for less", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
     return 0
 
 

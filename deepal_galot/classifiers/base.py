@@ -69,6 +69,30 @@ class Classifier(nn.Module):
         return self.embedding_dim
 
 
+def check_answer(clf: Classifier, answer: object, n: int, n_classes: int) -> None:
+    """Hold what `forward` gave for n images against what it must give.
+
+    Raises:
+        UserError: it is something else.
+    """
+    who = f"the classifier {type(clf).__name__}"
+    if not isinstance(getattr(clf, "embedding_dim", None), int):
+        raise UserError(f"{who} has no `embedding_dim`: the length D of its embeddings, a number")
+    pair = isinstance(answer, tuple | list) and len(answer) == 2
+    if not pair or not all(isinstance(part, Tensor) for part in answer):
+        raise UserError(
+            f"{who}: forward gives {type(answer).__name__}, not a pair (logits [B, K], "
+            f"embedding [B, D])"
+        )
+    widths = {"logits": n_classes, "embeddings": clf.embedding_dim}
+    for (name, width), part in zip(widths.items(), answer, strict=True):
+        if part.shape != (n, width):
+            raise UserError(
+                f"{who}: forward gives {name} of shape {list(part.shape)}, not {[n, width]}, of "
+                f"{n} images with {n_classes} classes and embedding_dim {clf.embedding_dim}"
+            )
+
+
 class GlobalAverage(nn.Module):
     """[B, C, H, W] -> [B, C], the mean over the pixels; its gradient is deterministic on a GPU."""
 

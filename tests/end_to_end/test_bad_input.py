@@ -200,6 +200,36 @@ def test_plugins_with_faults(tmp_path, capsys, text, says):
     assert code == 2 and re.search(says, last) and last.startswith("error: ")
 
 
+BODY = "        super().__init__()\n        self.body, self.head = nn.Flatten(), nn.Linear(64, k)\n"
+PAIR = "    def forward(self, x):\n        e = self.body(x)\n        return self.head(e), e\n"
+MADE = "    embedding_dim = 64\n    def __init__(self, shape, k):\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (MADE + BODY + "    def forward(self, x):\n        return self.head(self.body(x))\n",
+         "forward gives Tensor, not a pair"),
+        (MADE.replace("    embedding_dim = 64\n", "") + BODY + PAIR, "no `embedding_dim`"),
+        (MADE.replace("64", "32") + BODY + PAIR, r"embeddings of shape \[2, 64\], not \[2, 32\]"),
+        (MADE + BODY.replace(", k", ", k + 1") + PAIR, r"logits of shape \[2, 11\], not \[2, 10\]"),
+        (MADE + BODY, "fails: AttributeError: .* no attribute 'neck'"),
+        ("    def __init__(self):\n        super().__init__()\n", r"made as Bad\(\(8, 8"),
+        (MADE + BODY.replace("        super().__init__()\n", ""), r"bad.py fails: .* \(line 6\)"),
+    ],
+)  # fmt: skip
+def test_classifiers_with_faults(tmp_path, capsys, text, says):
+    """Before anything of a run is on disk."""
+    file, output = tmp_path / "bad.py", tmp_path / "results"
+    file.write_text(
+        "from torch import nn\nfrom deepal_galot.classifiers.base import Classifier\n"
+        f"class Bad(Classifier):\n{text}"
+    )
+    args = ["--plugin", file, "--classifier", "Bad", "--strategy", "RandomSampling"]
+    assert re.search(says, refused(capsys, *QUICK, *args, "--output", output))
+    assert not output.exists()
+
+
 @pytest.mark.parametrize("key", ["accuracy", "acc"])
 def test_an_edited_row(tmp_path, capsys, key):
     args = [*QUICK, "--strategy", "RandomSampling", "--output", str(tmp_path)]
@@ -234,6 +264,7 @@ def test_help_explains_every_flag_with_its_default():
         flag = SHORT.get(f.name, f"--{f.name.replace('_', '-')}")
         assert flag in text and " ".join(f.metadata["help"].split()) in text, f.name
     assert "[labels] (default: 1000, demo: 20)" in text
+    assert "make this many times N_GAL, keep N_GAL (default: 1.0, GALOTMatched: 4.0)" in text
 
 
 def test_list_names_everything():

@@ -1,6 +1,7 @@
 """`python -m deepal_galot.speed train | query | generate` measures what it says."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -178,7 +179,7 @@ def test_a_fit_at_once_that_fails_is_said():
     """The first to fail; the other would wait for it to get ready."""
     fields = {"protocol": "paper", "optimizer": "sgd", "lr": 1e9, "min_steps": 50}
     config = resolve("RandomSampling", "random", flags=fields)
-    data = speed_of_training._images(None, 64)
+    data = speed_of_training._images(None, Path(), 64)
     fits = speed_of_training._Fits(config, SmallCNN, data, torch.device("cpu"), False)
     with pytest.raises(UserError, match="64 images diverged"):
         speed_of_training._at_once(fits, 2, 1, 1.0, 1.0)
@@ -200,6 +201,27 @@ def test_bad_flags_of_train_are_one_line(flags, capsys):
     said = capsys.readouterr()
     assert said.err.startswith("error: ") and said.err.count("\n") == 1 and not said.out
     assert flags[-1] in said.err and "_" not in said.err
+
+
+def test_too_many_images_and_an_interrupt_are_one_line(capsys, monkeypatch):
+    assert speed.main(["train", "--device", "cpu", "--images", "99999999999"]) == 2
+    assert re.fullmatch(
+        "error: out of memory .Unable to allocate .*less\n", capsys.readouterr().err
+    )
+
+    def interrupted(device, dtype):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(speed_of_training, "matrix_rate", interrupted)
+    assert speed.main(["train", "--device", "cpu"]) == 130
+    assert capsys.readouterr().err == "\ninterrupted\n"
+
+
+def test_data_of_train_are_looked_for_where_it_is_said(capsys, tmp_path):
+    flags = ["train", "--device", "cpu", "--dataset", "MNIST", "--data-dir", str(tmp_path)]
+    (tmp_path / "MNIST.npz").write_bytes(b"nothing")
+    assert speed.main(flags) == 2
+    assert str(tmp_path / "MNIST.npz") in capsys.readouterr().err
 
 
 def test_operations_of_a_training_step():
