@@ -11,11 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
+from deepal_galot import galot
 from deepal_galot.acquisition import entropy
 from deepal_galot.classifiers.small_cnn import SmallCNN
 from deepal_galot.cli import main
 from deepal_galot.learner import Learner
 from deepal_galot.pool import Pool
+from deepal_galot.report import write
 from deepal_galot.results import RunFolder
 from helpers import QUICK, image_hashes, rows_of, run_benchmark
 
@@ -27,6 +29,13 @@ def quick(output, *args):
 def only(output, strategy):
     (rows,) = rows_of(output, strategy).values()
     return rows
+
+
+@pytest.fixture
+def brief(monkeypatch):
+    """Without what is for people to look at, most of a short run's time."""
+    monkeypatch.setattr(galot, "PROBES", 1)
+    monkeypatch.setattr(write, "write_report", lambda *args: "")
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +165,7 @@ def test_epsilon_zero_is_the_unoptimised_image_bit_for_bit(tmp_path):
 
 @pytest.mark.parametrize("target", ["entropy", "max-loss", "min-loss", "least-confidence"])
 @pytest.mark.parametrize("base", ["LossPrediction", "BALD"])
+@pytest.mark.usefixtures("brief")
 def test_any_text_target_with_any_base_sampler(tmp_path, target, base):
     quick(tmp_path, "--strategy", "GALOT", "--text-target", target, "--base-sampler", base)
     row = only(tmp_path, "GALOT")[1]
@@ -245,6 +255,7 @@ def test_a_finished_run_is_not_run_again_and_more_rounds_go_on(tmp_path):
     assert rows[:2] == before[key] and len(rows) == 4
 
 
+@pytest.mark.usefixtures("brief")
 def test_another_epsilon_does_not_run_the_baseline_again(tmp_path):
     for epsilon in ("1", "2"):
         quick(tmp_path, "--strategy", "MarginSampling", "GALOT", "--epsilon", epsilon)
@@ -267,6 +278,7 @@ def images_of(output):
     ],
     ids=lambda flags: flags[0],
 )  # fmt: skip
+@pytest.mark.usefixtures("brief")
 def test_every_flag_of_the_generating_half_changes_the_images(tmp_path, plain_images, flags):
     quick(tmp_path, "--strategy", "GALOT", *flags)
     assert images_of(tmp_path) != plain_images
@@ -289,6 +301,7 @@ def plain_images(tmp_path_factory):
     ],
     ids=lambda flags: flags[-2],
 )  # fmt: skip
+@pytest.mark.usefixtures("brief")
 def test_every_flag_of_training_changes_the_classifier(tmp_path, flags):
     for name, more in (("plain", []), ("other", flags)):
         args = [*more, "--strategy", "RandomSampling", "--n-rounds", "0"]
@@ -321,6 +334,7 @@ def test_mnist_from_the_data_folder(tmp_path):
     assert (config.generator, config.template) == ("tiny", "a small handwritten digit {label}")
 
 
+@pytest.mark.usefixtures("brief")
 def test_settings_with_commas_and_all(tmp_path, capsys):
     quick(tmp_path, "--strategy", "all", "GALOT:template=a {label}, bold,epsilon=0", "--dry-run")
     out = capsys.readouterr().out
@@ -335,6 +349,7 @@ def test_report_from_the_folders_alone(tmp_path, capsys):
     assert sorted(capsys.readouterr().out.split()) == sorted(first.split())
 
 
+@pytest.mark.usefixtures("brief")
 def test_predict_labels_a_folder(tmp_path, digits, capsys):
     run = tmp_path / "results"
     quick(run, "--strategy", "GALOT", "--epochs", "30", "--min-steps", "150", "--steps", "10",
@@ -353,6 +368,7 @@ def test_predict_labels_a_folder(tmp_path, digits, capsys):
     assert right >= 30 and all(0 <= float(row["probability"]) <= 1 for row in table)
 
 
+@pytest.mark.usefixtures("brief")
 def test_a_classifier_from_class_names_alone(tmp_path, digits, capsys):
     names = tmp_path / "even.txt"
     names.write_text("# even digits\nzero\ntwo\n\nfour\n")

@@ -205,9 +205,8 @@ def test_bad_flags_of_train_are_one_line(flags, capsys):
 
 def test_too_many_images_and_an_interrupt_are_one_line(capsys, monkeypatch):
     assert speed.main(["train", "--device", "cpu", "--images", "99999999999"]) == 2
-    assert re.fullmatch(
-        "error: out of memory .Unable to allocate .*less\n", capsys.readouterr().err
-    )
+    said = capsys.readouterr().err
+    assert re.fullmatch("error: out of memory .Unable to allocate .*less\n", said)
 
     def interrupted(device, dtype):
         raise KeyboardInterrupt
