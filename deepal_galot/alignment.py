@@ -3,11 +3,13 @@
 Where images show something on a plain background (digits, garments), the map is affine in the
 plane: it makes the mean centroid and the mean covariance of the foreground those of the pool, so
 that size, slant and place agree. Elsewhere it is affine in each channel's values. Neither reads a
-label.
+label. The plane's map is applied to images as the generator makes them, before they are resized: at
+8×8 pixels a bilinear warp is a blur.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -15,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .images import to_uint8, to_unit_float
+from .images import fit_to, to_unit_float
 
 PLAIN = 0.9  # share of corner pixels that must be background, to within ...
 NEAR = 0.1  # ... so much of the range of values
@@ -38,6 +40,15 @@ class Moments:
     background: Tensor | None
     center: Tensor | None
     covariance: Tensor | None
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Those that there are."""
+        return {k: v for k, v in vars(self).items() if v is not None}
+
+    @classmethod
+    def of_tensors(cls, tensors: Mapping[str, Tensor]) -> Moments:
+        return cls(**{f.name: tensors.get(f.name) for f in fields(cls)})
 
 
 def moments_of(images: np.ndarray) -> Moments:
@@ -114,26 +125,57 @@ class Alignment:
         b = pool.center - a @ generated.center
         return cls(torch.cat([a, b[:, None]], 1), generated.background, same.gain, same.offset)
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """[B, C, H, W] float in [0, 1] -> the same, mapped; differentiable."""
-        if not torch.equal(self.matrix, torch.eye(2, 3).double()):
-            # grid_sample asks, for each pixel of the result, where it comes from.
-            back = torch.linalg.inv(self.matrix[:, :2])
-            back = torch.cat([back, -back @ self.matrix[:, 2:]], 1).to(images)
-            grid = F.affine_grid(back.expand(len(images), 2, 3), images.shape, align_corners=False)
-            background = self.background.to(images)[:, None, None]
-            images = F.grid_sample(images - background, grid, align_corners=False) + background
+    @property
+    def is_identity(self) -> bool:
+        same = self.identity(len(self.gain)).tensors
+        return all(torch.equal(same[k], v) for k, v in self.tensors.items() if k != "background")
+
+    def fit_to(self, images: Tensor, shape: tuple[int, int, int]) -> Tensor:
+        """images.fit_to with the plane's map before the resize and the channels' after it."""
+        images = fit_to(images, shape, self._warped)
         gain, offset = (v.to(images)[:, None, None] for v in (self.gain, self.offset))
         return (gain * images + offset).clamp(0, 1)
 
-    def of_uint8(self, images: np.ndarray) -> np.ndarray:
-        """[N, H, W, C] uint8 -> the same, mapped and rounded."""
-        parts = [images[a : a + AT_ONCE] for a in range(0, len(images), AT_ONCE)]
-        return np.concatenate([to_uint8(self(to_unit_float(part))) for part in parts] or [images])
+    def _warped(self, images: Tensor) -> Tensor:
+        """[B, C, H, W] float in [0, 1], of any size -> the same, mapped; differentiable."""
+        if torch.equal(self.matrix, torch.eye(2, 3).double()):
+            return images
+        # grid_sample asks, for each pixel of the result, where it comes from.
+        back = torch.linalg.inv(self.matrix[:, :2])
+        back = torch.cat([back, -back @ self.matrix[:, 2:]], 1).to(images)
+        grid = F.affine_grid(back.expand(len(images), 2, 3), images.shape, align_corners=False)
+        background = self.background.to(images)[:, None, None]
+        return F.grid_sample(images - background, grid, align_corners=False) + background
 
     @property
     def tensors(self) -> dict[str, Tensor]:
         return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+@dataclass(frozen=True)
+class Match:
+    """How generated images are aligned to the unlabeled pool.
+
+    Attributes:
+        alignment: the map.
+        pool: moments of the unlabeled images.
+        plain: mismatch of plain images with it.
+    """
+
+    alignment: Alignment
+    pool: Moments
+    plain: float
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        pool = {f"pool_{k}": v for k, v in self.pool.tensors.items()}
+        return self.alignment.tensors | pool | {"mismatch": torch.tensor(self.plain)}
+
+    @classmethod
+    def of_tensors(cls, tensors: Mapping[str, Tensor]) -> Match:
+        pool = {k.removeprefix("pool_"): v for k, v in tensors.items() if k.startswith("pool_")}
+        own = {f.name: tensors[f.name] for f in fields(Alignment)}
+        return cls(Alignment(**own), Moments.of_tensors(pool), tensors["mismatch"].item())
 
 
 def mismatch(a: Moments, b: Moments, kind: str) -> float:

@@ -25,7 +25,7 @@ from generators.text_optimization import Ascent, ImageScore, length, optimize, o
 
 from . import seeding
 from .acquisition import text_score
-from .alignment import Alignment, Moments, mismatch, moments_of
+from .alignment import Alignment, Match, Moments, mismatch, moments_of
 from .config import RunConfig
 from .errors import UserError
 from .images import fit_to, to_uint8, to_unit_float
@@ -112,7 +112,7 @@ class SyntheticBatch:
         retried, failed: how many of them came out blank and were drawn again, and how many of
             those stayed blank and are left out.
         key: under which the image store holds them.
-        mismatch: of the generated images' moments with the pool's, as they are and aligned; None
+        mismatch: with the pool's moments, of those of plain images and of this round's; None
             without an alignment.
     """
 
@@ -220,8 +220,8 @@ class Galot:
         x, y = (np.concatenate([getattr(part, name) for part in parts]) for name in ("x", "y"))
         made, seen = sum(new_counts(self.config, self.n_classes, round)), None
         if self.config.aligns:
-            alignment, seen = self._alignment
-            x = alignment.of_uint8(x)
+            match = self._match
+            seen = match.plain, mismatch(moments_of(x), match.pool, self.config.align)
             made += sum(self._alignment_counts()) if round == 0 else 0
         keep = self._keep(x, y, logits, round)
         last = parts[-1]
@@ -233,24 +233,26 @@ class Galot:
     # -- held against the unlabeled pool -----------------------------------------------------------
 
     @cached_property
-    def _alignment(self) -> tuple[Alignment, tuple[float, float]]:
-        """The run's one map of generated images, and the mismatch without and with it; from plain
-        images, so that every round and the ascent have the same."""
+    def _match(self) -> Match:
+        """The run's one, from plain images, so that every round and the ascent have the same."""
         if not self.journal.has("alignment", 0):
-            counts = self._alignment_counts()
+            counts, kind = self._alignment_counts(), self.config.align
             plain = self._images(self._request_of(self.c0, self.c0, counts, 0)).x
             pool, generated = self.unlabeled.moments(), moments_of(plain)
-            alignment = Alignment.between(generated, pool, self.config.align)
-            aligned = moments_of(alignment.of_uint8(plain))
-            kind = self.config.align
-            seen = torch.tensor([mismatch(m, pool, kind) for m in (generated, aligned)])
             if kind == "pool" and any(m.center is None for m in (generated, pool)):
                 tqdm.write("--align pool: generated or real images have no plain background, so "
                            "they stay as they are", file=sys.stderr)  # fmt: skip
-            self.journal.save("alignment", 0, alignment.tensors | {"mismatch": seen})
-        tensors = self.journal.load("alignment", 0)
-        before, after = tensors.pop("mismatch").tolist()
-        return Alignment(**tensors), (before, after)
+            alignment = Alignment.between(generated, pool, kind)
+            match = Match(alignment, pool, mismatch(generated, pool, kind))
+            self.journal.save("alignment", 0, match.tensors)
+        return Match.of_tensors(self.journal.load("alignment", 0))
+
+    @property
+    def _alignment(self) -> Alignment | None:
+        """What images are mapped by; None where it would leave them as they are."""
+        if not self.config.aligns or self._match.alignment.is_identity:
+            return None
+        return self._match.alignment
 
     def _alignment_counts(self) -> tuple[int, ...]:
         """Images of each class that the moments are taken of: ALIGNED_BY, or all there are."""
@@ -260,8 +262,8 @@ class Galot:
     def _as_trained(self, images: Tensor) -> Tensor:
         """[B, 3 or 1, S, S] as the generator makes them -> [B, C, H, W] as the classifier sees
         them; differentiable."""
-        images = fit_to(images, self.image_shape)
-        return self._alignment[0](images) if self.config.aligns else images
+        fit = fit_to if self._alignment is None else self._alignment.fit_to
+        return fit(images, self.image_shape)
 
     # -- which images to make and to keep --------------------------------------------------------
 
@@ -270,16 +272,16 @@ class Galot:
         if self._refines(round):
             refinement = Refinement(text.digest(), self._refine(logits, round))
         counts = new_counts(self.config, self.n_classes, round)
-        return self._request_of(text.c, text.c0, counts, round, refinement)
+        plain = self._request_of(text.c, text.c0, counts, round)
+        return replace(plain, refinement=refinement, alignment=self._alignment)
 
     def _request_of(
-        self, c: Tensor, c0: Tensor, counts: tuple[int, ...], round: int,
-        refinement: Refinement | None = None,
+        self, c: Tensor, c0: Tensor, counts: tuple[int, ...], round: int
     ) -> Request:  # fmt: skip
+        """Of images as the generator makes them."""
         return Request(
-            c, c0, counts, self.prompts, self.class_names, self.image_shape, self.config.seed,
-            round, refinement,
-        )  # fmt: skip
+            c, c0, counts, self.prompts, self.class_names, self.image_shape, self.config.seed, round
+        )
 
     def _asks_classifier(self, round: int) -> bool:
         """Whether the classifier chooses; in round 0 of mode gal there is none."""

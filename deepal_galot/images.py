@@ -6,6 +6,7 @@ import functools
 import io
 import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,15 @@ from .errors import UserError, said
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
 
 
-def fit_to(images: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """Resize and recolour to a data set's shape; differentiable, the one path for all images.
+def fit_to(
+    images: Tensor, shape: tuple[int, int, int], change: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
+    """Recolour and resize to a data set's shape; differentiable, the one path for all images.
 
     Args:
         images: [B, 3 or 1, h, w] float in [0, 1].
         shape: (H, W, C) of the data set.
+        change: [B, C, h, w] -> the same, between the two, where there is most to see.
 
     Returns:
         [B, C, H, W] float in [0, 1], antialiased bilinear; grey is the ITU-R 601 luma.
@@ -34,6 +38,8 @@ def fit_to(images: Tensor, shape: tuple[int, int, int]) -> Tensor:
         images = (images * luma[:, None, None]).sum(1, keepdim=True)
     elif images.shape[1] == 1 and channels == 3:
         images = images.expand(-1, 3, -1, -1)
+    if change is not None:
+        images = change(images)
     if images.shape[2:] != (height, width):
         rows = _resize_matrix(images.shape[2], height).to(images)
         columns = _resize_matrix(images.shape[3], width).to(images)

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from deepal_galot.alignment import Alignment
 from deepal_galot.disk import atomic_write, npz_bytes
 from deepal_galot.errors import UserError
 from deepal_galot.images import fit_to, png_bytes, to_uint8
@@ -66,6 +67,7 @@ class Request:
         image_shape: (H, W, C) of the data set; images are resized to it.
         seed, round: address of the image stream.
         refinement: gives each image a text embedding of its own, if there is one.
+        alignment: maps the images on their way to image_shape, if there is one.
     """
 
     c: Tensor
@@ -77,6 +79,7 @@ class Request:
     seed: int
     round: int
     refinement: Refinement | None = None
+    alignment: Alignment | None = None
 
     def key(self, generator: Generator) -> str:
         """Forty hex digits over all that the pixels depend on."""
@@ -93,6 +96,8 @@ class Request:
         }
         digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode())
         digest.update(self.c.contiguous().numpy().tobytes())
+        if self.alignment is not None:
+            digest.update(b"".join(v.numpy().tobytes() for v in self.alignment.tensors.values()))
         return digest.hexdigest()[:40]
 
     def rows(self) -> list[tuple[int, int]]:
@@ -340,12 +345,13 @@ def draw(generator: Generator, request: Request, rows: Rows, full: bool = True) 
     attempt = np.full(len(rows), ATTEMPTS, np.uint8)
     pictures: list[np.ndarray | None] = [None] * len(rows)
     pending = np.arange(len(rows))
+    fit = fit_to if request.alignment is None else request.alignment.fit_to
     for number in range(ATTEMPTS):
         raw = generator.draw(request, [rows[p] for p in pending], number)
         good = _is_picture(raw)
         came = pending[good]
         raw = raw[torch.from_numpy(good).to(raw.device)]
-        x[came] = to_uint8(fit_to(raw, request.image_shape))
+        x[came] = to_uint8(fit(raw, request.image_shape))
         attempt[came] = number
         if full:
             for position, image in zip(came, to_uint8(raw), strict=True):

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepal_galot.alignment import Alignment, _transport, mismatch, moments_of
-from deepal_galot.images import to_uint8
+from deepal_galot.alignment import Alignment, Match, _transport, mismatch, moments_of
+from deepal_galot.images import fit_to, to_uint8, to_unit_float
 
 SIDE = 28
 
@@ -24,6 +24,11 @@ def blobs(n, center=(0.0, 0.0), spread=(0.3, 0.3), slant=0.0, seed=0, channels=1
         images.append(np.exp(-((u / spread[0]) ** 2 + (v / spread[1]) ** 2) / 2))
     images = np.rint(np.stack(images) * 255).astype(np.uint8)[..., None]
     return images.repeat(channels, axis=3)
+
+
+def mapped(alignment, images):
+    """uint8 -> uint8"""
+    return to_uint8(alignment.fit_to(to_unit_float(images), images.shape[1:]))
 
 
 def naive_moments(images):
@@ -69,8 +74,7 @@ def test_no_foreground_without_a_plain_background():
     black = blobs(20)
     generated, pool = moments_of(photos[..., :1].repeat(1, 3)), moments_of(black)
     alignment = Alignment.between(generated, pool, "pool")
-    x = torch.rand(2, 1, SIDE, SIDE)
-    assert torch.equal(alignment(x), x)
+    assert alignment.is_identity
 
 
 def spd(draw):
@@ -97,7 +101,7 @@ def test_aligned_images_have_the_pools_moments(channels):
     pool = moments_of(blobs(40, (-0.05, 0.1), (0.2, 0.3), -0.2, seed=2, channels=channels))
     alignment = Alignment.between(moments_of(generated), pool, "pool")
     before, after = (
-        mismatch(moments_of(x), pool, "pool") for x in (generated, alignment.of_uint8(generated))
+        mismatch(moments_of(x), pool, "pool") for x in (generated, mapped(alignment, generated))
     )
     assert before > 0.3 and after < before / 10
 
@@ -105,7 +109,7 @@ def test_aligned_images_have_the_pools_moments(channels):
 def test_white_backgrounds_stay_white():
     generated, pool = 255 - blobs(20, (0.3, 0.3), (0.3, 0.3)), 255 - blobs(20, seed=3)
     alignment = Alignment.between(moments_of(generated), moments_of(pool), "pool")
-    aligned = alignment.of_uint8(generated)
+    aligned = mapped(alignment, generated)
     assert (aligned[:, 0, 0] >= 250).all() and (aligned[:, -1, -1] >= 250).all()
     assert mismatch(moments_of(aligned), moments_of(pool), "pool") < 0.03
 
@@ -115,7 +119,7 @@ def test_channels_get_the_pools_mean_and_deviation():
     generated = rng.integers(100, 140, (30, 16, 16, 3)).astype(np.uint8)
     pool = rng.integers(30, 200, (30, 16, 16, 3)).astype(np.uint8)
     alignment = Alignment.between(moments_of(generated), moments_of(pool), "channels")
-    aligned, wanted = moments_of(alignment.of_uint8(generated)), moments_of(pool)
+    aligned, wanted = moments_of(mapped(alignment, generated)), moments_of(pool)
     np.testing.assert_allclose(aligned.mean, wanted.mean, atol=2e-3)
     np.testing.assert_allclose(aligned.std, wanted.std, atol=2e-3)
     before, after = (mismatch(m, wanted, "channels") for m in (moments_of(generated), aligned))
@@ -128,7 +132,19 @@ def test_the_gradient_is_that_of_finite_differences():
         torch.tensor([0.1]).double(), torch.tensor([0.9]).double(), torch.tensor([0.02]).double(),
     )  # fmt: skip
     x = (torch.rand(1, 1, 9, 9).double() * 0.5 + 0.2).requires_grad_()
-    assert torch.autograd.gradcheck(alignment, (x,))
+    assert torch.autograd.gradcheck(lambda x: alignment.fit_to(x, (5, 4, 1)), (x,))
+
+
+def test_the_plane_is_mapped_before_the_resize():
+    """A stripe moved by 2 of 32 pixels is as if drawn there, not two of the small image's columns
+    mixed."""
+    stripe = torch.zeros(1, 1, 32, 32)
+    stripe[..., 8:16] = 1
+    half = Alignment.identity(1).tensors
+    half["matrix"][0, 2] = 2 * 2 / 32
+    by_hand = stripe.roll(2, 3)
+    small = Alignment(**half).fit_to(stripe, (8, 8, 1))
+    torch.testing.assert_close(small, fit_to(by_hand, (8, 8, 1)), atol=1e-6, rtol=0)
 
 
 def test_mismatch_of_circles_is_known():
@@ -141,6 +157,19 @@ def test_mismatch_of_circles_is_known():
 def test_rounding_keeps_what_is_not_moved():
     images = blobs(3)
     same = Alignment.identity(1)
-    assert (same.of_uint8(images) == images).all()
-    assert same.of_uint8(images[:0]).shape == images[:0].shape
-    assert (to_uint8(same(torch.zeros(1, 1, 8, 8))) == 0).all()
+    assert same.is_identity and (mapped(same, images) == images).all()
+
+
+@pytest.mark.parametrize("images", [blobs(5), np.random.default_rng(0).integers(
+    0, 256, (9, 8, 8, 3)).astype(np.uint8)])  # fmt: skip
+@pytest.mark.parametrize("kind", ["pool", "channels"])
+def test_a_match_is_what_its_tensors_say(images, kind):
+    """With and without a foreground."""
+    pool = moments_of(images)
+    alignment = Alignment.between(moments_of(255 - images[1:]), pool, kind)
+    match = Match(alignment, pool, 0.25)
+    again = Match.of_tensors(match.tensors)
+    assert again.plain == 0.25 and again.pool.tensors.keys() == pool.tensors.keys()
+    assert again.tensors.keys() == match.tensors.keys()
+    assert all(torch.equal(again.tensors[k], v) for k, v in match.tensors.items())
+    assert again.alignment.is_identity == (kind == "pool" and pool.center is None)

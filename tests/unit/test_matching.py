@@ -134,7 +134,7 @@ def test_one_alignment_for_a_run_counted_once(fake_generator, tmp_path):
     first, second = batch(aligned, 0), batch(aligned, 1)
     assert first.made == batch(plain, 0).made + 3 * 30 and second.made == batch(plain, 1).made
     before, after = first.mismatch
-    assert second.mismatch == first.mismatch and after < before / 3
+    assert second.mismatch[0] == before and max(after, second.mismatch[1]) < before / 3
     wanted, got = pool.moments(), moments_of(np.concatenate([first.x, second.x]))
     assert abs(got.mean - wanted.mean) < 0.02 and abs(got.std - wanted.std) < 0.03
     recalled = galot(own, fake_generator, tmp_path / "a", journal)
@@ -152,12 +152,12 @@ def test_the_gradient_and_the_probes_see_aligned_images(fake_generator, tmp_path
     own = config(epsilon=1.0, align="channels", ascent_steps=1, ascent_samples=2)
     aligned = galot(own, fake_generator, tmp_path, unlabeled=Asked())
     state = aligned.text(logits, 0)
-    alignment, _ = aligned._alignment
     c0, seeds = aligned.c0[:1], [7]
     raw = fake_generator.sample(c0, seeds)
-    by_hand = alignment(torch.nn.functional.interpolate(
-        raw.mul(raw.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True),
-        (8, 8), mode="bilinear", antialias=True))  # fmt: skip
+    luma = raw.mul(raw.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
+    small = torch.nn.functional.interpolate(luma, (8, 8), mode="bilinear", antialias=True)
+    match = aligned._match.alignment
+    by_hand = (match.gain[:, None, None] * small + match.offset[:, None, None]).clamp(0, 1).float()
     torch.testing.assert_close(aligned._as_trained(raw), by_hand, atol=1e-6, rtol=0)
     everything = torch.cat(seen)
     wanted = Asked().moments()
