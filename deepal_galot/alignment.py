@@ -9,13 +9,13 @@ label. The plane's map is applied to images as the generator makes them, before 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from .images import fit_to, to_unit_float
 
@@ -137,15 +137,27 @@ class Alignment:
         return (gain * images + offset).clamp(0, 1)
 
     def _warped(self, images: Tensor) -> Tensor:
-        """[B, C, H, W] float in [0, 1], of any size -> the same, mapped; differentiable."""
+        """[B, C, H, W] float in [0, 1], of any size -> the same, mapped; differentiable.
+
+        A bilinear grid_sample by hand, whose gradient is deterministic on a GPU.
+        """
         if torch.equal(self.matrix, torch.eye(2, 3).double()):
             return images
-        # grid_sample asks, for each pixel of the result, where it comes from.
+        height, width = images.shape[2:]
         back = torch.linalg.inv(self.matrix[:, :2])
-        back = torch.cat([back, -back @ self.matrix[:, 2:]], 1).to(images)
-        grid = F.affine_grid(back.expand(len(images), 2, 3), images.shape, align_corners=False)
-        background = self.background.to(images)[:, None, None]
-        return F.grid_sample(images - background, grid, align_corners=False) + background
+        # Where each pixel of the result comes from, in pixels.
+        x, y = ((_plane(height, width) - self.matrix[:, 2]) @ back.T).unbind(1)
+        x, y = ((x + 1) * width - 1) / 2, ((y + 1) * height - 1) / 2
+        background = self.background.to(images)[:, None]
+        pixels = images.flatten(2) - background
+        warped = torch.zeros_like(pixels)
+        corners = itertools.product(*((at.floor(), at.floor() + 1) for at in (y, x)))
+        for row, column in corners:
+            share = (1 - (y - row).abs()) * (1 - (x - column).abs())
+            share *= (row >= 0) & (row < height) & (column >= 0) & (column < width)
+            place = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
+            warped = warped + share.to(images) * pixels[..., place.long().to(images.device)]
+        return (warped + background).unflatten(2, (height, width))
 
     @property
     def tensors(self) -> dict[str, Tensor]:

@@ -50,8 +50,9 @@ class Objective(nn.Module):
     @property
     def capturable(self) -> bool:
         """Whether `backward` can be recorded as a CUDA graph: it does not look at `progress`, asks
-        nothing of the CPU and draws nothing there. Not if a subclass computes the loss itself,
-        which may set this True."""
+        nothing of the CPU, draws nothing there, and uses weights, which may be in 16 bits then, by
+        calling their layers, once a step. Not if a subclass computes the loss itself, which may set
+        this True."""
         own = type(self)
         return own.backward is Objective.backward and own.losses is Objective.losses
 

@@ -12,6 +12,7 @@ from .config import RunConfig
 from .device import has_bfloat16
 
 CAST = (nn.Conv2d, nn.Linear)  # what autocast calculates in 16 bits; not what is derived from them
+OWN = ("weight", "bias")  # their parameters; other names are of those who compute a weight
 
 
 def product_dtype(config: RunConfig, device: torch.device) -> torch.dtype:
@@ -48,9 +49,11 @@ class WorkingCopies:
             for layer in model.modules()
             if type(layer) in CAST
             for name, master in layer.named_parameters(recurse=False)
+            if name in OWN
         ]
         self._copies = {
-            master: nn.Parameter(master.detach().to(dtype)) for _, _, master in self._places
+            master: nn.Parameter(master.detach().to(dtype), master.requires_grad)
+            for _, _, master in self._places
         }
 
     @contextlib.contextmanager
@@ -66,16 +69,21 @@ class WorkingCopies:
 
     @torch.no_grad()
     def hand_over_gradients(self) -> None:
-        """From the copies to the masters, whose own are replaced; after a backward pass."""
+        """From the copies to the masters; after a backward pass."""
         used = [(m, copy) for m, copy in self._copies.items() if copy.grad is not None]
-        for master, _ in used:
+        fresh = [(m, copy) for m, copy in used if m.grad is None]
+        for master, copy in used:
+            if master.grad is not None:  # it is another layer's weight, too
+                master.grad += copy.grad
+        for master, _ in fresh:
             master.grad = torch.empty_like(master)
-        if used:
-            torch._foreach_copy_([m.grad for m, _ in used], [copy.grad for _, copy in used])
+        if fresh:
+            torch._foreach_copy_([m.grad for m, _ in fresh], [copy.grad for _, copy in fresh])
         for _, copy in used:
             copy.grad = None
 
     @torch.no_grad()
     def follow(self) -> None:
         """Become what the masters are now; after an optimiser's step."""
-        torch._foreach_copy_(list(self._copies.values()), list(self._copies))
+        if self._copies:
+            torch._foreach_copy_(list(self._copies.values()), list(self._copies))

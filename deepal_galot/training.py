@@ -14,7 +14,6 @@ from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
 from . import auxiliary_norm
@@ -30,6 +29,7 @@ WARM_UP = 0.3  # share of a one-cycle fit in which the rate rises, from ...
 # Steps of a fit under --compile. On an H200 compiling ResNet18 gains 0.27 ms of a step's 2.0 at
 # batch 32 and took 22 s in a process (n = 1), so it pays in runs of several such fits.
 COMPILED_FROM = 40_000
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)  # not what is derived from them
 MOST_COMPILED = 64  # sizes and networks; what comes after these runs as it is written
 FIRST_RATE = 1 / 25  # ... this share of the highest (Smith & Topin 2018; PyTorch's defaults)
 
@@ -212,7 +212,7 @@ def batches_counted_at_once(model: nn.Module, steps: int) -> Iterator[None]:
     are a kernel a layer; nothing reads those of a layer with a momentum."""
     norms = [
         m for m in model.modules()
-        if isinstance(m, _BatchNorm) and m.track_running_stats and m.momentum is not None
+        if type(m) in NORMS and m.num_batches_tracked is not None and m.momentum is not None
     ]  # fmt: skip
     counters = [norm.num_batches_tracked for norm in norms]
     try:

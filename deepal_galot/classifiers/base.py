@@ -5,6 +5,7 @@ To add one, write a file in this folder (or a plug-in) with a subclass of Classi
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -28,7 +29,8 @@ class Classifier(nn.Module):
         capturable: whether a training step may be recorded as a CUDA graph, several times as fast
             with small batches: forward asks nothing of the CPU (`.item()`, `nonzero`), nothing in
             Python changes from step to step (counters, random numbers, hooks), and weights of
-            convolutions and linear layers, which are in 16 bits then, are used by calling these.
+            convolutions and linear layers, which may be in 16 bits then, are used by calling these
+            under the autocast that is open.
             Each class says so for itself; it is not inherited.
     """
 
@@ -76,7 +78,7 @@ def check_answer(clf: Classifier, answer: object, n: int, n_classes: int) -> Non
         UserError: it is something else.
     """
     who = f"the classifier {type(clf).__name__}"
-    if not isinstance(getattr(clf, "embedding_dim", None), int):
+    if not isinstance(getattr(clf, "embedding_dim", None), Integral):
         raise UserError(f"{who} has no `embedding_dim`: the length D of its embeddings, a number")
     pair = isinstance(answer, tuple | list) and len(answer) == 2
     if not pair or not all(isinstance(part, Tensor) for part in answer):

@@ -173,7 +173,9 @@ def test_ascent_gradient_is_the_cpus():
     assert (cosine > 0.999).all()
 
 
-@pytest.mark.parametrize("strategy", ["GALOT", *(n for n in ALL if not n.startswith("GALOT"))])
+@pytest.mark.parametrize(
+    "strategy", ["GALOT", "GALOT:align=pool", *(n for n in ALL if not n.startswith("GALOT"))]
+)
 def test_deterministic_runs_are_identical(tmp_path, strategy):
     args = [*QUICK, "--strategy", strategy, "--device", "cuda", "--deterministic", "--output"]
     for name in ("a", "b"):

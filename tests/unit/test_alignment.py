@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from deepal_galot.alignment import Alignment, Match, _transport, mismatch, moments_of
 from deepal_galot.images import fit_to, to_uint8, to_unit_float
@@ -133,6 +134,20 @@ def test_the_gradient_is_that_of_finite_differences():
     )  # fmt: skip
     x = (torch.rand(1, 1, 9, 9).double() * 0.5 + 0.2).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: alignment.fit_to(x, (5, 4, 1)), (x,))
+
+
+@settings(max_examples=50, deadline=None)
+@given(entries, st.integers(2, 9), st.integers(2, 9))
+def test_the_warp_is_grid_samples(draw, height, width):
+    """Which asks, for each pixel of the result, where it comes from."""
+    matrix = torch.cat([spd(draw), torch.tensor([[0.3], [-0.2]])], 1).double()
+    alignment = Alignment(**Alignment.identity(2).tensors | {"matrix": matrix})
+    x = torch.rand(3, 2, height, width, generator=torch.Generator().manual_seed(0)).double()
+    back = torch.linalg.inv(matrix[:, :2])
+    theta = torch.cat([back, -back @ matrix[:, 2:]], 1).expand(3, 2, 3)
+    grid = F.affine_grid(theta, x.shape, align_corners=False)
+    expected = F.grid_sample(x, grid, align_corners=False).clamp(0, 1)
+    torch.testing.assert_close(alignment.fit_to(x, (height, width, 2)), expected)
 
 
 def test_the_plane_is_mapped_before_the_resize():

@@ -1,5 +1,7 @@
 """16-bit weights beside their masters: the bits of a fit, and who gets which gradient."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -95,6 +97,42 @@ class Standardised(nn.Conv2d):
     """Calculates with its weight itself, so float32 must stay float32."""
 
 
+def test_a_weight_that_is_also_used_itself_gets_both_gradients():
+    """d(w·3 + w²)/dw at w = 1."""
+    model = nn.Linear(1, 1, bias=False)
+    model.weight.data.fill_(1.0)
+    copies, master = WorkingCopies(model, torch.bfloat16), model.weight
+    with copies.in_place():
+        product = model(torch.tensor([[3.0]], dtype=torch.bfloat16)).sum()
+        (product + master.square().sum()).backward()
+        copies.hand_over_gradients()
+    assert master.grad.item() == 5
+
+
+def test_frozen_layers_stay_frozen():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[0].requires_grad_(False)
+    copies = WorkingCopies(model, torch.bfloat16)
+    with copies.in_place():
+        model(torch.ones(1, 2, dtype=torch.bfloat16)).sum().backward()
+        copies.hand_over_gradients()
+    assert model[0].weight.grad is None and model[1].weight.grad is not None
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated")
+def test_a_weight_that_is_computed_is_computed_in_float32():
+    model = nn.utils.weight_norm(nn.Linear(2, 2))
+    with WorkingCopies(model, torch.bfloat16).in_place():
+        assert model.weight_g.dtype == model.weight_v.dtype == torch.float32
+
+
+def test_a_model_without_such_layers():
+    copies = WorkingCopies(nn.Embedding(2, 2), torch.bfloat16)
+    with copies.in_place():
+        copies.hand_over_gradients()
+        copies.follow()
+
+
 def test_layers_of_other_classes_are_left_alone():
     model = nn.Sequential(Standardised(1, 1, 1), nn.Embedding(2, 2))
     with WorkingCopies(model, torch.bfloat16).in_place():
@@ -103,8 +141,9 @@ def test_layers_of_other_classes_are_left_alone():
 
 def test_batches_are_counted_as_if_in_each_step():
     """Not those of a norm that averages over all batches, which reads its counter."""
-    model = nn.Sequential(nn.BatchNorm1d(2), nn.BatchNorm1d(2, momentum=None))
-    plain = nn.Sequential(nn.BatchNorm1d(2), nn.BatchNorm1d(2, momentum=None))
+    layers = [nn.BatchNorm1d(2), nn.BatchNorm1d(2, momentum=None)]
+    layers.append(nn.BatchNorm1d(2, track_running_stats=False))
+    model, plain = nn.Sequential(*layers), nn.Sequential(*copy.deepcopy(layers))
     with batches_counted_at_once(model, 5):
         for step in range(5):
             x = torch.randn(4, 2, generator=torch.Generator().manual_seed(step))
