@@ -75,6 +75,7 @@ class TextState:
             ε is 0. Where no round moves the text, only the first one has probes.
         probe_images: [2, C, PROBES, H, W, channels] uint8, at the same noise.
         ascent_images: [] images generated for the ascent.
+        ascent_failed: [] of how many the score or its gradient was no number; they had no say.
     """
 
     c0: Tensor
@@ -87,6 +88,7 @@ class TextState:
     probe_score: Tensor
     probe_images: Tensor
     ascent_images: Tensor
+    ascent_failed: Tensor
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -199,7 +201,7 @@ class Galot:
         return TextState(
             self.c0, ascent.c, torch.tensor(epsilon), ascent.score, ascent.gradient_norm,
             ascent.distance, arrived, probe_score, probe_images,
-            torch.tensor(self._ascent_images(round)),
+            torch.tensor(self._ascent_images(round)), torch.tensor(ascent.failed),
         )  # fmt: skip
 
     def make_images(self, text: TextState, logits: Logits | None, round: int) -> SyntheticBatch:

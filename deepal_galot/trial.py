@@ -217,7 +217,7 @@ class Trial:
             distance = text.ascent_distance[-1].double().mean().item()
             arrived = text.arrived_distance.double().mean().item()
             seen = {"distance": distance, "arrived_distance": arrived, "score_before": before,
-                     "score_after": after}  # fmt: skip
+                    "score_after": after, "ascent_failed": int(text.ascent_failed)}  # fmt: skip
         if batch.mismatch is not None:
             seen |= dict(zip(("mismatch_plain", "mismatch"), batch.mismatch, strict=True))
         distance = self.unlabeled.distance(batch.x, round) if self.config.uses_real_images else None

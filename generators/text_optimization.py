@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from deepal_galot import seeding
 from deepal_galot.config import RunConfig
+from deepal_galot.errors import UserError
 
 from .base import Generator, Graph
 
@@ -23,6 +24,7 @@ from .base import Generator, Graph
 # better; differentiable.
 ImageScore = Callable[[Tensor, Tensor], Tensor]
 Seeds = Sequence[Sequence[int]]  # of the images of each row of c
+ONE_IN = 20  # more images of an ascent than one in so many that are not finite, and the run stops
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,14 @@ class Ascent:
             looks at no image.
         gradient_norm: [K, R] ‖g‖₂; NaN for a random direction.
         distance: [K, R] ‖c - c0‖ in the chosen norm after each step, from the c that is handed on.
+        failed: images whose score or gradient was not finite, and which had no say.
     """
 
     c: Tensor
     score: Tensor
     gradient_norm: Tensor
     distance: Tensor
+    failed: int = 0
 
     @classmethod
     def none(cls, c0: Tensor) -> Ascent:
@@ -51,7 +55,8 @@ class Ascent:
     def mean_over(self, n: int) -> Ascent:
         """The traces of each n rows in a row as their mean."""
         traces = (self.score, self.gradient_norm, self.distance)
-        return Ascent(self.c, *(t.unflatten(1, (-1, n)).mean(2) for t in traces))
+        means = (t.unflatten(1, (-1, n)).mean(2) for t in traces)
+        return Ascent(self.c, *means, failed=self.failed)
 
 
 def optimize(
@@ -71,6 +76,9 @@ def optimize(
         config: K, m, T, η/ε, direction, norm, seed.
         epsilon: this round's ε > 0.
         round: names the random streams.
+
+    Raises:
+        UserError: more than one in ONE_IN images is not finite.
     """
     steps = tqdm(range(config.ascent_steps), "  text", unit="step", leave=False, disable=None)
     noise = [
@@ -82,7 +90,15 @@ def optimize(
         for k in range(config.ascent_steps)
     ]  # fmt: skip
     directions = [(config.seed, "direction", round, r) for r in range(len(c0))]
-    return _ascend(generator, c0, score, config, epsilon, steps, noise, directions)
+    ascent = _ascend(generator, c0, score, config, epsilon, steps, noise, directions)
+    images = len(c0) * config.ascent_steps * config.ascent_samples
+    if ascent.failed * ONE_IN > images:
+        raise UserError(
+            f"{ascent.failed:,} of {images:,} images of round {round}'s text optimisation, or "
+            f"their gradients, are no numbers, more than {100 // ONE_IN} %: they overflow; try "
+            f"another --dtype, --scheduler or --guidance"
+        )
+    return ascent
 
 
 def optimize_each(
@@ -122,22 +138,23 @@ def _ascend(
         noise: of each step's images.
         directions: the random stream of each row, without the step.
     """
-    delta = torch.zeros_like(c0)
+    delta, failed = torch.zeros_like(c0), 0
     scores, norms, distances = (torch.full((len(noise), len(c0)), torch.nan) for _ in range(3))
     for k in steps:
         if config.direction == "random":
             rngs = [seeding.torch_rng(*stream, k) for stream in directions]
             direction = torch.stack([torch.randn(c0.shape[1:], generator=rng) for rng in rngs])
         else:
-            gradient, scores[k] = score_gradient(
+            gradient, scores[k], bad = score_gradient(
                 generator, c0 + delta, score, noise[k], steps=config.ascent_denoising
             )
+            failed += bad
             norms[k] = gradient.flatten(1).norm(dim=1)
             direction = gradient.sign() if config.direction == "sign" else gradient
         u = unit(freeze_bos(direction), config.norm)
         delta = project(delta + config.eta * epsilon * u, epsilon, config.norm)
         distances[k] = length((c0 + delta) - c0, config.norm)
-    return Ascent(c0 + delta, scores, norms, distances)
+    return Ascent(c0 + delta, scores, norms, distances, failed)
 
 
 def score_gradient(
@@ -147,8 +164,8 @@ def score_gradient(
     seeds: Seeds,
     graph: Graph = "last",
     steps: int | None = None,
-) -> tuple[Tensor, Tensor]:
-    """The gradient of equation 6 and the mean score.
+) -> tuple[Tensor, Tensor, int]:
+    """The gradient of equation 6 and the mean score, over the images that are finite.
 
     Args:
         c: [R, L, D] float embeddings.
@@ -157,11 +174,13 @@ def score_gradient(
         steps: T, if not the generator's own.
 
     Returns:
-        g [R, L, D] in c's dtype on the CPU, and the mean score [R].
+        g [R, L, D] in c's dtype on the CPU, the mean score [R], and how many images are left out,
+        because their score or gradient is not finite, as where a 16-bit network overflows; without
+        any image g is 0 and the score NaN.
     """
-    m = len(seeds[0])
     images = [(r, seed) for r, of_row in enumerate(seeds) for seed in of_row]
     gradient, total = torch.zeros_like(c), torch.zeros(len(c), dtype=c.dtype)
+    good = torch.zeros(len(c), dtype=c.dtype)
 
     def add(part: slice) -> None:
         of_rows, noise = zip(*images[part], strict=True)
@@ -170,11 +189,15 @@ def score_gradient(
             each = c[rows].detach().requires_grad_()
             a = score(generator.sample(each, noise, graph, steps), rows)
             (of_each,) = torch.autograd.grad(a.sum(), each)
-        gradient.index_add_(0, rows, of_each.cpu() / m)
-        total.index_add_(0, rows, a.detach().cpu().to(total) / m)
+        a, of_each = a.detach().cpu().to(total), of_each.cpu()
+        finite = a.isfinite() & of_each.flatten(1).isfinite().all(1)
+        gradient.index_add_(0, rows[finite], of_each[finite])
+        total.index_add_(0, rows[finite], a[finite])
+        good.index_add_(0, rows[finite], torch.ones_like(a[finite]))
 
     generator.gradients.each(len(images), add)
-    return gradient, total
+    mean = gradient / good.clamp_min(1)[:, None, None]
+    return mean, total / good, len(images) - int(good.sum())
 
 
 def length(delta: Tensor, norm: str) -> Tensor:

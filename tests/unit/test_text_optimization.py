@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from deepal_galot.errors import UserError
 from deepal_galot.images import fit_to
 from generators.text_optimization import (
     freeze_bos,
@@ -90,6 +91,56 @@ def test_ascent_ascends_within_the_ball(fake_generator, norm, direction):
     assert (ascent.score[-1] > ascent.score[0]).all()
     assert torch.equal(ascent.c[:, 0], c0[:, 0])
     assert (ascent.gradient_norm > 0).all()
+
+
+def overflowing(fails):
+    """The brightness of images but for the calls' rows that `fails` names, which is no number."""
+    calls = iter(range(1000))
+
+    def score(images, rows):
+        call = next(calls)
+        factor = [torch.nan if fails(call, int(r)) else 1.0 for r in rows]
+        return brightness(images) * torch.tensor(factor)
+
+    return score
+
+
+def test_images_that_are_no_numbers_have_no_say(fake_generator):
+    """Of the class with one good image of two g is that image's; in c as if it had been alone."""
+    c = fake_generator.encode(["a one", "a two"])
+    once = iter([True])
+    score = overflowing(lambda call, row: row == 0 and next(once, False))
+    gradient, mean, failed = score_gradient(fake_generator, c, score, [[1, 2], [3, 4]])
+    alone, value, _ = score_gradient(fake_generator, c, brightness, [[2], [3]])
+    both, _, none = score_gradient(fake_generator, c, brightness, [[1, 2], [3, 4]])
+    assert (failed, none) == (1, 0)
+    torch.testing.assert_close(gradient[0], alone[0])
+    torch.testing.assert_close(mean[0], value[0])
+    torch.testing.assert_close(gradient[1], both[1])
+
+
+def test_a_step_without_any_image_stands_still(fake_generator):
+    """In the second of 24 steps, so of 72 images 1 has failed; more than 5 % are an error."""
+    fields = {"ascent_steps": 24, "ascent_samples": 1}
+    config = small_config(strategy="GALOT", mode="al+gal", eta=0.2, **fields)
+    c0 = fake_generator.encode(["a one", "a two", "a three"])
+    score = overflowing(lambda call, row: call == 1 and row == 2)
+    ascent = optimize(fake_generator, c0, score, config, 1.0, round=0)
+    assert ascent.failed == 1 and ascent.c.isfinite().all()
+    assert ascent.score.isnan().nonzero().tolist() == [[1, 2]]
+    assert ascent.distance[1, 2] == ascent.distance[0, 2] < ascent.distance[1, 1]
+    with pytest.raises(UserError, match="24 of 72 images of round 0's text .* more than 5 %"):
+        optimize(fake_generator, c0, overflowing(lambda call, row: row == 2), config, 1.0, round=0)
+
+
+def test_an_image_of_its_own_text_may_fail(fake_generator):
+    """It stays blank and is drawn again, as without an ascent."""
+    config = small_config(strategy="GALOT", mode="al+gal", ascent_steps=2)
+    c0 = fake_generator.encode(["a one", "a two"])
+    ascent = optimize_each(fake_generator, c0, [1, 2], overflowing(lambda call, row: row == 1),
+                           config, 1.0)  # fmt: skip
+    assert ascent.failed == 2 and torch.equal(ascent.c[1], c0[1])
+    assert not torch.equal(ascent.c[0], c0[0])
 
 
 def test_first_step_by_hand(fake_generator):
@@ -214,7 +265,7 @@ def test_last_step_gradient_against_finite_differences(tiny64, scheduler):
     generator._scheduler = make_scheduler(scheduler, generator._scheduler)
     c = generator.encode(["a handwritten digit three", "a handwritten digit eight"]).double()
     seeds = [[1, 2], [3, 4]]
-    gradient, _ = score_gradient(generator, c, smooth_score, seeds, "last")
+    gradient, _, _ = score_gradient(generator, c, smooth_score, seeds, "last")
     rng = torch.Generator().manual_seed(0)
     for k in range(2):
         direction = torch.randn(c.shape[1:], generator=rng, dtype=torch.float64)
@@ -246,8 +297,8 @@ def test_last_step_gradient_points_along_the_full_one(tiny64, margin_score, sche
     names = sorted(generator.knows)
     c = generator.encode([f"a handwritten digit {n}" for n in names]).double()
     seeds = [[10 * k + i for i in range(6)] for k in range(len(names))]
-    last, _ = score_gradient(generator, c, margin_score, seeds, "last")
-    full, _ = score_gradient(generator, c, margin_score, seeds, "all")
+    last, _, _ = score_gradient(generator, c, margin_score, seeds, "last")
+    full, _, _ = score_gradient(generator, c, margin_score, seeds, "all")
     last, full = freeze_bos(last).flatten(1), freeze_bos(full).flatten(1)
     cosine = torch.cosine_similarity(last, full)
     ratio = (last.norm(dim=1) / full.norm(dim=1)).mean().item()
