@@ -21,10 +21,12 @@ from generators.image_store import DrawBatches, Gallery, ImageStore, draw_here
 from . import cost_table
 from .config import RunConfig
 from .costs import costs_of
+from .errors import UserError
 from .galot import BorrowedGalot, Galot
 from .oracle import ReferenceOracle
 from .plan import Plan, Request, Run
 from .probe import Probe, timed
+from .quotas import new_counts
 from .results import Row, RunFolder, label_of
 from .training import COMPILED_FROM
 from .trial import Trial
@@ -75,16 +77,42 @@ class Campaign:
             cost_table.ask_for_cpu(counted, self.request.device)
         folders = [self.open(run) for run in self.plan.runs]
         for run, folder in zip(self.plan.runs, folders, strict=True):
+            self._check_pictures(run, folder)
             if load:
                 self.check(run, folder)
         if not all(cost.finished for cost in counted):
+            if load and cost_table.is_long(counted, self.request.device):
+                counted = timed(counted, self._probe())
             print(cost_table.summary(counted, self.request.device), file=sys.stderr)
         return folders
+
+    def _probe(self) -> Probe:
+        return Probe(self.plan.spec, self.request.device, self.generator)
 
     def check(self, run: Run, folder: RunFolder) -> None:
         """Load what a run draws with: a bad model or prompt shows before the first fit."""
         if run.generator and not run.source and not folder.finished:
             _ = self._galot(run, folder).c0
+
+    def _check_pictures(self, run: Run, folder: RunFolder) -> None:
+        """
+        Raises:
+            UserError: pictures are asked for of rounds whose images nobody can draw again.
+        """
+        first = self.request.save_full_size
+        if not (first and run.generator and _texts_are_the_images(run.config)):
+            return
+        gallery = self._gallery(folder)
+        for row in folder.rows():
+            counts = new_counts(run.config, self.plan.spec.n_classes, row["round"])
+            there = len(list(gallery.of_round(row["round"]).glob("*.png")))
+            if there < sum(min(first, n) for n in counts) - row["images_failed"]:
+                raise UserError(
+                    f"--save-full-size {first}: of {name_of(folder)}, round {row['round']}, "
+                    f"{there} are there, and others cannot be drawn any more: with --text-per "
+                    f"image that takes the classifier of that round. Leave it out, or play the run "
+                    f"anew with another --output"
+                )
 
     def left(self, folders: Sequence[RunFolder]) -> list[int]:
         """Which runs of the plan have something to do; finished ones may lack pictures."""
@@ -125,7 +153,7 @@ class Campaign:
             if self.request.compile:
                 trial.learner.compiled_from = COMPILED_FROM
             trial.run(on_round)
-        if run.generator and self.request.save_full_size:
+        if run.generator and self.request.save_full_size and not _texts_are_the_images(run.config):
             self._complete_gallery(run, folder)
 
     def _complete_gallery(self, run: Run, folder: RunFolder) -> None:
@@ -149,11 +177,14 @@ class Campaign:
                 run.source.config, lambda: self.generator(run), theirs, run.source, words, shape,
                 keys,
             )  # fmt: skip
-        images, first = self.request.output / "images", self.request.save_full_size
-        full = images / "full" / folder.path.relative_to(self.request.output)
-        gallery = Gallery(full, first) if first else None
-        store = ImageStore(images, gallery, self.drawing(run))
+        gallery = self._gallery(folder) if self.request.save_full_size else None
+        store = ImageStore(self.request.output / "images", gallery, self.drawing(run))
         return Galot(run.config, self.generator(run), store, folder, words, shape, unlabeled)
+
+    def _gallery(self, folder: RunFolder) -> Gallery:
+        full = self.request.output / "images" / "full"
+        return Gallery(full / folder.path.relative_to(self.request.output),
+                       self.request.save_full_size)  # fmt: skip
 
     def free(self) -> None:
         """Let go of what is loaded."""
@@ -171,6 +202,11 @@ class Campaign:
             if self.request.checkpointing:
                 self._generators[key].checkpoint()
         return self._generators[key]
+
+
+def _texts_are_the_images(config: RunConfig) -> bool:
+    """Whether each image's text is optimised for itself, against a round's classifier."""
+    return config.text_per == "image" and config.epsilon > 0
 
 
 def rounds_bar(folders: Sequence[RunFolder]) -> tqdm:
@@ -227,6 +263,5 @@ def versions() -> dict[str, str]:
 def dry_run(campaign: Campaign) -> Iterator[str]:
     """Lines that say what each run will cost from where it stands, after a probe of the device."""
     request, plan = campaign.request, campaign.plan
-    probe = Probe(plan.spec, request.device, campaign.generator)
-    counted = timed(costs_of(plan, request.output), probe)
+    counted = timed(costs_of(plan, request.output), campaign._probe())
     yield from cost_table.table(counted, request.output, request.device)

@@ -14,6 +14,8 @@ from .generator_choice import weights_at_hand
 from .probe import too_large, unprobed
 from .timing import matrix_rate
 
+LONG = 300.0  # seconds of work at the rate of matrix products
+
 
 def full_size_on_cpu(costs: Sequence[Cost], device: torch.device) -> str:
     """The least time that runs of full-size generators take here; empty without any."""
@@ -39,14 +41,22 @@ def ask_for_cpu(costs: Sequence[Cost], device: torch.device) -> None:
         raise UserError(f"this machine has no GPU, and {warning}; to go on, add --device cpu")
 
 
+def is_long(costs: Sequence[Cost], device: torch.device) -> bool:
+    """Whether a probe's seconds are little beside what these runs take at the very least."""
+    _, flop, _ = totals(costs)
+    return flop is not None and flop > LONG * matrix_rate(device)
+
+
 def summary(costs: Sequence[Cost], device: torch.device) -> str:
-    """One line for the start of a campaign. Nothing is probed: the progress says it as soon."""
-    work, flop, _ = totals(costs)
+    """One line for the start of a campaign; of a short one without a time, which the progress says
+    as soon."""
+    work, flop, seconds = totals(costs)
     finished = sum(c.finished for c in costs)
     parts = [f"{len(costs)} run{'s' if len(costs) != 1 else ''}"]
     parts += [f"{finished} of them finished"] if finished else []
     parts += [f"{work.labels:,} labels", f"{work.images:,} images", f"{work.chains:,} chains"]
     parts += [f"{_pflop(flop)} PFLOP", _bytes(work.disk)]
+    parts += [f"{_time(seconds)} one after the other"] if seconds is not None else []
     warning = full_size_on_cpu(costs, device)
     return "to do: " + ", ".join(parts) + (f"; {warning}" if warning else "")
 
@@ -84,6 +94,10 @@ def _notes(costs: Sequence[Cost], device: torch.device) -> Iterator[str]:
             f"hold {pictures:,} images that show c0 and c; what the store holds already is not "
             f"taken off."
         )
+    yield (
+        "time: one run after the other, without what a query computes or trains beyond its pass "
+        "over the pool."
+    )
     sources = (c.run.source.path for c in costs if c.run.source)
     yield from dict.fromkeys(f"The generated images are those of {path}." for path in sources)
     if any(c.finished for c in costs):

@@ -59,7 +59,7 @@ class Probe:
         if run.generator is None or run.source is not None or not run.generator.reads_text:
             return prices
         drawing = (run.architecture, c.generator, c.steps, c.guidance, c.scheduler, c.resolution,
-                   c.n_synthetic, c.ascent_samples, ascends(c))  # fmt: skip
+                   c.n_synthetic, c.ascent_samples, c.ascent_denoising, ascends(c))  # fmt: skip
         if drawing not in self._seen:
             self._seen[drawing] = self._generation(c, run, middle)
         own = self._seen[drawing]
@@ -107,7 +107,8 @@ class Probe:
             generator.sample(texts[:n_images], seeds[:n_images])
 
         def climb() -> None:
-            score_gradient(generator, texts[:n_chains], score, [[s] for s in seeds[:n_chains]])
+            noise = [[seed] for seed in seeds[:n_chains]]
+            score_gradient(generator, texts[:n_chains], score, noise, steps=c.ascent_denoising)
 
         image = _repeat(draw, learner.clock) / n_images
         chain = _repeat(climb, learner.clock) / n_chains if ascends(c) else 0.0

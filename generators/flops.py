@@ -45,13 +45,19 @@ def pipeline_size(configs: Configs, config: RunConfig) -> Size:
     """
     original = _make("scheduler", configs["scheduler"])
     scheduler = make_scheduler(config.scheduler, original)
-    scheduler.set_timesteps(config.steps)
-    steps = len(scheduler.timesteps)  # Heun's method takes two a step
+
+    def timesteps(steps: int) -> int:
+        scheduler.set_timesteps(steps)
+        return len(scheduler.timesteps)  # Heun's method takes two a step
+
     tokens = configs["tokenizer"]["model_max_length"]
     parts = (json.dumps(configs[part], sort_keys=True) for part in ("unet", "vae"))
     flops = _count(*parts, tokens, config.resolution)
-    image = flops.image(steps, 2 if config.guidance > 1 else 1)
-    return Size(image, image + flops.gradient, tokens * configs["unet"]["cross_attention_dim"])
+    image, climbing = (
+        flops.image(timesteps(steps), 2 if config.guidance > 1 else 1)
+        for steps in (config.steps, config.ascent_denoising or config.steps)
+    )
+    return Size(image, climbing + flops.gradient, tokens * configs["unet"]["cross_attention_dim"])
 
 
 @dataclass(frozen=True)

@@ -206,7 +206,11 @@ class Gallery:
         """Where the image of this (class, index) belongs."""
         k, i = row
         name = re.sub(r"[^\w.+-]+", "_", request.class_names[k])
-        return self.folder / f"round{request.round:03d}" / f"{k:03d}_{name}_{i:04d}.png"
+        return self.of_round(request.round) / f"{k:03d}_{name}_{i:04d}.png"
+
+    def of_round(self, round: int) -> Path:
+        """Where a round's images belong."""
+        return self.folder / f"round{round:03d}"
 
     def lacks(self, drawn: _Drawn) -> np.ndarray:
         """[N] bool: images that belong into it and are not there."""

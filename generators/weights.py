@@ -115,7 +115,10 @@ def make_scheduler(name: str, original: Any) -> Any:
     if name not in classes:
         fault = "does not fit this model" if hasattr(diffusers, name) else "unknown"
         raise UserError(f"--scheduler {name!r}: {fault}; {did_you_mean(name, sorted(classes))}")
-    return classes[name].from_config(original.config)
+    try:
+        return classes[name].from_config(original.config)
+    except ImportError as error:  # some need a library of their own
+        raise UserError(f"--scheduler {name}: cannot be made ({said(error)})") from error
 
 
 @cache

@@ -1,12 +1,13 @@
 """What is said before anything runs: costs, a GPU that is missing, weights that are missing."""
 
 import json
+import re
 import shutil
 
 import pytest
 import torch
 
-from deepal_galot import probe
+from deepal_galot import cost_table, probe
 from deepal_galot.cli import main
 from generators.tiny import Tiny
 from generators.weights import MODELS, MissingWeights, find_weights
@@ -100,6 +101,23 @@ def test_a_full_size_generator_asks_for_the_cpu(huge, tmp_path, capsys):
     for word in ("no GPU", "huge needs 60 TFLOP an image", "15 PFLOP", "hours", "--device cpu"):
         assert word in line
     assert not rows_of(tmp_path / "out")
+
+
+def test_long_runs_say_their_time_at_the_start(tmp_path, capsys, monkeypatch):
+    args = [*QUICK, "--strategy", "GALOT", "--ascent-denoising", "2", "--output", str(tmp_path)]
+    asked, own = [], probe.score_gradient
+    monkeypatch.setattr(
+        probe, "score_gradient", lambda *a, **k: asked.append(k["steps"]) or own(*a, **k)
+    )
+    assert main([*args, "--n-rounds", "0"]) == 0
+    assert " s one" not in capsys.readouterr().err and not asked
+    monkeypatch.setattr(cost_table, "LONG", 0.0)
+    assert main([*args, "--n-rounds", "1"]) == 0
+    said = capsys.readouterr().err
+    assert re.search(
+        r"to do: 1 run, .* PFLOP, [\d.]+ .B, [\d.]+ (s|min) one after the other\n", said
+    )
+    assert set(asked) == {2}
 
 
 def test_a_full_size_generator_goes_on_where_the_cpu_is_asked_for(huge, tmp_path, capsys):

@@ -11,14 +11,18 @@ import pytest
 import torch
 from PIL import Image
 
-from deepal_galot import galot
+from deepal_galot import galot, seeding
 from deepal_galot.acquisition import entropy
 from deepal_galot.classifiers.small_cnn import SmallCNN
 from deepal_galot.cli import main
+from deepal_galot.datasets.digits import Digits
+from deepal_galot.images import fit_to, to_uint8
 from deepal_galot.learner import Learner
 from deepal_galot.pool import Pool
 from deepal_galot.report import write
 from deepal_galot.results import RunFolder
+from generators.prompts import fill, templates
+from generators.tiny import Tiny
 from helpers import QUICK, image_hashes, rows_of, run_benchmark
 
 
@@ -150,17 +154,49 @@ def test_full_size_pictures_also_of_a_finished_run(tmp_path):
     assert rows_of(tmp_path, seconds=True) == rows and image_hashes(tmp_path) == shards
 
 
+def test_pictures_of_texts_of_their_own_are_there_from_the_start_or_asked_in_vain(tmp_path, capsys):
+    """Drawing them again takes the classifier of their round."""
+    flags = ["--strategy", "GALOT", "--text-per", "image", "--ascent-steps", "1"]
+    quick(tmp_path / "with", *flags, "--save-full-size", "1")
+    quick(tmp_path / "with", *flags, "--save-full-size", "1")  # all are there
+    assert len(list((tmp_path / "with/images/full").rglob("*.png"))) == 20
+    quick(tmp_path / "without", *flags)
+    before = rows_of(tmp_path / "without", seconds=True)
+    for folder in ("with", "without"):
+        args = [*QUICK, *flags, "--save-full-size", "2", "--output", str(tmp_path / folder)]
+        assert main(args) == 2
+        error = capsys.readouterr().err
+        assert "--save-full-size 2: of Digits GALOT" in error and "Leave it out, or play" in error
+    assert rows_of(tmp_path / "without", seconds=True) == before
+
+
 def test_epsilon_zero_is_the_unoptimised_image_bit_for_bit(tmp_path):
-    quick(tmp_path, "--strategy", "GALOT:epsilon=0", "GALOT:direction=random")
-    for file in tmp_path.glob("*/GALOT/*/seed0/config.json"):
-        folder = RunFolder.open(file.parent)
-        state = folder.load("text", 1)
-        plain, optimised = state["probe_images"]
-        same = torch.equal(state["c"], state["c0"])
-        assert same == (folder.config.epsilon == 0) == torch.equal(plain, optimised)
-        if not same:
-            distance = (state["c"] - state["c0"]).flatten(1).norm(dim=1)
-            assert (distance <= folder.config.epsilon_at(1) * (1 + 1e-5)).all()
+    """What the run trained on, and what the model draws of the prompts at the same noise."""
+    quick(tmp_path, "--strategy", "GALOT:epsilon=0", "--n-rounds", "0")
+    (folder,) = tmp_path.glob("Digits/GALOT/*/seed0")
+    run = RunFolder.open(folder)
+    generator = Tiny(run.config, torch.device("cpu"))
+    (text,) = templates(run.config.template)
+    c0 = generator.encode([fill(text, name) for name in Digits.class_names])
+    address = [(k, i) for k in range(10) for i in range(2)]
+    seeds = [seeding.derive(0, "image", 0, k, i, 0) for k, i in address]
+    images = generator.sample(c0[[k for k, _ in address]], seeds)
+    by_hand = to_uint8(fit_to(images, (8, 8, 1)))
+    shards = [np.load(f) for f in sorted((tmp_path / "images").rglob("*.npz"))]
+    assert len(shards) == 10
+    stored = {int(s["labels"][0]): s["images"] for s in shards}
+    assert np.array_equal(np.concatenate([stored[k] for k in range(10)]), by_hand)
+
+
+def test_a_random_direction_moves_the_text_within_epsilon(tmp_path):
+    quick(tmp_path, "--strategy", "GALOT:direction=random")
+    (folder,) = tmp_path.glob("Digits/GALOT/*/seed0")
+    run = RunFolder.open(folder)
+    state = run.load("text", 1)
+    plain, moved = state["probe_images"]
+    distance = (state["c"] - state["c0"]).flatten(1).norm(dim=1)
+    assert (distance > 0).all() and (distance <= run.config.epsilon_at(1) * (1 + 1e-5)).all()
+    assert plain.numel() and not torch.equal(plain, moved)
 
 
 @pytest.mark.parametrize("target", ["entropy", "max-loss", "min-loss", "least-confidence"])

@@ -36,7 +36,7 @@ def plan_of(tmp_path, *strategies, mode=None, dataset=Digits, **flags):
 
 
 @pytest.mark.parametrize("changes", [{}, {"guidance": 1.0}, {"scheduler": "PNDMScheduler"},
-                                     {"resolution": 64}])  # fmt: skip
+                                     {"resolution": 64}, {"ascent_denoising": 2}])  # fmt: skip
 @sdpa_kernel(SDPBackend.MATH)  # not every torch counts what a CPU does instead
 def test_flop_of_a_pipeline_are_those_of_its_images(changes):
     config = dataclasses.replace(small_config(steps=3), **changes)
@@ -49,7 +49,7 @@ def test_flop_of_a_pipeline_are_those_of_its_images(changes):
     assert size.image == pytest.approx(counted.get_total_flops() / 2, rel=0.01)
     c.requires_grad_()
     with FlopCounterMode(display=False) as forth:
-        images = generator.sample(c, seeds, "last")
+        images = generator.sample(c, seeds, "last", config.ascent_denoising)
     with FlopCounterMode(display=False) as back:
         torch.autograd.grad(images.sum(), c)
     counted = forth.get_total_flops() + back.get_total_flops()

@@ -325,6 +325,17 @@ def test_classes_the_generator_does_not_know():
     Tiny.check_classes(("two", "one"), "anything")
 
 
+def test_a_scheduler_without_its_library(monkeypatch):
+    def missing(config):
+        raise ImportError("DPMSolverSDEScheduler requires the torchsde library\nbut it is not here")
+
+    monkeypatch.setattr(diffusers.DPMSolverSDEScheduler, "from_config", missing)
+    with pytest.raises(
+        UserError, match="--scheduler DPMSolverSDEScheduler: .* torchsde library but"
+    ):
+        Tiny(small_config(scheduler="DPMSolverSDEScheduler"), CPU)
+
+
 @pytest.mark.parametrize("name", ["LCMScheduler", "TCDScheduler"])
 def test_the_schedulers_of_distilled_models_fit_any_model(name):
     """No model's own scheduler lists them."""
