@@ -30,7 +30,8 @@ def generator_class(source: str) -> type[Generator]:
 
 
 def canonical(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """Flags with one spelling of what has several: a generator's name, templates, text-target.
+    """Flags with one spelling of what has several: a generator's name, templates, text-target, and
+    a schedule of none, which is constant.
 
     Raises:
         UserError: no template, or an unknown text-target.
@@ -40,6 +41,8 @@ def canonical(flags: Mapping[str, Any]) -> dict[str, Any]:
         flags["generator"] = registry.class_name(registry.generators.get(flags["generator"]))
     if "template" in flags:
         flags["template"] = " | ".join(templates(flags["template"]))
+    if flags.get("schedule") == "none":
+        flags["schedule"] = "constant"
     if "text_target" in flags:
         flags["text_target"] = canonical_text_target(flags["text_target"])
     return flags

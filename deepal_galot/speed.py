@@ -271,6 +271,9 @@ def build_parser() -> argparse.ArgumentParser:
     generate.add_argument("--batch", type=_positive, default=16, help="images of ours at once")
     generate.add_argument("--small", action="store_true", help="a miniature, for a CPU")
     generate.add_argument("--compile", action="store_true", help="ours compiled")
+    generate.add_argument(
+        "--checkpointing", action="store_true", help="the gradient in less memory"
+    )
     for command in (train, query, generate):
         command.add_argument("--device", default="auto", help="auto, cpu, cuda, … (default: auto)")
     return parser

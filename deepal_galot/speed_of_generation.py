@@ -129,7 +129,7 @@ class _Report:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.device, self.steps, self.batch = pick_device(args.device), args.steps, args.batch
-        self.compile = args.compile
+        self.compile, self.checkpointing = args.compile, args.checkpointing
         self.architecture = MINIATURE if args.small else SD_21_BASE
         self.flops = count_flops(self.architecture)
         self.rates: dict[torch.dtype, float] = {}
@@ -144,6 +144,9 @@ class _Report:
             f"{GUIDANCE}, DPM-Solver++; median (range, n); share of this device's own matrix "
             f"product in the same dtype"
         )
+        # First, because this alone needs no GPU.
+        unet = self.architecture.components(torch.device("cpu")).unet
+        yield from arrival_lines(KeysAndValues(unet, 1), self.architecture.embeddings(2, seed=1))
         plain = {}
         for steps, batch, seconds, dtype in self._plain():
             plain[steps] = batch / statistics.median(seconds)  # the last one is the largest batch
@@ -156,8 +159,9 @@ class _Report:
             yield self._rate("ours", steps, self.batch, seconds, generator.networks.dtype)
             ratio = self.batch / statistics.median(seconds) / plain[steps]
             yield f"ours is {ratio:.2f}× plain with batch {PLAIN_BATCHES[-1]} at T={steps}"
+        if self.checkpointing:
+            generator.checkpoint()
         yield from self._gradient(generator)
-        yield from arrival_lines(generator.networks.text, self.architecture.embeddings(2, seed=1))
 
     def _rate(
         self, who: str, steps: int, batch: int, seconds: Sequence[float], dtype: torch.dtype
@@ -222,7 +226,8 @@ class _Report:
         memory = f"  peak {peak:.1f} GiB" if cuda else ""
         flops = self.batch * self.flops.chain(2) / statistics.median(seconds)
         yield (
-            f"gradient  {self.batch} images, {generator.gradients.rows} at once, float32  "
+            f"gradient  {self.batch} images, {generator.gradients.rows} at once, float32"
+            f"{', checkpointed' if self.checkpointing else ''}  "
             f"{with_spread(seconds)} s{memory}  {self._share(flops, torch.float32)}"
         )
 

@@ -119,7 +119,9 @@ def _compare(fits: _Fits, epochs: int | None, workers: int, flops: float, limit:
     plainly = dataclasses.replace(fits.config, epochs=few)
 
     def plain() -> None:
+        torch.backends.cudnn.allow_tf32 = True  # as torch has it, and so DeepALPlus
         fit_plainly(plainly, fits.architecture, fits.data, fits.device, workers)
+        torch.backends.cudnn.allow_tf32 = False
 
     seconds = alternately({"ours": fits.make(many), "plain": plain}, fits.device)
     n = len(fits.data)

@@ -72,13 +72,19 @@ def _unlike_lines(comparison: Comparison) -> list[str]:
 
 def _blank_lines(curve: Curve) -> list[str]:
     """What came of images that the generator left blank, over all rounds and seeds."""
-    rows = [row for of_seed in curve.rows for row in of_seed]
-    retried, failed = (sum(r.get(f"images_{k}", 0) for r in rows) for k in ("retried", "failed"))
-    if not retried:
-        return []
-    left_out = f"; {failed:,} stayed blank and are left out" if failed else ""
-    return [f"{curve.label}: {retried:,} generated images came out blank and were drawn again"
-            f"{left_out}"]  # fmt: skip
+    retried, failed, mute = (
+        sum(row.get(key, 0) for of_seed in curve.rows for row in of_seed)
+        for key in ("images_retried", "images_failed", "ascent_failed")
+    )
+    lines = []
+    if retried:
+        left_out = f"; {failed:,} stayed blank and are left out" if failed else ""
+        lines.append(f"{curve.label}: {retried:,} generated images came out blank and were drawn "
+                     f"again{left_out}")  # fmt: skip
+    if mute:
+        lines.append(f"{curve.label}: {mute:,} images of the text optimisation, or their "
+                     f"gradients, were no numbers and had no say")  # fmt: skip
+    return lines
 
 
 def _own_line(curve: Curve, key: str) -> str:
@@ -113,6 +119,13 @@ def _control_lines(comparison: Comparison) -> list[str]:
             continue
         what = "a random direction" if config.direction == "random" else "text optimisation"
         lines += [f"{what} adds: {line}" for line in _difference_line(curve, control, budgets)]
+    for curve in curves:
+        rivals = [c for c in curves if c is not curve and _is_random_of(curve, c)]
+        lines += [
+            f"of that the direction: {line}"
+            for c in rivals
+            for line in _difference_line(curve, c, budgets)
+        ]
     if missing:
         commands = ", ".join(dict.fromkeys(missing.values()))
         lines.append(f"what the text optimisation of {', '.join(missing)} adds is not known: run "
@@ -130,6 +143,15 @@ def _control_entry(run: RunFolder) -> str:
 def _control_of(config: RunConfig) -> dict[str, Any]:
     """What a run with ε = 0 and everything else alike reads."""
     return dataclasses.replace(config, epsilon=0.0).fields_read()
+
+
+def _is_random_of(curve: Curve, other: Curve) -> bool:
+    """Whether `other` is the same but for its directions, which are random."""
+    ours, theirs = (c.folders[0] for c in (curve, other))
+    if not curve.uses_generated_images or ours.config.direction == "random":
+        return False
+    same = dataclasses.replace(ours.config, direction="random").fields_read()
+    return same == theirs.config.fields_read() and ours.content == theirs.content
 
 
 def _is_control(curve: Curve, other: Curve) -> bool:

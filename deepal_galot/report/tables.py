@@ -426,7 +426,7 @@ def csv_of_rows(comparison: Comparison) -> bytes:
     """Every row of every run, one line each, for other tools."""
     out = io.StringIO()
     keys = ["round", "budget", "labels", "images", "images_made", "images_retried",
-            "images_failed", "ascent_images", "accuracy", "epsilon", "distance",
+            "images_failed", "ascent_images", "ascent_failed", "accuracy", "epsilon", "distance",
             "arrived_distance", "score_before", "score_after", "pool_distance", "mismatch_plain",
             "mismatch", "steps", *COSTS]  # fmt: skip
     keys += sorted({k for curve in comparison.curves for k in curve.own_measures})

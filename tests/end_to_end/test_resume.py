@@ -48,7 +48,7 @@ def test_killed_at_random_moments(tmp_path, variant, kills):
     extra = VARIANTS[variant]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run_benchmark(*ARGS, *extra, "--output", whole)
-    rng, alive = random.Random(variant), []
+    rng, alive, phases = random.Random(variant), [], set()
     # Random moments of the run's progress, told by how many files it has written.
     for moment in sorted(rng.sample(range(2, files_below(whole)), kills)):
         process = started(killed, extra)
@@ -62,8 +62,11 @@ def test_killed_at_random_moments(tmp_path, variant, kills):
         texts = len(list(killed.rglob("text/round*.safetensors")))
         doing = "its images or its fit" if texts > rows else "its picks or its ascent"
         state = f"in {doing}" if alive[-1] else "after its end"
+        phases.add(state)
         print(f"{variant}: killed with {files_below(killed)} files, {rows} rows written, {state}")
-    assert any(alive), "the run ended before it could be killed"
+    assert sum(alive) > kills / 2, "the run ended before it could be killed"
+    if variant == "replace":  # ten kills, in images and ascent
+        assert {"in its images or its fit", "in its picks or its ascent"} <= phases
     run_benchmark(*ARGS, *extra, "--output", killed)
     assert rows_of(killed) == rows_of(whole)
     assert image_hashes(killed) == image_hashes(whole) != {}

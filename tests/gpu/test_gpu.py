@@ -138,6 +138,20 @@ def test_runs_at_once_are_those_of_one_after_the_other(tmp_path):
     assert rows_of(tmp_path / "1") == rows_of(tmp_path / "2")
 
 
+def test_without_determinism_runs_at_once_are_alike_within_seed_noise(tmp_path):
+    """The average accuracy of five seeds, paired."""
+    args = ["--strategy", "MarginSampling", "--seeds", "0", "1", "2", "3", "4", "--device", "cuda"]
+    averages = []
+    for jobs in (1, 5):
+        run_benchmark(*args, "--jobs", jobs, "--output", tmp_path / str(jobs))
+        rows = rows_of(tmp_path / str(jobs))
+        averages.append([np.mean([r["accuracy"] for r in rows[name]]) for name in sorted(rows)])
+    gap = 100 * np.subtract(*averages)
+    mean, sem = gap.mean(), gap.std(ddof=1) / len(gap) ** 0.5
+    print(f"one after the other − five at once: {mean:+.2f} ± {sem:.2f} points (SEM, n=5)")
+    assert abs(mean) < 0.5 + 3 * sem and sem < 1
+
+
 def test_a_fit_is_faster_than_the_plain_loop(capsys):
     """ResNet18 at batch 32, 128 and 512 on 1,000 images."""
     assert speed(["train", "--device", "cuda", "--compile", "--images", "1000"]) == 0

@@ -326,13 +326,13 @@ def test_classes_the_generator_does_not_know():
 
 
 def test_a_scheduler_without_its_library(monkeypatch):
+    import diffusers
+
     def missing(config):
         raise ImportError("DPMSolverSDEScheduler requires the torchsde library\nbut it is not here")
 
     monkeypatch.setattr(diffusers.DPMSolverSDEScheduler, "from_config", missing)
-    with pytest.raises(
-        UserError, match="--scheduler DPMSolverSDEScheduler: .* torchsde library but"
-    ):
+    with pytest.raises(UserError, match="--scheduler DPMSolverSDEScheduler: .* torchsde library"):
         Tiny(small_config(scheduler="DPMSolverSDEScheduler"), CPU)
 
 

@@ -135,7 +135,15 @@ def test_the_control_is_shown_or_asked_for(tmp_path):
     runs.append(finished(tmp_path, [0.5, 0.6], control, epsilon=0.0, n_synthetic=2.0, **galot))
     text = write_report(runs, tmp_path)
     assert "text optimisation adds: GALOT − GALOT:epsilon=0: +5.00 points" in text
-    assert "is not known" not in text
+    assert "is not known" not in text and "of that the direction" not in text
+    aside = {"direction": "random"} | two
+    random = {"direction": "random", "n_synthetic": 2.0}
+    runs.append(finished(tmp_path, [0.5, 0.62], aside, **random, **galot))
+    text = write_report(runs, tmp_path)
+    assert "a random direction adds: GALOT:direction=random − GALOT:epsilon=0: +1.00 points" in text
+    assert "of that the direction: GALOT − GALOT:direction=random: +4.00 points" in text
+    assert text.count("of that the direction") == 1
+    del runs[-1]
     kept = {"text_target": "max_loss", "oversample": "2", "keep": "acquisition"}
     fields = {"text_target": "max_loss", "oversample": 2.0, "keep": "acquisition"}
     chosen = finished(tmp_path, [0.5, 0.8], kept | two, n_synthetic=2.0, **fields, **galot)
@@ -161,6 +169,9 @@ def test_blank_images_are_noted_where_there_were_any(tmp_path):
     again = "MarginSampling: 6 generated images came out blank and were drawn again"
     assert lines(3, 0) == [again]
     assert lines(3, 1) == [again + "; 2 stayed blank and are left out"]
+    run = finished(tmp_path / "mute", [0.5, 0.6], row={"ascent_failed": 4})
+    (line,) = [line for line in statements(compare([run])[0]) if "had no say" in line]
+    assert line.startswith("MarginSampling: 8 images of the text optimisation, or their gradients")
 
 
 def test_csv_has_a_line_a_row(two_methods):

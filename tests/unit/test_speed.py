@@ -113,7 +113,7 @@ RATIO = re.compile(r"ours is ([\d.]+)× plain with batch 10 at T=(\d+)$")
 
 
 def test_lines_of_generate(capsys):
-    sizes = ["--small", "--steps", "3", "2", "--batch", "2", "--device", "cpu"]
+    sizes = ["--small", "--steps", "3", "2", "--batch", "2", "--device", "cpu", "--checkpointing"]
     assert speed.main(["generate", *sizes]) == 0
     lines = capsys.readouterr().out.splitlines()
     rates = [m.groups() for m in map(RATE.match, lines) if m]
@@ -134,9 +134,10 @@ def test_lines_of_generate(capsys):
     }
     for t in "32":
         assert said[t] == pytest.approx(by["ours", t, "2"] / by["plain", t, "10"], abs=0.02)
-    assert sum(line.startswith("gradient  2 images, 2 at once, float32") for line in lines) == 1
+    gradient = "gradient  2 images, 2 at once, float32, checkpointed  "
+    assert sum(line.startswith(gradient) for line in lines) == 1
     arrived = [line for line in lines if line.startswith("arrives")]
-    assert len(arrived) == 6
+    assert arrived == lines[2:8]  # before what takes a GPU
     for line in arrived:
         ours, naive = (float(x) for x in re.findall(r"cosine ([\d.]+)", line))
         assert ours >= naive
@@ -162,6 +163,19 @@ def test_lines_of_train(capsys):
         assert float(tflop) == pytest.approx(float(ours) * flops / 1e12, rel=0.02)
         assert float(share) / 100 == pytest.approx(float(tflop) / float(limit), rel=0.02, abs=0.001)
         assert float(ratio) == pytest.approx(float(ours) / float(plain), rel=0.02, abs=0.006)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags, least", [
+    (["--classifier", "small_cnn", "--dataset", "Digits", "--protocol", "demo", "--images", "1000",
+      "--epochs", "3"], 1.5),
+    (["--batch", "32"], 1.1),
+])  # fmt: skip
+def test_a_fit_is_faster_than_the_plain_loop_on_a_cpu(capsys, flags, least):
+    assert speed.main(["train", "--device", "cpu", *flags]) == 0
+    said = capsys.readouterr().out
+    print(said)
+    assert float(re.search(r"ours is ([\d.]+)× plain", said)[1]) >= least
 
 
 def test_lines_of_fits_at_once(capsys):

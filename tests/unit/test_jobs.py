@@ -1,0 +1,33 @@
+"""What a process of --jobs does first."""
+
+import signal
+import sys
+
+import pytest
+import torch
+from tqdm import tqdm
+
+from deepal_galot import jobs
+
+
+@pytest.fixture
+def memory(monkeypatch):
+    """The shares that are asked of the GPU; everything else is put back."""
+    asked, lock = [], tqdm.get_lock()
+    before, threads = signal.getsignal(signal.SIGINT), torch.get_num_threads()
+    monkeypatch.setattr(
+        torch.cuda, "set_per_process_memory_fraction", lambda *args: asked.append(args)
+    )
+    monkeypatch.setattr(jobs, "_leave_with_the_parent", lambda: None)
+    monkeypatch.setattr(sys, "stderr", sys.stderr)
+    yield asked
+    signal.signal(signal.SIGINT, before)
+    torch.set_num_threads(threads)
+    tqdm.set_lock(lock)
+
+
+@pytest.mark.parametrize("device, asked", [("cuda:1", [(0.25, 1)]), ("cpu", [])])
+def test_each_process_has_its_share_of_the_gpus_memory(memory, device, asked):
+    jobs._start(1, torch.device(device), 0.25)
+    assert memory == asked
+    assert not sys.stderr.isatty() and torch.get_num_threads() == 1
