@@ -100,7 +100,7 @@ class Campaign:
             UserError: pictures are asked for of rounds whose images nobody can draw again.
         """
         first = self.request.save_full_size
-        if not (first and run.generator and _texts_are_the_images(run.config)):
+        if not (first and run.generator and _each_image_has_a_text(run.config)):
             return
         gallery = self._gallery(folder)
         for row in folder.rows():
@@ -153,7 +153,7 @@ class Campaign:
             if self.request.compile:
                 trial.learner.compiled_from = COMPILED_FROM
             trial.run(on_round)
-        if run.generator and self.request.save_full_size and not _texts_are_the_images(run.config):
+        if run.generator and self.request.save_full_size and not _each_image_has_a_text(run.config):
             self._complete_gallery(run, folder)
 
     def _complete_gallery(self, run: Run, folder: RunFolder) -> None:
@@ -204,8 +204,8 @@ class Campaign:
         return self._generators[key]
 
 
-def _texts_are_the_images(config: RunConfig) -> bool:
-    """Whether each image's text is optimised for itself, against a round's classifier."""
+def _each_image_has_a_text(config: RunConfig) -> bool:
+    """Optimised for it alone, against a round's classifier."""
     return config.text_per == "image" and config.epsilon > 0
 
 
