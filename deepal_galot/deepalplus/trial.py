@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from generators.base import Generator
 from generators.image_store import ImageStore
 
+from ..config import SCHEMA
 from ..errors import UserError
 from ..galot import Galot, SyntheticBatch
 from ..images import to_unit_float
@@ -197,6 +198,7 @@ class Trial:
     def _identity(self, generator: Generator) -> dict[str, Any]:
         """What the texts and images of this run depend on, beside the classifier."""
         return {
+            "schema": SCHEMA,
             "galot": read_fields(self.config),
             "class_names": self.settings.class_names,
             "image_shape": self.layout.image_shape,

@@ -13,6 +13,7 @@ import pytest
 import torch
 from deepalplus_tools import HOSTS, make_checkout, opened, quick
 
+from deepal_galot.deepalplus import trial
 from deepal_galot.deepalplus.command import main, run
 from deepal_galot.errors import UserError
 from deepal_galot.registry import NEEDS_MORE
@@ -134,6 +135,15 @@ def test_the_same_command_again_makes_nothing_anew(checkout, tmp_path, monkeypat
         for old, new in zip(before[name], rows, strict=True):
             assert {k: v for k, v in old.items() if "seconds" not in k} == {
                 k: v for k, v in new.items() if "seconds" not in k}  # fmt: skip
+
+
+def test_texts_of_another_schema_are_not_read(checkout, tmp_path, monkeypatch):
+    """Before, what an older version had left there was a traceback."""
+    args = ("-a", "GALOT", "-q", "20")
+    play(checkout, tmp_path, *args, ours=["--epsilon", "0"])
+    monkeypatch.setattr(trial, "SCHEMA", trial.SCHEMA + 1)
+    play(checkout, tmp_path, *args, ours=["--epsilon", "0"])
+    assert len(list(tmp_path.rglob("seed*/rows.jsonl"))) == 2
 
 
 def test_each_trial_has_images_of_its_own(checkout, tmp_path, capsys):
