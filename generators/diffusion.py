@@ -173,7 +173,7 @@ class DiffusionGenerator(Generator):
         scheduler.set_timesteps(steps, device=self.device)  # multistep solvers keep state
         with torch.set_grad_enabled(graph != "none"):
             text = self.networks.text(c.to(self.device, self.networks.text.weight.dtype))
-        ours = self.networks, self.networks.read(text.detach())
+        ours = self.networks, self._read(self.networks, text.detach())
         rngs = [torch.Generator().manual_seed(s) for s in seeds]
         x = torch.stack([torch.randn(self._latent_shape, generator=g) for g in rngs])
         x = x.to(text) * scheduler.init_noise_sigma
@@ -182,15 +182,22 @@ class DiffusionGenerator(Generator):
             seen = graph == "all" or (graph == "last" and i == last)  # by autograd
             with torch.set_grad_enabled(seen):
                 # In float32 where autograd looks on.
-                networks, of_text = (self._exact, self._exact.read(text)) if seen else ours
+                networks, of_text = (self._exact, self._read(self._exact, text)) if seen else ours
                 x = self._reverse_step(scheduler, networks, x, t, of_text, rngs)
         return x
+
+    def _read(self, networks: Networks, text: Tensor) -> Tensor:
+        """What networks read of the texts; with guidance after as often what they read of none."""
+        read = networks.read(text)
+        if not self._is_guided:
+            return read
+        return torch.cat([networks.read(self._unconditional).expand_as(read), read])
 
     def _reverse_step(
         self, scheduler: Any, networks: Networks, x: Tensor, t: Tensor, text: Tensor,
         rngs: list[torch.Generator],
     ) -> Tensor:  # fmt: skip
-        """x_t -> x_{t-1}, by these networks and what they read of the text."""
+        """x_t -> x_{t-1}, by these networks and what they `_read`."""
         x_in = scheduler.scale_model_input(x, t)
         if self._is_guided:
             noise = self._guided(networks, x_in, t, text)
@@ -216,14 +223,14 @@ class DiffusionGenerator(Generator):
 
     def _guided(self, networks: Networks, x: Tensor, t: Tensor, text: Tensor) -> Tensor:
         """Classifier-free guidance: ϵ(x, ∅) + guidance·(ϵ(x, c) − ϵ(x, ∅))."""
-        empty = networks.read(self._unconditional).expand(len(text), -1, -1)
         if torch.is_grad_enabled() and not x.requires_grad:
             # In the last step the unconditional branch does not depend on c: no graph for it.
+            empty, of_text = text.chunk(2)
             with torch.no_grad():
                 without = self._noise(networks, x, t, empty)
-            with_text = self._noise(networks, x, t, text)
+            with_text = self._noise(networks, x, t, of_text)
         else:
-            both = self._noise(networks, torch.cat([x, x]), t, torch.cat([empty, text]))
+            both = self._noise(networks, torch.cat([x, x]), t, text)
             without, with_text = both.chunk(2)
         return without + self.guidance * (with_text - without)
 

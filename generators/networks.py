@@ -95,6 +95,7 @@ class KeysAndValues(nn.Module):
         slices = [slice(*ends) for ends in pairwise(edges)]
         for attention, keys, values in zip(attentions, slices[::2], slices[1::2], strict=True):
             attention.to_k = attention.to_v = None
+            _widen(attention.to_q, attention.to_out[0], parts)
             attention.set_processor(_TextAttention(keys, values, parts))
 
     def forward(self, c: Tensor) -> Tensor:
@@ -129,12 +130,20 @@ def split(x: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.stack(parts, -1).flatten(-2)
 
 
-class _TextAttention:
-    """Cross-attention whose keys and values are made already; a diffusers attention processor.
+def _widen(to_q: nn.Linear, to_out: nn.Linear, parts: int) -> None:
+    """Let a cross-attention's queries be said P times, and its P answers be summed on the way out.
 
-    With P parts, q·k = Σ_p q·k_p is one product of heads P times as wide, and so is the sum of the
-    values.
+    Σ_p q·k_p is one product of heads P times as wide, and W·Σ_p v_p one with W's columns repeated.
     """
+    for layer, name, axis in ((to_q, "weight", 0), (to_q, "bias", 0), (to_out, "weight", 1)):
+        own = getattr(layer, name)
+        if own is not None and parts > 1:
+            setattr(layer, name, nn.Parameter(own.detach().repeat_interleave(parts, axis)))
+
+
+class _TextAttention:
+    """Cross-attention whose keys and values are made already; a diffusers attention processor, of
+    layers that are widened for the parts of each number."""
 
     def __init__(self, keys: slice, values: slice, parts: int) -> None:
         self.keys, self.values, self.parts = keys, values, parts
@@ -142,15 +151,12 @@ class _TextAttention:
     def __call__(
         self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, **unused: Any
     ) -> Tensor:
-        q = attn.to_q(hidden_states).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
-        wide = q.unsqueeze(-1).expand(*q.shape, self.parts).flatten(-2)
-        k, v = (
-            encoder_hidden_states[..., place].unflatten(-1, (attn.heads, -1)).transpose(1, 2)
-            for place in (self.keys, self.values)
-        )
-        read = F.scaled_dot_product_attention(wide, k, v, scale=q.shape[-1] ** -0.5)
-        read = read.unflatten(-1, (-1, self.parts)).sum(-1).transpose(1, 2).flatten(2)
-        return attn.to_out[1](attn.to_out[0](read))  # product, dropout
+        own = attn.to_q(hidden_states)
+        of_text = (encoder_hidden_states[..., place] for place in (self.keys, self.values))
+        q, k, v = (x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in (own, *of_text))
+        scale = (q.shape[-1] // self.parts) ** -0.5
+        read = F.scaled_dot_product_attention(q, k, v, scale=scale)
+        return attn.to_out[1](attn.to_out[0](read.transpose(1, 2).flatten(2)))  # product, dropout
 
 
 def cross_attentions(unet: nn.Module) -> list[Any]:

@@ -46,6 +46,7 @@ def test_attention_reads_the_sum_of_the_parts(stock, parts):
     attention = cross_attentions(unet)[-1]
     before = [len(m.weight) for a in cross_attentions(unet)[:-1] for m in (a.to_k, a.to_v)]
     width, heads = len(attention.to_k.weight), attention.heads
+    to_q, to_out = copy.deepcopy(attention.to_q), copy.deepcopy(attention.to_out[0])
     text = KeysAndValues(unet, parts)
     rng = torch.Generator().manual_seed(0)
     kv = torch.randn(2, 5, len(text.weight), parts, generator=rng, dtype=torch.float64)
@@ -55,10 +56,10 @@ def test_attention_reads_the_sum_of_the_parts(stock, parts):
         start, per_head = sum(before), (2, -1, heads, width // heads)
         k = kv.sum(-1)[..., start : start + width].view(per_head)
         v = kv.sum(-1)[..., start + width : start + 2 * width].view(per_head)
-        q = attention.to_q(x).view(per_head)
+        q = to_q(x).view(per_head)
         logits = torch.einsum("bshd,blhd->bhsl", q, k) / (width // heads) ** 0.5
         read = torch.einsum("bhsl,blhd->bshd", logits.softmax(-1), v).flatten(2)
-        expected = attention.to_out[0](read)
+        expected = to_out(read)
     torch.testing.assert_close(answer, expected, rtol=1e-10, atol=1e-10)
 
 

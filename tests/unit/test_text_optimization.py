@@ -245,7 +245,7 @@ def last_step_only(generator, c_before, c_last, seeds):
     def step(scheduler, networks, x, t, text, rngs):
         calls[0] += 1
         last = calls[0] == len(scheduler.timesteps)
-        text = networks.read(networks.text(c_last)) if last else text
+        text = generator._read(networks, networks.text(c_last)) if last else text
         return original(scheduler, networks, x, t, text, rngs)
 
     generator._reverse_step = step
