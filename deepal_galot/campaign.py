@@ -108,10 +108,10 @@ class Campaign:
             there = len(list(gallery.of_round(row["round"]).glob("*.png")))
             if there < sum(min(first, n) for n in counts) - row["images_failed"]:
                 raise UserError(
-                    f"--save-full-size {first}: of {name_of(folder)}, round {row['round']}, "
-                    f"{there} are there, and others cannot be drawn any more: with --text-per "
-                    f"image that takes the classifier of that round. Leave it out, or play the run "
-                    f"anew with another --output"
+                    f"--save-full-size {first}: of round {row['round']} of {name_of(folder)} "
+                    f"{there} pictures are there, and no others can be drawn any more: with "
+                    f"--text-per image that takes the classifier of that round. Leave it out, or "
+                    f"play the run anew with another --output"
                 )
 
     def left(self, folders: Sequence[RunFolder]) -> list[int]:

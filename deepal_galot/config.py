@@ -74,7 +74,7 @@ class RunConfig:
     optimizer: str = _option("sgd", TRAINING, "optimiser", choices=("sgd", "adam", "adamw"))
     lr: float = _option(0.01, TRAINING, "initial learning rate", above=0)
     schedule: str = _option("cosine", TRAINING, "learning rate: cosine to 0 by epoch; onecycle, up "
-                            "and then to 0 by step; or constant",
+                            "and then to 0 by step; or constant (none)",
                             choices=("cosine", "onecycle", "constant"))  # fmt: skip
     momentum: float = _option(0.9, TRAINING, "SGD momentum", at_least=0, at_most=1)
     weight_decay: float = _option(5e-4, TRAINING, "L2 penalty; of adamw, decoupled", at_least=0)

@@ -264,7 +264,7 @@ def _counted(
     with torch.random.fork_rng(devices=[]), torch.device(device):
         net = architecture(shape, n_classes)
         x = torch.empty(2, channels, height, width)  # BatchNorm needs two
-        with FlopCounterMode(display=False) as counted, torch.no_grad():
+        with FlopCounterMode(display=False) as counted, torch.enable_grad():
             answer = net(x)
     check_answer(net, answer, len(x), n_classes)
     forward, state = counted.get_total_flops() / 2, net.state_dict().values()

@@ -333,7 +333,8 @@ class Learner:
         """The tensors of the classifier and its objective on the CPU, for safetensors."""
         own = {f"{OBJECTIVE}{k}": v for k, v in self.objective.state_dict().items()}
         tensors = self.clf.state_dict() | own
-        return {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+        # Cloned, because a file of safetensors holds no tensor twice, and networks may tie weights.
+        return {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}
 
     def load_state(self, state: dict[str, Tensor], mean: tuple, std: tuple) -> None:
         """Become the classifier that `state()` described, with its normalisation.

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from . import registry, seeding
 from .campaign import machine
 from .classifiers.base import Classifier
-from .config import resolve, usual_values
+from .config import HUGE, resolve, usual_values
 from .datasets.base import DatasetSpec
 from .device import is_out_of_memory, pick_device
 from .errors import UserError, said
@@ -280,8 +280,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _natural(text: str, least: int = 0) -> int:
-    if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"{text}: a whole number, at least {least}")
+    if not text.isdecimal() or not least <= int(text) <= HUGE:
+        raise argparse.ArgumentTypeError(f"{text}: a whole number, {least} to {HUGE:,.0f}")
     return int(text)
 
 

@@ -25,11 +25,13 @@ from generators.text_optimization import score_gradient
 from .campaign import machine
 from .config import resolve
 from .device import pick_device
+from .errors import UserError
 from .images import fit_to, to_uint8
 from .timing import matrix_rate, seconds_of, with_spread
 
 PLAIN_BATCHES = (1, 10)
 GUIDANCE = 7.5
+MOST_STEPS = 1000  # of diffusion that the schedulers know
 IMAGE_SHAPE = (32, 32, 3)  # what images are resized to
 
 
@@ -133,6 +135,8 @@ class _Report:
         self.architecture = MINIATURE if args.small else SD_21_BASE
         self.flops = count_flops(self.architecture)
         self.rates: dict[torch.dtype, float] = {}
+        if max(self.steps) > MOST_STEPS:
+            raise UserError(f"--steps {max(self.steps)}: the model has at most {MOST_STEPS:,}")
 
     def lines(self) -> Iterator[str]:
         """All of them; the plain call is measured in the same run, right before ours."""

@@ -72,7 +72,7 @@ class Classifier(nn.Module):
 
 
 def check_answer(clf: Classifier, answer: object, n: int, n_classes: int) -> None:
-    """Hold what `forward` gave for n images against what it must give.
+    """Hold what `forward` gave for n images, with gradients on, against what it must give.
 
     Raises:
         UserError: it is something else.
@@ -85,6 +85,11 @@ def check_answer(clf: Classifier, answer: object, n: int, n_classes: int) -> Non
         raise UserError(
             f"{who}: forward gives {type(answer).__name__}, not a pair (logits [B, K], "
             f"embedding [B, D])"
+        )
+    if not answer[0].requires_grad:
+        raise UserError(
+            f"{who}: no gradient gets from its logits ({answer[0].dtype}) to a parameter, so there "
+            f"is nothing to train: do not detach or round them, and freeze not all of it"
         )
     widths = {"logits": n_classes, "embeddings": clf.embedding_dim}
     for (name, width), part in zip(widths.items(), answer, strict=True):

@@ -166,7 +166,8 @@ def test_pictures_of_texts_of_their_own_are_there_from_the_start_or_asked_in_vai
         args = [*QUICK, *flags, "--save-full-size", "2", "--output", str(tmp_path / folder)]
         assert main(args) == 2
         error = capsys.readouterr().err
-        assert "--save-full-size 2: of Digits GALOT" in error and "Leave it out, or play" in error
+        assert "--save-full-size 2: of round 0 of Digits GALOT" in error
+        assert "Leave it out, or play" in error
     assert rows_of(tmp_path / "without", seconds=True) == before
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -137,6 +138,34 @@ def test_gradient_path_sees_what_scoring_sees(toy):
     data = Pool(toy).get_test_data()
     images = torch.from_numpy(data.X).permute(0, 3, 1, 2).float() / 255
     torch.testing.assert_close(learner.logits(images), learner.predict_logits(data))
+
+
+class Tied(Classifier):
+    """The same weights twice."""
+
+    embedding_dim = 64
+
+    def __init__(self, image_shape, n_classes):
+        super().__init__()
+        self.first, self.second = torch.nn.Linear(64, 64), torch.nn.Linear(64, 64)
+        self.second.weight = self.first.weight
+        self.head = torch.nn.Linear(64, n_classes)
+
+    def forward(self, x):
+        embedding = self.second(self.first(x.flatten(1)).relu())
+        return self.head(embedding), embedding
+
+
+def test_tied_weights_are_stored_and_come_back(toy):
+    """Before, safetensors refused them at the end of the first round."""
+    learner = learner_for(toy, Tied)
+    data = labeled(toy, 12)
+    learner.fit(data, 0)
+    stored = safetensors.torch.load(safetensors.torch.save(learner.state()))
+    other = learner_for(toy, Tied)
+    other.load_state(stored, toy.mean, toy.std)
+    assert other.clf.second.weight is other.clf.first.weight
+    assert torch.equal(other.predict_logits(data), learner.predict_logits(data))
 
 
 def test_state_round_trip(toy):

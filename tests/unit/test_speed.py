@@ -208,7 +208,8 @@ def test_precision_of_train_is_said_and_used(capsys):
 
 
 @pytest.mark.parametrize("flags", [
-    ["--jobs", "0"], ["--batch", "x"], ["--workers", "-1"], ["--epochs", "1.5"], ["--what"],
+    ["--jobs", "0"], ["--batch", "x"], ["--images", "99999999999"], ["--workers", "-1"],
+    ["--epochs", "1.5"], ["--what"],
 ])  # fmt: skip
 def test_bad_flags_of_train_are_one_line(flags, capsys):
     assert speed.main(["train", *flags]) == 2
@@ -218,7 +219,7 @@ def test_bad_flags_of_train_are_one_line(flags, capsys):
 
 
 def test_too_many_images_and_an_interrupt_are_one_line(capsys, monkeypatch):
-    assert speed.main(["train", "--device", "cpu", "--images", "99999999999"]) == 2
+    assert speed.main(["train", "--device", "cpu", "--images", "999999999"]) == 2
     said = capsys.readouterr().err
     assert re.fullmatch("error: out of memory .Unable to allocate .*less\n", said)
 
@@ -235,6 +236,12 @@ def test_data_of_train_are_looked_for_where_it_is_said(capsys, tmp_path):
     (tmp_path / "MNIST.npz").write_bytes(b"nothing")
     assert speed.main(flags) == 2
     assert str(tmp_path / "MNIST.npz") in capsys.readouterr().err
+
+
+def test_more_steps_than_the_model_has_are_one_line(capsys):
+    assert speed.main(["generate", "--small", "--device", "cpu", "--steps", "50", "5000"]) == 2
+    said = capsys.readouterr()
+    assert said.err == "error: --steps 5000: the model has at most 1,000\n" and not said.out
 
 
 def test_operations_of_a_training_step():
