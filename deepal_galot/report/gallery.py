@@ -127,13 +127,16 @@ def gallery_of(curve: Curve) -> Gallery | None:
 
 
 def sheet(gallery: Gallery) -> Figure | None:
-    """A row a class, for each round pairs of plain | optimised images of the same noise; None if
-    the images follow no text."""
+    """A row a class, for each round pairs of plain | optimised images of the same noise, of which
+    there is one where ε is 0; None if the images follow no text."""
     probes = gallery.probes
     if not probes:
         return None
     names = gallery.class_names[:MOST_CLASSES]
-    grids = [_pairs(p.images[:, : len(names), :SHOWN]) for p in probes]
+    grids = []
+    for p in probes:  # pairs, or twice as many single ones
+        sides, shown = (2, SHOWN) if p.epsilon else (1, 2 * SHOWN)
+        grids.append(_side_by_side(p.images[:sides, : len(names), :shown]))
     size = (1.4 + 1.1 * SHOWN * len(grids), 1.2 + 0.5 * len(names))
     figure, _ = new_figure(*size)
     figure.clear()
@@ -143,12 +146,10 @@ def sheet(gallery: Gallery) -> Figure | None:
         step = grid.shape[0] / len(names)
         ax.set_yticks([(i + 0.5) * step - 0.5 for i in range(len(names))], names if r == 0 else [])
         ax.set_title(f"round {probe.round}, ε = {probe.epsilon:.2g}", fontsize="medium")
-        ax.set_xlabel("pairs: plain | optimised", fontsize="small")
+        ax.set_xlabel("pairs: plain | optimised" if probe.epsilon else "", fontsize="small")
     config = gallery.folder.config
-    title = (
-        f"{config.dataset}, {gallery.label}, seed {config.seed}: {config.template!r}; "
-        f"a pair shares its noise"
-    )
+    title = f"{config.dataset}, {gallery.label}, seed {config.seed}: {config.template!r}"
+    title += "; a pair shares its noise" if any(p.epsilon for p in probes) else ""
     figure.suptitle(textwrap.fill(title, int(LETTERS * size[0])), fontsize="medium")
     return figure
 
@@ -209,14 +210,14 @@ def _framed(images: np.ndarray) -> list[np.ndarray]:
     return [np.pad(i, ((edge, edge), (edge, edge), (0, 0)), constant_values=255) for i in images]
 
 
-def _pairs(images: np.ndarray) -> np.ndarray:
-    """[2, n, S, H, W, C] uint8 probes -> one picture: a row a class, S pairs side by side, a thin
-    line between the two of a pair and a thick one between pairs."""
-    _, n, shown, height, width, channels = images.shape
+def _side_by_side(images: np.ndarray) -> np.ndarray:
+    """[2 or 1, n, S, H, W, C] uint8 probes -> one picture: a row a class, S pairs, a thin line
+    between the two of a pair and a thick one between pairs."""
+    sides, n, shown, height, width, channels = images.shape
     thin, thick = max(1, width // 16), max(2, width // 4)
-    cell = 2 * width + thin + thick
+    cell = sides * width + (sides - 1) * thin + thick
     picture = np.full((n * (height + thin), shown * cell - thick, channels), 255, np.uint8)
-    for side in range(2):
+    for side in range(sides):
         for i in range(n):
             for j in range(shown):
                 y, x = i * (height + thin), j * cell + side * (width + thin)

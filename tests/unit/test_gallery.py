@@ -8,7 +8,7 @@ import pytest
 from deepal_galot.cli import main
 from deepal_galot.errors import UserError
 from deepal_galot.report.comparison import compare
-from deepal_galot.report.gallery import galleries_of, gallery_of
+from deepal_galot.report.gallery import galleries_of, gallery_of, sheet
 from deepal_galot.report.section import make_sections
 from deepal_galot.report.write import write_report
 from deepal_galot.results import find_runs
@@ -41,6 +41,23 @@ def test_the_images_are_those_that_the_last_round_trained_on(results):
     assert galot.probes[0].images.shape[:3] == (2, 10, 4)
     assert np.isnan(oversampled.probes[0].scores).all()
     assert galot.prompts[3] == "a handwritten digit three"
+
+
+def test_a_text_that_does_not_move_has_no_pairs(results):
+    """Before, each image stood beside itself, called optimised."""
+    (comparison,) = compare(find_runs(results))
+    for gallery in filter(None, map(gallery_of, comparison.curves)):
+        moves = gallery.folder.config.epsilon > 0
+        figure = sheet(gallery)
+        assert {ax.get_xlabel() for ax in figure.axes} == (
+            {"pairs: plain | optimised"} if moves else {""}
+        )
+        picture = figure.axes[0].images[0].get_array()
+        column = 8 + max(1, 8 // 16) if moves else 8 + max(2, 8 // 4)  # to the next image
+        first, second = picture[:8, :8], picture[:8, column : column + 8]
+        probes = gallery.probes[0].images[:, 0, :, :, :, 0]
+        assert np.array_equal(first, probes[0, 0])
+        assert np.array_equal(second, probes[1, 0] if moves else probes[0, 1])
 
 
 def test_the_judge_is_the_fully_supervised_run_and_its_table_counts_its_answers(results):
