@@ -17,6 +17,7 @@ from hypothesis import settings
 from deepal_galot import registry
 from deepal_galot.datasets.base import DatasetSpec
 from deepal_galot.datasets.digits import Digits
+from deepal_galot.report import write
 from generators.tiny import Tiny
 from helpers import FakeGenerator, small_config
 
@@ -34,6 +35,14 @@ def forget_plugins():
         r._classes, r._plugins = before[k]
     for name in [m for m in set(sys.modules) - modules if m.startswith("query_strategies.")]:
         del sys.modules[name]
+
+
+@pytest.fixture
+def no_report(monkeypatch):
+    """A run without the pictures and the page at its end, a quarter of a short one's time."""
+    import deepal_galot.reporting  # noqa: F401  keeps what write_report is when it is first imported
+
+    monkeypatch.setattr(write, "write_report", lambda *args: "")
 
 
 @pytest.fixture(scope="session")

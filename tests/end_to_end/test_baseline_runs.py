@@ -20,12 +20,14 @@ def error_of(capsys, *args):
     return capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("no_report")
 def test_all_are_the_fourteen_of_table_1():
     assert len(set(ALL)) == 14
     assert all(registry.class_name(registry.strategies.get(n)) == n for n in ALL)
 
 
 @pytest.mark.parametrize("name", ["LossPredictionLoss", "BALDDropout"])
+@pytest.mark.usefixtures("no_report")
 def test_stopped_and_continued_it_ends_with_the_same_rows(tmp_path, name):
     """The objective's modules come back with the classifier, for the query after a restart."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -38,6 +40,7 @@ def test_stopped_and_continued_it_ends_with_the_same_rows(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["LossPredictionLoss", "BALDDropout"])
+@pytest.mark.usefixtures("no_report")
 def test_its_classifier_predicts_elsewhere(tmp_path, digits, capsys, name):
     from PIL import Image
 
@@ -73,6 +76,7 @@ def test_tables_mark_changed_networks_and_tell_settings_apart(tmp_path, capsys):
          "BALDDropout"),
     ],
 )  # fmt: skip
+@pytest.mark.usefixtures("no_report")
 def test_labels_show_only_what_differs_from_the_default(tmp_path, args, label):
     (folder,) = play(tmp_path, *args)
     quick = ("ascent_steps", "ascent_samples", "n_synthetic", "steps")
@@ -80,6 +84,7 @@ def test_labels_show_only_what_differs_from_the_default(tmp_path, args, label):
     assert ":".join(filter(None, (folder.config.strategy, settings))) == label
 
 
+@pytest.mark.usefixtures("no_report")
 def test_the_base_sampler_of_mode_gal_is_not_built(tmp_path):
     """It picks nothing there; a loss module of its own would be trained all the same."""
     play(tmp_path, "--strategy", "GALOT:mode=gal,epsilon=0", "--base-sampler", "LossPrediction")

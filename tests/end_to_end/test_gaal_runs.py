@@ -45,6 +45,7 @@ def test_synthetic_queries_are_bought_like_labels(tmp_path, capsys):
     assert "GAAL: svm accuracy" in printed
 
 
+@pytest.mark.usefixtures("no_report")
 def test_the_oracles_time_is_not_the_querys(tmp_path, monkeypatch):
     """A human's time would not be in it either; this one lets an hour go by on the clock."""
     real, passed = time.perf_counter, [0.0]
@@ -62,6 +63,7 @@ def test_the_oracles_time_is_not_the_querys(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("lost", ["nothing", "the row", "the query"])
+@pytest.mark.usefixtures("no_report")
 def test_stopped_and_continued_it_ends_with_the_same_rows(tmp_path, lost):
     """After a restart the GAN is trained again, and is the same; bought labels stay bought."""
     whole, expected = play(tmp_path / "whole", 2)

@@ -81,6 +81,7 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.parametrize("missing", ["DONE", "last row", "classifier", "text", "images"])
+@pytest.mark.usefixtures("no_report")
 def test_every_partial_state_of_the_last_round_is_completed(whole, tmp_path, missing, capsys):
     """What a kill can leave between two steps of the last round, made by hand."""
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)

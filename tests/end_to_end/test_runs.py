@@ -19,7 +19,6 @@ from deepal_galot.datasets.digits import Digits
 from deepal_galot.images import fit_to, to_uint8
 from deepal_galot.learner import Learner
 from deepal_galot.pool import Pool
-from deepal_galot.report import write
 from deepal_galot.results import RunFolder
 from generators.prompts import fill, templates
 from generators.tiny import Tiny
@@ -36,10 +35,9 @@ def only(output, strategy):
 
 
 @pytest.fixture
-def brief(monkeypatch):
+def brief(monkeypatch, no_report):
     """Without what is for people to look at, most of a short run's time."""
     monkeypatch.setattr(galot, "PROBES", 1)
-    monkeypatch.setattr(write, "write_report", lambda *args: "")
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +68,7 @@ def test_a_fresh_process_prints_a_table_and_leaves_pictures(fresh):
     assert str(output / "report" / "index.html") in done.stdout
 
 
+@pytest.mark.usefixtures("no_report")
 def test_strategies_share_initial_pool_and_weights(tmp_path):
     quick(tmp_path, "--strategy", "MarginSampling", "RandomSampling", "GALOT:epsilon=0")
     picks = {}
@@ -111,6 +110,7 @@ sys.exit(f"asked for {asked}" if asked else code)
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.usefixtures("no_report")
 def test_mode_gal_reads_no_label(tmp_path):
     quick(tmp_path, "--strategy", "GALOT", "--mode", "gal")
     rows = only(tmp_path, "GALOT")
@@ -133,6 +133,7 @@ def test_mode_full_is_one_fit_on_every_label(tmp_path, capsys):
     assert "every label, one fit; no strategy and no budget plays a part" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("no_report")
 def test_accumulate_and_oversample(tmp_path):
     quick(tmp_path, "--strategy", "GALOT:epsilon=0,synthetic=accumulate", "--oversample", "1.5")
     rows = only(tmp_path, "GALOT")
@@ -154,12 +155,13 @@ def test_full_size_pictures_also_of_a_finished_run(tmp_path):
     assert rows_of(tmp_path, seconds=True) == rows and image_hashes(tmp_path) == shards
 
 
+@pytest.mark.usefixtures("brief")
 def test_pictures_of_texts_of_their_own_are_there_from_the_start_or_asked_in_vain(tmp_path, capsys):
     """Drawing them again takes the classifier of their round."""
-    flags = ["--strategy", "GALOT", "--text-per", "image", "--ascent-steps", "1"]
+    flags = ["--strategy", "GALOT", "--text-per", "image", "--ascent-steps", "1", "--n-rounds", "0"]
     quick(tmp_path / "with", *flags, "--save-full-size", "1")
     quick(tmp_path / "with", *flags, "--save-full-size", "1")  # all are there
-    assert len(list((tmp_path / "with/images/full").rglob("*.png"))) == 20
+    assert len(list((tmp_path / "with/images/full").rglob("*.png"))) == 10
     quick(tmp_path / "without", *flags)
     before = rows_of(tmp_path / "without", seconds=True)
     for folder in ("with", "without"):
@@ -233,6 +235,7 @@ def test_the_distance_that_arrives_in_sixteen_bits_is_recorded(tmp_path):
     assert row["arrived_distance"] == pytest.approx(row["distance"], rel=1e-3)
 
 
+@pytest.mark.usefixtures("no_report")
 def test_several_templates_are_mixed_evenly(tmp_path):
     """Three prompts a class: image i has prompt i mod 3, each with a c of its own."""
     quick(tmp_path, "--strategy", "GALOT", "--template", "label | photo | {label} in print",
@@ -347,6 +350,7 @@ def test_every_flag_of_training_changes_the_classifier(tmp_path, flags):
     assert len(weights) == 2 and weights[0] != weights[1]
 
 
+@pytest.mark.usefixtures("no_report")
 def test_deterministic_is_asked_of_torch(tmp_path):
     try:
         quick(tmp_path, "--strategy", "GALOT", "--deterministic", "--device", "cpu")
@@ -355,6 +359,7 @@ def test_deterministic_is_asked_of_torch(tmp_path):
         torch.use_deterministic_algorithms(False)
 
 
+@pytest.mark.usefixtures("no_report")
 def test_mnist_from_the_data_folder(tmp_path):
     rng = np.random.default_rng(0)
     arrays = {}
@@ -433,6 +438,7 @@ RECIPE = ["--optimizer", "adamw", "--schedule", "onecycle", "--label-smoothing",
           "--ema", "0.9", "--rand-augment", "2", "--rand-magnitude", "5"]  # fmt: skip
 
 
+@pytest.mark.usefixtures("no_report")
 def test_a_recipe_by_flags(tmp_path):
     """Each flag changes the fit; all together train, twice to the same bits."""
     accuracy, n_rounds = {}, ["--n-rounds", "0", "--strategy", "RandomSampling"]
@@ -451,6 +457,7 @@ def test_a_recipe_by_flags(tmp_path):
 
 
 @pytest.mark.parametrize("own", ["synthetic_weight=0.3", "synthetic_norm=separate"])
+@pytest.mark.usefixtures("no_report")
 def test_generated_images_may_weigh_less_or_stand_apart(tmp_path, own):
     """A fit of another outcome under another name; the classifier is an ordinary one."""
     quick(tmp_path, "--strategy", "GALOT:epsilon=0", f"GALOT:epsilon=0,{own}", "--n-rounds", "0")
