@@ -164,6 +164,7 @@ def test_a_lost_worker_changes_nothing(cluster, tmp_path, capsys):
     assert capsys.readouterr().err.count(" labels + ") == 0  # all of it is there
 
 
+@pytest.mark.slow
 def test_images_drawn_by_two_actors_are_the_same(cluster, third_node, tmp_path):
     """Of which one is killed while it draws."""
     args = [*FAST, "--n-rounds", "0", "--strategy", "GALOT", "--n-synthetic", "60"]
