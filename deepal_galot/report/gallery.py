@@ -137,7 +137,7 @@ def sheet(gallery: Gallery) -> Figure | None:
     for p in probes:  # pairs, or twice as many single ones
         sides, shown = (2, SHOWN) if p.epsilon else (1, 2 * SHOWN)
         grids.append(_side_by_side(p.images[:sides, : len(names), :shown]))
-    size = (1.4 + 1.1 * SHOWN * len(grids), 1.2 + 0.5 * len(names))
+    size = (1.4 + 1.1 * SHOWN * len(grids), 1.5 + 0.5 * len(names))
     figure, _ = new_figure(*size)
     figure.clear()
     axes = figure.subplots(1, len(grids), squeeze=False)[0]
