@@ -164,6 +164,13 @@ class Alignment:
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
+def fit_aligned(
+    images: Tensor, shape: tuple[int, int, int], alignment: Alignment | None
+) -> Tensor:  # fmt: skip
+    """images.fit_to, with the alignment if there is one."""
+    return fit_to(images, shape) if alignment is None else alignment.fit_to(images, shape)
+
+
 @dataclass(frozen=True)
 class Match:
     """How generated images are aligned to the unlabeled pool.

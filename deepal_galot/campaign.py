@@ -100,10 +100,12 @@ class Campaign:
             UserError: pictures are asked for of rounds whose images nobody can draw again.
         """
         first = self.request.save_full_size
-        if not (first and run.generator and _each_image_has_a_text(run.config)):
+        if not (first and run.generator):
             return
         gallery = self._gallery(folder)
         for row in folder.rows():
+            if not run.config.refines_at(row["round"]):
+                continue
             counts = new_counts(run.config, self.plan.spec.n_classes, row["round"])
             there = len(list(gallery.of_round(row["round"]).glob("*.png")))
             if there < sum(min(first, n) for n in counts) - row["images_failed"]:
@@ -153,13 +155,13 @@ class Campaign:
             if self.request.compile:
                 trial.learner.compiled_from = COMPILED_FROM
             trial.run(on_round)
-        if run.generator and self.request.save_full_size and not _each_image_has_a_text(run.config):
+        if run.generator and self.request.save_full_size:
             self._complete_gallery(run, folder)
 
     def _complete_gallery(self, run: Run, folder: RunFolder) -> None:
-        """Pictures of the rounds that were played without one."""
+        """Pictures of the rounds that were played without one and can be drawn again."""
         galot = self._galot(run, folder)
-        for round in range(run.config.cycles):
+        for round in filter(lambda r: not run.config.refines_at(r), range(run.config.cycles)):
             galot.make_images(galot.text(None, round), None, round)
 
     def _oracle(self, run: Run) -> ReferenceOracle:
@@ -202,11 +204,6 @@ class Campaign:
             if self.request.checkpointing:
                 self._generators[key].checkpoint()
         return self._generators[key]
-
-
-def _each_image_has_a_text(config: RunConfig) -> bool:
-    """Optimised for it alone, against a round's classifier."""
-    return config.text_per == "image" and config.epsilon > 0
 
 
 def rounds_bar(folders: Sequence[RunFolder]) -> tqdm:

@@ -239,6 +239,10 @@ class RunConfig:
         bought = round * self.n_query
         return self.n_init + (bought if self.quota is None else min(bought, self.quota))
 
+    def refines_at(self, round: int) -> bool:
+        """Whether each image of this round gets a text of its own, against its classifier."""
+        return self.text_per == "image" and self.epsilon_at(round) > 0
+
     def epsilon_at(self, round: int) -> float:
         """ε of this round; mode gal has no classifier in round 0, so ε = 0 there."""
         if self.mode == "gal" and round == 0:

@@ -29,7 +29,6 @@ from .errors import UserError, said
 from .galot import ALIGNED_BY, PROBES
 from .plan import Plan, Run
 from .quotas import image_counts, new_counts
-from .registry import class_name
 from .results import RunFolder
 from .training import count_batches
 
@@ -251,9 +250,9 @@ def network_of(
     except registry.FAULTS as error:
         raise UserError(
             registry.plugin_fault(error)
-            or f"the classifier {class_name(architecture)}, made as {architecture.__name__}"
-            f"({image_shape}, {n_classes}) and given two blank images, fails: "
-            f"{type(error).__name__}: {said(error)}"
+            or f"the classifier {registry.class_name(architecture)}, made as "
+            f"{architecture.__name__}({image_shape}, {n_classes}) and given two blank images, "
+            f"fails: {type(error).__name__}: {said(error)}"
         ) from error
 
 

@@ -25,10 +25,10 @@ from generators.text_optimization import Ascent, ImageScore, length, optimize, o
 
 from . import seeding
 from .acquisition import text_score
-from .alignment import Alignment, Match, Moments, mismatch, moments_of
+from .alignment import Alignment, Match, Moments, fit_aligned, mismatch, moments_of
 from .config import RunConfig
 from .errors import UserError
-from .images import fit_to, to_uint8, to_unit_float
+from .images import to_uint8, to_unit_float
 from .quotas import best_of_each, first_of_each, grows, image_counts, new_counts
 
 PROBES = 4  # fresh-noise images a class, drawn from c0 and from c, for people and for the scores
@@ -163,7 +163,7 @@ class Galot:
             return True
         if self._asks_classifier(round) and not self.journal.has("kept", round):
             return True
-        if not self._refines(round):
+        if not self.config.refines_at(round):
             return False
         request = self._request(self.text(None, round), None, round)
         return self.store.find(request.key(self.generator), request) is None
@@ -189,12 +189,12 @@ class Galot:
         """
         config, epsilon = self.config, self.config.epsilon_at(round)
         ascent = Ascent.none(self.c0)
-        if epsilon > 0 and not self._refines(round):
+        if epsilon > 0 and not self.config.refines_at(round):
             score = self._image_score(logits)
             ascent = optimize(self.generator, self.c0, score, config, epsilon, round)
         probed, probe_score, probe_images = self._probe(ascent.c, logits, round)
         arrived = self._arrived(ascent.c, self.c0)
-        if self._refines(round):
+        if self.config.refines_at(round):
             arrived = self._arrived(probed.c, self.c0[self._probed_texts()])
             arrived = arrived.unflatten(0, (-1, PROBES)).mean(1)
             ascent = replace(probed.mean_over(PROBES), c=self.c0)
@@ -236,7 +236,8 @@ class Galot:
 
     @cached_property
     def _match(self) -> Match:
-        """The run's one, from plain images, so that every round and the ascent have the same."""
+        """How this run's images are aligned; from plain ones, so that every round and the ascent
+        have the same map."""
         if not self.journal.has("alignment", 0):
             counts, kind = self._alignment_counts(), self.config.align
             plain = self._images(self._request_of(self.c0, self.c0, counts, 0)).x
@@ -264,14 +265,13 @@ class Galot:
     def _as_trained(self, images: Tensor) -> Tensor:
         """[B, 3 or 1, S, S] as the generator makes them -> [B, C, H, W] as the classifier sees
         them; differentiable."""
-        fit = fit_to if self._alignment is None else self._alignment.fit_to
-        return fit(images, self.image_shape)
+        return fit_aligned(images, self.image_shape, self._alignment)
 
     # -- which images to make and to keep --------------------------------------------------------
 
     def _request(self, text: TextState, logits: Logits | None, round: int) -> Request:
         refinement = None
-        if self._refines(round):
+        if self.config.refines_at(round):
             refinement = Refinement(text.digest(), self._refine(logits, round))
         counts = new_counts(self.config, self.n_classes, round)
         plain = self._request_of(text.c, text.c0, counts, round)
@@ -319,10 +319,6 @@ class Galot:
 
     # -- text optimisation ---------------------------------------------------------------------
 
-    def _refines(self, round: int) -> bool:
-        """Whether each image of this round gets a text embedding of its own."""
-        return self.config.text_per == "image" and self.config.epsilon_at(round) > 0
-
     def _refine(
         self, logits: Logits | None, round: int
     ) -> Callable[[Tensor, Sequence[int], Tensor], Tensor]:
@@ -363,7 +359,7 @@ class Galot:
         if config.epsilon_at(round) == 0 or config.direction == "random":
             return 0
         chains = len(self.prompts) * config.ascent_samples
-        if self._refines(round):
+        if self.config.refines_at(round):
             _, made = image_counts(config, self.n_classes, round)
             chains = sum(made) + self.n_classes * PROBES
         return chains * config.ascent_steps
@@ -385,9 +381,9 @@ class Galot:
         seeds = [seeding.derive(config.seed, "probe", round, k, i) for k, i in address]
         score = self._image_score(logits, texts)
         ascent = Ascent.none(self.c0[texts])
-        if self._refines(round):
+        if self.config.refines_at(round):
             ascent = optimize_each(self.generator, self.c0[texts], seeds, score, config, epsilon)
-        after = ascent.c if self._refines(round) else c[texts]
+        after = ascent.c if self.config.refines_at(round) else c[texts]
         drawn = [self._draw(self.c0[texts], seeds, score, epsilon)]
         drawn.append(self._draw(after, seeds, score, epsilon) if epsilon > 0 else drawn[0])
         scores, pictures = (torch.stack(both) for both in zip(*drawn, strict=True))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .image_store import Request
 
 Graph = Literal["none", "last", "all"]
+ONE_IN = 20  # more images than one in so many that are blank or not finite, and the run stops
 FULL_SIZE = 10e12  # FLOP an image; beyond it an image takes a CPU minutes
 
 

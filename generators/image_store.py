@@ -26,16 +26,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from deepal_galot.alignment import Alignment
+from deepal_galot.alignment import Alignment, fit_aligned
 from deepal_galot.disk import atomic_write, npz_bytes
 from deepal_galot.errors import UserError
-from deepal_galot.images import fit_to, png_bytes, to_uint8
+from deepal_galot.images import png_bytes, to_uint8
 
-from .base import Generator
+from .base import ONE_IN, Generator
 
 SHARD = 256  # image indices a shard
 ATTEMPTS = 4  # the first and three retries for an image that comes out blank
-ONE_IN = 20  # more blank images of a class than one in so many, and the run stops
 
 Rows = Sequence[tuple[int, int]]  # (class, index) of some images
 Batch = tuple[np.ndarray, np.ndarray, list[np.ndarray | None]]  # see `draw`
@@ -349,13 +348,12 @@ def draw(generator: Generator, request: Request, rows: Rows, full: bool = True) 
     attempt = np.full(len(rows), ATTEMPTS, np.uint8)
     pictures: list[np.ndarray | None] = [None] * len(rows)
     pending = np.arange(len(rows))
-    fit = fit_to if request.alignment is None else request.alignment.fit_to
     for number in range(ATTEMPTS):
         raw = generator.draw(request, [rows[p] for p in pending], number)
         good = _is_picture(raw)
         came = pending[good]
         raw = raw[torch.from_numpy(good).to(raw.device)]
-        x[came] = to_uint8(fit(raw, request.image_shape))
+        x[came] = to_uint8(fit_aligned(raw, request.image_shape, request.alignment))
         attempt[came] = number
         if full:
             for position, image in zip(came, to_uint8(raw), strict=True):

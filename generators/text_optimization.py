@@ -18,13 +18,12 @@ from deepal_galot import seeding
 from deepal_galot.config import RunConfig
 from deepal_galot.errors import UserError
 
-from .base import Generator, Graph
+from .base import ONE_IN, Generator, Graph
 
 # [B, 3, S, S] float images in [0, 1], [B] rows of c that they were drawn from -> [B], higher is
 # better; differentiable.
 ImageScore = Callable[[Tensor, Tensor], Tensor]
 Seeds = Sequence[Sequence[int]]  # of the images of each row of c
-ONE_IN = 20  # more images of an ascent than one in so many that are not finite, and the run stops
 
 
 @dataclass(frozen=True)

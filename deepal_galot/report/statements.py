@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -106,26 +107,23 @@ def _points(d: PairedDifference) -> str:
 
 
 def _control_lines(comparison: Comparison) -> list[str]:
-    """GALOT beside itself with ε = 0, what the text optimisation adds; or what to run for that."""
+    """GALOT beside itself with ε = 0, what the text optimisation adds, or what to run for that; and
+    beside itself in random directions."""
     curves, budgets = comparison.curves, comparison.common_budgets
     lines, missing = [], {}
     for curve in curves:
         config = curve.folders[0].config
         if not curve.uses_generated_images or config.synthetic_from or config.epsilon == 0:
             continue
-        control = next((c for c in curves if _is_control(curve, c)), None)
+        control = next((c for c in curves if _same_but(curve, c, epsilon=0.0)), None)
         if control is None:
             missing[curve.label] = f'"{_control_entry(curve.folders[0])}"'
             continue
         what = "a random direction" if config.direction == "random" else "text optimisation"
         lines += [f"{what} adds: {line}" for line in _difference_line(curve, control, budgets)]
-    for curve in curves:
-        rivals = [c for c in curves if c is not curve and _is_random_of(curve, c)]
-        lines += [
-            f"of that the direction: {line}"
-            for c in rivals
-            for line in _difference_line(curve, c, budgets)
-        ]
+    for curve, other in itertools.permutations(curves, 2):
+        if _same_but(curve, other, direction="random"):
+            lines += [f"its direction adds: {x}" for x in _difference_line(curve, other, budgets)]
     if missing:
         commands = ", ".join(dict.fromkeys(missing.values()))
         lines.append(f"what the text optimisation of {', '.join(missing)} adds is not known: run "
@@ -145,21 +143,12 @@ def _control_of(config: RunConfig) -> dict[str, Any]:
     return dataclasses.replace(config, epsilon=0.0).fields_read()
 
 
-def _is_random_of(curve: Curve, other: Curve) -> bool:
-    """Whether `other` is the same but for its directions, which are random."""
-    ours, theirs = (c.folders[0] for c in (curve, other))
-    if not curve.uses_generated_images or ours.config.direction == "random":
-        return False
-    same = dataclasses.replace(ours.config, direction="random").fields_read()
-    return same == theirs.config.fields_read() and ours.content == theirs.content
-
-
-def _is_control(curve: Curve, other: Curve) -> bool:
-    """Whether `other` is the same configuration, data and weights but for ε = 0."""
-    if not other.uses_generated_images:
+def _same_but(curve: Curve, other: Curve, **changes: Any) -> bool:
+    """Whether `other` is the same configuration, data and weights but for these fields."""
+    if not (curve.uses_generated_images and other.uses_generated_images):
         return False
     ours, theirs = (c.folders[0] for c in (curve, other))
-    same = _control_of(ours.config) == theirs.config.fields_read()
+    same = dataclasses.replace(ours.config, **changes).fields_read() == theirs.config.fields_read()
     return same and ours.content == theirs.content
 
 

@@ -173,6 +173,14 @@ def test_pictures_of_texts_of_their_own_are_there_from_the_start_or_asked_in_vai
     assert rows_of(tmp_path / "without", seconds=True) == before
 
 
+@pytest.mark.usefixtures("brief")
+def test_round_0_of_mode_gal_has_no_classifier_so_its_pictures_can_be_drawn_again(tmp_path):
+    flags = ["--strategy", "GALOT:mode=gal", "--text-per", "image", "--n-rounds", "0"]
+    quick(tmp_path, *flags)
+    quick(tmp_path, *flags, "--save-full-size", "1")
+    assert len(list((tmp_path / "images/full").rglob("*.png"))) == 10
+
+
 def test_epsilon_zero_is_the_unoptimised_image_bit_for_bit(tmp_path):
     """What the run trained on, and what the model draws of the prompts at the same noise."""
     quick(tmp_path, "--strategy", "GALOT:epsilon=0", "--n-rounds", "0")

@@ -93,10 +93,6 @@ def test_a_weight_of_two_layers_has_one_copy():
     assert model[0].weight is model[1].weight
 
 
-class Standardised(nn.Conv2d):
-    """Calculates with its weight itself, so float32 must stay float32."""
-
-
 def test_a_weight_that_is_also_used_itself_gets_both_gradients():
     """d(w·3 + w²)/dw at w = 1."""
     model = nn.Linear(1, 1, bias=False)
@@ -131,6 +127,10 @@ def test_a_model_without_such_layers():
     with copies.in_place():
         copies.hand_over_gradients()
         copies.follow()
+
+
+class Standardised(nn.Conv2d):
+    """Calculates with its weight itself, so float32 must stay float32."""
 
 
 def test_layers_of_other_classes_are_left_alone():

@@ -135,14 +135,14 @@ def test_the_control_is_shown_or_asked_for(tmp_path):
     runs.append(finished(tmp_path, [0.5, 0.6], control, epsilon=0.0, n_synthetic=2.0, **galot))
     text = write_report(runs, tmp_path)
     assert "text optimisation adds: GALOT − GALOT:epsilon=0: +5.00 points" in text
-    assert "is not known" not in text and "of that the direction" not in text
+    assert "is not known" not in text and "its direction adds" not in text
     aside = {"direction": "random"} | two
     random = {"direction": "random", "n_synthetic": 2.0}
     runs.append(finished(tmp_path, [0.5, 0.62], aside, **random, **galot))
     text = write_report(runs, tmp_path)
     assert "a random direction adds: GALOT:direction=random − GALOT:epsilon=0: +1.00 points" in text
-    assert "of that the direction: GALOT − GALOT:direction=random: +4.00 points" in text
-    assert text.count("of that the direction") == 1
+    assert "its direction adds: GALOT − GALOT:direction=random: +4.00 points" in text
+    assert text.count("its direction adds") == 1
     del runs[-1]
     kept = {"text_target": "max_loss", "oversample": "2", "keep": "acquisition"}
     fields = {"text_target": "max_loss", "oversample": 2.0, "keep": "acquisition"}

@@ -218,17 +218,26 @@ def test_bad_flags_of_train_are_one_line(flags, capsys):
     assert flags[-1] in said.err and "_" not in said.err
 
 
-def test_too_many_images_and_an_interrupt_are_one_line(capsys, monkeypatch):
-    assert speed.main(["train", "--device", "cpu", "--images", "999999999"]) == 2
-    said = capsys.readouterr().err
-    assert re.fullmatch("error: out of memory .Unable to allocate .*less\n", said)
+@pytest.mark.parametrize("error, code, says", [
+    (MemoryError("Unable to allocate 3 TiB"), 2,
+     "error: out of memory (Unable to allocate 3 TiB): ask for less\n"),
+    (RuntimeError("can't allocate memory"), 2,
+     "error: out of memory (can't allocate memory): ask for less\n"),
+    (KeyboardInterrupt(), 130, "\ninterrupted\n"),
+])  # fmt: skip
+def test_lost_memory_and_an_interrupt_are_one_line(capsys, monkeypatch, error, code, says):
+    def fails(*args):
+        raise error
 
-    def interrupted(device, dtype):
-        raise KeyboardInterrupt
+    monkeypatch.setattr(speed_of_training, "_images", fails)
+    assert speed.main(["train", "--device", "cpu"]) == code
+    assert capsys.readouterr().err == says
 
-    monkeypatch.setattr(speed_of_training, "matrix_rate", interrupted)
-    assert speed.main(["train", "--device", "cpu"]) == 130
-    assert capsys.readouterr().err == "\ninterrupted\n"
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(speed_of_training, "_images", lambda *args: 1 + "")
+    with pytest.raises(TypeError):
+        speed.main(["train", "--device", "cpu"])
 
 
 def test_data_of_train_are_looked_for_where_it_is_said(capsys, tmp_path):
