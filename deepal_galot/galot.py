@@ -73,7 +73,8 @@ class TextState:
         arrived_distance: [R] (or [C]) ‖c - c0‖ at the end as the generator's network reads it.
         probe_score: [2, C, PROBES] A of fresh-noise images without and with the ascent; NaN where
             ε is 0. Where no round moves the text, only the first one has probes.
-        probe_images: [2, C, PROBES, H, W, channels] uint8, at the same noise.
+        probe_images: [2, C, PROBES, H, W, channels] uint8, at the same noise; where ε is 0, as the
+            generator makes them and aligned, which is the same without an alignment.
         ascent_images: [] images generated for the ascent.
         ascent_failed: [] of how many the score or its gradient was no number; they had no say.
     """
@@ -384,9 +385,11 @@ class Galot:
         if self.config.refines_at(round):
             ascent = optimize_each(self.generator, self.c0[texts], seeds, score, config, epsilon)
         after = ascent.c if self.config.refines_at(round) else c[texts]
-        drawn = [self._draw(self.c0[texts], seeds, score, epsilon)]
-        drawn.append(self._draw(after, seeds, score, epsilon) if epsilon > 0 else drawn[0])
-        scores, pictures = (torch.stack(both) for both in zip(*drawn, strict=True))
+        before, as_made, first = self._draw(self.c0[texts], seeds, score, epsilon)
+        scores, pictures = torch.stack([before, before]), torch.stack([as_made, first])
+        if epsilon > 0:
+            score_after, _, second = self._draw(after, seeds, score, epsilon)
+            scores, pictures = torch.stack([before, score_after]), torch.stack([first, second])
         shape = (2, self.n_classes, PROBES)
         return ascent, scores.reshape(shape), pictures.reshape(*shape, *self.image_shape)
 
@@ -401,15 +404,17 @@ class Galot:
 
     def _draw(
         self, c: Tensor, seeds: Sequence[int], score: ImageScore, epsilon: float
-    ) -> tuple[Tensor, Tensor]:
-        """([B] scores, NaN where ε is 0; [B, H, W, channels] uint8 images) of B embeddings."""
-        scores, pictures = [], []
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Images of B embeddings: [B] their scores, NaN where ε is 0; [B, H, W, channels] uint8 as
+        the generator makes them, and as the classifier sees them."""
+        scores, as_made, as_trained = [], [], []
         for rows in torch.arange(len(c)).split(self.generator.batch_size):
             raw = self.generator.sample(c[rows], [seeds[i] for i in rows])
-            pictures.append(torch.from_numpy(to_uint8(self._as_trained(raw))))
+            as_made.append(torch.from_numpy(to_uint8(fit_aligned(raw, self.image_shape, None))))
+            as_trained.append(torch.from_numpy(to_uint8(self._as_trained(raw))))
             missing = torch.full((len(rows),), torch.nan)
             scores.append(score(raw, rows).cpu() if epsilon > 0 else missing)
-        return torch.cat(scores), torch.cat(pictures)
+        return torch.cat(scores), torch.cat(as_made), torch.cat(as_trained)
 
 
 class BorrowedGalot(Galot):

@@ -31,11 +31,12 @@ LETTERS = 10  # an inch of a title
 
 @dataclass(frozen=True)
 class Probe:
-    """One round's fresh-noise images from c0 and from c, at the same noise.
+    """One round's fresh-noise images in pairs of the same noise.
 
     Attributes:
         round, epsilon: when, and how far c may be from c0.
-        images: [2, K, P, H, W, C] uint8, without and with the text optimisation.
+        images: [2, K, P, H, W, C] uint8, from c0 and from c; where ε is 0, as the generator made
+            them and aligned.
         scores: [2, K, P] their acquisition scores; NaN where ε is 0.
     """
 
@@ -43,6 +44,13 @@ class Probe:
     epsilon: float
     images: np.ndarray
     scores: np.ndarray
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """What the images of a pair are called; one name where they are the same."""
+        if self.epsilon:
+            return "plain", "optimised"
+        return ("plain",) if np.array_equal(*self.images) else ("as made", "aligned")
 
 
 @dataclass(frozen=True)
@@ -127,16 +135,16 @@ def gallery_of(curve: Curve) -> Gallery | None:
 
 
 def sheet(gallery: Gallery) -> Figure | None:
-    """A row a class, for each round pairs of plain | optimised images of the same noise, of which
-    there is one where ε is 0; None if the images follow no text."""
+    """A row a class, for each round its pairs, or single images where a pair's are the same; None
+    if the images follow no text."""
     probes = gallery.probes
     if not probes:
         return None
     names = gallery.class_names[:MOST_CLASSES]
     grids = []
     for p in probes:  # pairs, or twice as many single ones
-        sides, shown = (2, SHOWN) if p.epsilon else (1, 2 * SHOWN)
-        grids.append(_side_by_side(p.images[:sides, : len(names), :shown]))
+        n = len(p.sides)
+        grids.append(_side_by_side(p.images[:n, : len(names), : 2 * SHOWN // n]))
     size = (1.4 + 1.1 * SHOWN * len(grids), 1.5 + 0.5 * len(names))
     figure, _ = new_figure(*size)
     figure.clear()
@@ -146,12 +154,17 @@ def sheet(gallery: Gallery) -> Figure | None:
         step = grid.shape[0] / len(names)
         ax.set_yticks([(i + 0.5) * step - 0.5 for i in range(len(names))], names if r == 0 else [])
         ax.set_title(f"round {probe.round}, ε = {probe.epsilon:.2g}", fontsize="medium")
-        ax.set_xlabel("pairs: plain | optimised" if probe.epsilon else "", fontsize="small")
+        ax.set_xlabel(pairs_of(probe), fontsize="small")
     config = gallery.folder.config
     title = f"{config.dataset}, {gallery.label}, seed {config.seed}: {config.template!r}"
-    title += "; a pair shares its noise" if any(p.epsilon for p in probes) else ""
+    title += "; a pair shares its noise" if any(map(pairs_of, probes)) else ""
     figure.suptitle(textwrap.fill(title, int(LETTERS * size[0])), fontsize="medium")
     return figure
+
+
+def pairs_of(probe: Probe) -> str:
+    """What its pairs show; empty where it has single images."""
+    return f"pairs: {' | '.join(probe.sides)}" if len(probe.sides) > 1 else ""
 
 
 def one_class(galleries: Sequence[Gallery], k: int = 0) -> Figure | None:

@@ -19,7 +19,7 @@ from ..results import label_of
 from . import figures
 from .comparison import Comparison, Curve
 from .figures import INK, render, style
-from .gallery import MOST_CLASSES, SHOWN, Gallery, Probe
+from .gallery import MOST_CLASSES, SHOWN, Gallery, Probe, pairs_of
 from .html import asset, csp_hash, data_uri
 from .pseudo_labels import Judge
 from .section import Section
@@ -344,9 +344,10 @@ def _image_figure(draw: Callable[[], Figure], alt: str) -> str:
 def _galleries(galleries: Sequence[Gallery], judge: Judge | None) -> str:
     """Every method's images, one method unfolded."""
     about = (
-        "For each class and round, pairs of images plain | optimised: made from the prompt as it "
-        "is and after the text optimisation, both from the same noise. Below them the acquisition "
-        "score (higher is more wanted) before → after, mean of the pairs shown."
+        "For each class and round, pairs of images from the same noise. Plain | optimised: made "
+        "from the prompt as it is and after the text optimisation; below them the acquisition "
+        "score (higher is more wanted) before → after, mean of the pairs shown. As made | aligned: "
+        "before and after the map that fits all of them to the unlabeled images."
     )
     check = "No pseudo-label check: run --mode full too."
     if judge is not None:
@@ -369,7 +370,8 @@ def _gallery(gallery: Gallery, judge: Judge | None) -> str:
     """A row for each class, a column for each round."""
     names, probes = gallery.class_names, gallery.probes
     seen = _seen(probes, judge) if judge else None
-    head = "".join(f'<th scope="col">round {p.round}, ε = {p.epsilon:.2g}</th>' for p in probes)
+    heads = (filter(None, (f"round {p.round}, ε = {p.epsilon:.2g}", pairs_of(p))) for p in probes)
+    head = "".join(f'<th scope="col">{"; ".join(parts)}</th>' for parts in heads)
     rows = []
     for k, (name, prompt) in enumerate(zip(names[:MOST_CLASSES], gallery.prompts, strict=False)):
         cells = (
@@ -381,7 +383,7 @@ def _gallery(gallery: Gallery, judge: Judge | None) -> str:
     caption = f"the run of seed {gallery.folder.config.seed}; below each class its prompt"
     if len(names) > MOST_CLASSES:
         caption += f"; the first {MOST_CLASSES} of {len(names)} classes"
-    if any(p.epsilon == 0 for p in probes):
+    if not all(map(pairs_of, probes)):
         caption += "; ε = 0: not moved, so that a pair is one image"
     html = "\n".join([
         '<table class="images">', f"<caption><span>{escape(caption)}</span></caption>",
@@ -403,12 +405,12 @@ def _images_cell(probe: Probe, k: int, names: Sequence[str], seen: np.ndarray | 
     Args:
         seen: [2, K, S] the judge's classes; None without a judge.
     """
-    sides = (", plain", ", optimised") if probe.epsilon else ("",)
     pairs = []
     for j, _ in enumerate(probe.images[0, k, :SHOWN]):
         html = []
-        for side, said in enumerate(sides):
-            html.append(_tile(probe.images[side, k, j], f"{names[k]}, round {probe.round}{said}"))
+        for side, name in enumerate(probe.sides):
+            what = f"{names[k]}, round {probe.round}, {name}"
+            html.append(_tile(probe.images[side, k, j], what))
             if seen is not None:
                 html.append(_verdict(k, seen[side, k, j], names))
         pairs.append(f'<span class="pair">{"".join(html)}</span>')

@@ -11,7 +11,7 @@ from ..results import RunFolder
 from . import figures
 from .annotation import Annotation, marked_table
 from .comparison import Comparison
-from .gallery import Gallery, examples, gallery_of, one_class, sheet
+from .gallery import Gallery, examples, gallery_of, one_class, pairs_of, sheet
 from .pseudo_labels import Judge, by_template, find_judge, judged_table
 from .statements import statements
 from .tables import Table, overall_win_table, paper_rows, tables_of
@@ -171,7 +171,7 @@ def _of_images(kind: str, galleries: Sequence[Gallery]) -> list[Picture]:
         alt = f"generated images of “{shown[0].class_names[0]}”, a row for each ε"
         return [Picture("one_class", alt, lambda: one_class(shown))]
     return [
-        Picture(f"{g.label}_images", f"{g.label}: generated images without and with the text "
-                f"optimisation, a row a class", lambda g=g: sheet(g))
+        Picture(f"{g.label}_images", f"{g.label}: generated images by class and round, "
+                f"{pairs_of(g.probes[-1]) or 'a row a class'}", lambda g=g: sheet(g))
         for g in shown
     ]  # fmt: skip

@@ -21,7 +21,8 @@ pytestmark = pytest.mark.xdist_group("gallery")  # its fixture is worth sharing
 def results(tmp_path_factory):
     """GALOT, its control and a judge on Digits."""
     output = tmp_path_factory.mktemp("results")
-    arms = ["GALOT", "GALOT:epsilon=0,oversample=2", "GALOT:mode=full"]
+    arms = ["GALOT", "GALOT:epsilon=0,oversample=2", "GALOT:epsilon=0,align=pool"]
+    arms.append("GALOT:mode=full")
     assert main([*QUICK, "--strategy", *arms, "--output", str(output)]) == 0
     return output
 
@@ -43,21 +44,28 @@ def test_the_images_are_those_that_the_last_round_trained_on(results):
     assert galot.prompts[3] == "a handwritten digit three"
 
 
-def test_a_text_that_does_not_move_has_no_pairs(results):
-    """Before, each image stood beside itself, called optimised."""
+def test_pairs_are_of_what_changes_the_images(results):
+    """Before, where nothing does, each image stood beside itself, called optimised."""
     (comparison,) = compare(find_runs(results))
     for gallery in filter(None, map(gallery_of, comparison.curves)):
-        moves = gallery.folder.config.epsilon > 0
+        config = gallery.folder.config
+        pairs = "plain | optimised" if config.epsilon else "as made | aligned" * config.aligns
         figure = sheet(gallery)
-        assert {ax.get_xlabel() for ax in figure.axes} == (
-            {"pairs: plain | optimised"} if moves else {""}
-        )
+        assert {ax.get_xlabel() for ax in figure.axes} == {f"pairs: {pairs}" if pairs else ""}
         picture = figure.axes[0].images[0].get_array()
-        column = 8 + max(1, 8 // 16) if moves else 8 + max(2, 8 // 4)  # to the next image
+        column = 8 + max(1, 8 // 16) if pairs else 8 + max(2, 8 // 4)  # to the next image
         first, second = picture[:8, :8], picture[:8, column : column + 8]
         probes = gallery.probes[0].images[:, 0, :, :, :, 0]
         assert np.array_equal(first, probes[0, 0])
-        assert np.array_equal(second, probes[1, 0] if moves else probes[0, 1])
+        assert np.array_equal(second, probes[1, 0] if pairs else probes[0, 1])
+
+
+def test_the_page_names_the_two_of_a_pair(results, tmp_path):
+    write_report(find_runs(results), tmp_path)
+    html = (tmp_path / "report/index.html").read_text()
+    for pair in (("plain", "optimised"), ("as made", "aligned")):
+        assert f"; pairs: {' | '.join(pair)}</th>" in html
+        assert all(f'alt="zero, round 0, {name}"' in html for name in pair)
 
 
 def test_the_judge_is_the_fully_supervised_run_and_its_table_counts_its_answers(results):

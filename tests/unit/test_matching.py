@@ -166,6 +166,18 @@ def test_the_gradient_and_the_probes_see_aligned_images(fake_generator, tmp_path
     assert abs(pictures.mean - wanted.mean) < 0.05
 
 
+def test_without_an_ascent_the_probes_show_what_the_alignment_does(fake_generator, tmp_path):
+    own = config(align="channels")
+    aligned = galot(own, fake_generator, tmp_path / "a", unlabeled=Asked())
+    plain = galot(config(), fake_generator, tmp_path / "b")
+    before, after = aligned.text(None, 0).probe_images
+    assert torch.equal(before, plain.text(None, 0).probe_images[0])
+    assert torch.equal(*plain.text(None, 0).probe_images)
+    wanted, own = Asked().moments(), moments_of(after.flatten(0, 1).numpy())
+    as_made = moments_of(before.flatten(0, 1).numpy())
+    assert abs(own.std - wanted.std) < 0.05 < 0.2 < abs(as_made.std - wanted.std)
+
+
 def test_a_run_without_an_ascent_shows_its_pictures_once(fake_generator, tmp_path):
     own = galot(config(), fake_generator, tmp_path)
     assert own.text(None, 0).probe_images.shape[2] > 0
