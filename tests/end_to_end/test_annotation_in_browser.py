@@ -158,7 +158,7 @@ def test_closing_the_tab_loses_nothing(opened, tmp_path):
 
 def test_a_browser_that_keeps_nothing_says_so(opened, tmp_path):
     page = opened(
-        "Object.defineProperty(window, 'localStorage', {get() { throw new Error('none'); }})"
+        before="Object.defineProperty(window, 'localStorage', {get() { throw new Error('none'); }})"
     )
     assert "keeps nothing" in page.inner_text("#message")
     press(page, "y", "n")
@@ -276,7 +276,7 @@ def test_start_again_asks_first(opened):
 def test_class_names_are_text(opened, tmp_path):
     names = ("</script><img src=x onerror=alert(1)>", "“قطة” & \u2192 \\u003c", "🐈" * 40, "w" * 80)
     x, y = np.arange(4, dtype=np.uint8).repeat(12).reshape(4, 2, 2, 3), np.arange(4)
-    made = SimpleNamespace(class_names=names, training_images=lambda: (x, y))
+    made = SimpleNamespace(class_names=names, kept=True, training_images=lambda: (x, y))
     path = tmp_path / "hostile.html"
     path.write_text(annotation_page([made], 1, "<i>" + names[3]), encoding="utf-8")
     page, asked = opened(path=path, viewport={"width": 360, "height": 640}), set()
