@@ -87,6 +87,11 @@ def test_the_main_job_takes_less_than_four_minutes_on_two_cores(tmp_path):
 
 
 def test_every_link_and_picture_exists():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        if not target.startswith("http"):
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", README, flags=re.DOTALL), re.M)
+    anchors = [re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings]
+    assert len(anchors) == len(set(anchors))
+    for target in re.findall(r"\]\(([^)]+)\)", README):
+        if target.startswith("#"):
+            assert target[1:] in anchors, target
+        elif not target.startswith("http"):
             assert (ROOT / target).exists(), target
