@@ -15,6 +15,7 @@ from typing import Any
 
 from generators.prompts import TEMPLATES
 
+from .config import PROTOCOLS
 from .errors import UserError
 from .registry import did_you_mean
 
@@ -154,6 +155,17 @@ def _matched(budget: tuple[int, int, int]) -> Experiment:
     )  # fmt: skip
 
 
+def _recipes() -> tuple[Arm, ...]:
+    """What protocol modern changes, in two steps."""
+    modern = PROTOCOLS["modern"].sets
+    averaged = {key: modern[key] for key in ("schedule", "lr", "ema")}
+    return (
+        Arm("the usual recipe", "RandomSampling"),
+        Arm("one-cycle, averaged weights", "RandomSampling", averaged),
+        Arm("label smoothing and RandAugment too (modern)", "RandomSampling", modern),
+    )
+
+
 EXPERIMENTS: dict[str, Experiment] = {
     "table1": Experiment(
         "GALOT beside twelve baselines", "Table 1 on CIFAR10, CIFAR100, TinyImageNet: all rows",
@@ -235,6 +247,10 @@ EXPERIMENTS: dict[str, Experiment] = {
     "fig10": Experiment(EXAMPLES, "Figure 10 on TinyImageNet", (GALOT,), kind="examples"),
     "matched20": _matched((20, 20, 9)),
     "matched50": _matched((50, 50, 5)),
+    "recipes": Experiment(
+        "Training recipes, by random labels", "not in the paper: what --protocol modern changes",
+        _recipes(), baseline=0, cycles=1,
+    ),
 }  # fmt: skip
 ALIASES = {"table9": ("fig4",), "matched": ("matched20", "matched50")}
 

@@ -19,6 +19,7 @@ from deepal_galot.datasets import published, tiny_imagenet
 from deepal_galot.datasets.base import pixel_statistics
 from deepal_galot.datasets.tiny_imagenet_words import WORDS
 from deepal_galot.errors import UserError
+from helpers import ROOT
 
 NAMED = [n for n in registry.datasets.names() if n != "Digits"]
 ALL = (
@@ -467,3 +468,27 @@ def test_a_channel_that_never_varies_is_not_divided_by_zero():
 def test_published_sets_are_not_loaded_by_asking_for_their_names(monkeypatch):
     monkeypatch.setattr(published.PublishedSet, "load", None)
     assert all(registry.datasets.get(n).class_names for n in NAMED)
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "base", "shape", "parts"),
+    [("cifar10_validation.py", "CIFAR10Validation", "CIFAR10", (32, 32, 3), (
+        slice(0, -5000), slice(-5000, None))),
+     ("mnist_halves.py", "MNISTFirstHalf", "MNIST", (28, 28), (
+        slice(0, 6000, 2), slice(6000, 10_000, 2))),
+     ("mnist_halves.py", "MNISTSecondHalf", "MNIST", (28, 28), (
+        slice(1, 6000, 2), slice(6001, 10_000, 2)))],
+)  # fmt: skip
+def test_parts_of_training_images_that_options_are_chosen_on(
+    tmp_path, file, name, base, shape, parts
+):
+    """The plug-ins behind the README's numbers; no published test image is among theirs."""
+    given = arrays(10, shape, per_class=1100)
+    given["y_train"] = RNG.permutation(given["y_train"])
+    np.savez(tmp_path / f"{base}.npz", **given)
+    registry.load_plugin(ROOT / "tests" / file)
+    spec, (train, test) = get(name).load(tmp_path), parts
+    for x, y, part in ((spec.x_train, spec.y_train, train), (spec.x_test, spec.y_test, test)):
+        assert np.array_equal(x.squeeze(), given["x_train"][part])
+        assert np.array_equal(y, given["y_train"][part])
+    assert spec.class_names == registry.datasets.get(base).class_names

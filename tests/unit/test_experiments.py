@@ -1,11 +1,13 @@
 """The paper's experiments as data: what they ask for, and when the paper's numbers may stand by."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
 from deepal_galot.cli import build_parser
+from deepal_galot.config import PROTOCOLS
 from deepal_galot.datasets.base import DatasetSpec
 from deepal_galot.errors import UserError
 from deepal_galot.experiment_campaigns import ask, comparable, list_experiments, plan_of
@@ -33,7 +35,7 @@ def settings(name, *flags):
 def test_all_of_the_issues_tables_and_figures_are_there():
     asked = {"table1", "fig3", "table2", "table3", "table4", "fig4", "fig5", "fig6", "table5",
              "table6", "table7", "fig7", "fig8", "fig9", "fig10"}  # fmt: skip
-    assert set(EXPERIMENTS) == asked | {"matched20", "matched50"}
+    assert set(EXPERIMENTS) == asked | {"matched20", "matched50", "recipes"}
     assert set(ALIASES) == {"table9", "matched"}
     assert named(["all"]) == list(EXPERIMENTS) and named(["Table9", "fig4"]) == ["fig4"]
     with pytest.raises(UserError, match="'tabel1': did you mean table1"):
@@ -53,6 +55,15 @@ def test_every_experiment_is_planned_and_its_paper_rows_exist(name, tmp_path):
     assert len({plan.by_entry[e][0].folder(tmp_path) for e in asked.entries}) == len(asked.arms)
     assert len(plan.runs) == len(asked.arms) + judged
     assert all(run.config.cycles <= 2 for run in plan.runs)
+
+
+def test_the_last_recipe_is_protocol_moderns():
+    usual, _, last = (run.config for run in plan_of(ask("recipes", args_of("--seeds", "0"))).runs)
+    modern = PROTOCOLS["modern"].sets
+    assert all(getattr(last, k) == v for k, v in modern.items())
+    assert (usual.schedule, usual.ema) == ("cosine", 0)
+    assert dataclasses.replace(last, **{k: getattr(usual, k) for k in modern}) == usual
+    assert usual.cycles == 1
 
 
 def test_table1_is_all_and_the_control():
