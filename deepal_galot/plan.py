@@ -139,18 +139,18 @@ def make_plan(request: Request, download: bool = True) -> Plan:
             weights_at_hand(generator, download)
         _check_settings_are_read(cls, config, own)
         plain = dataclasses.replace(request, flags={"protocol": config.protocol})
-        configs.append((config, configure(plain, cls, default_mode(cls))))
+        configs.append((config, configure(plain, cls, default_mode(cls)), own))
     spec = request.spec or request.dataset().load(request.data_dir)
     if not isinstance(spec, DatasetSpec):
         raise UserError(f"{request.dataset.__name__}.load gave {spec!r}, not a DatasetSpec")
     runs: dict[Path, Run] = {}
     by_entry = {}
-    for entry, (config, default) in zip(request.strategies, configs, strict=True):
+    for entry, (config, default, own) in zip(request.strategies, configs, strict=True):
         if config.uses_real_images and len(spec.x_train) == 0:
             raise UserError(f"{spec.name} has no images to label: only --mode gal can do without")
         if config.mode in ("al", "al+gal"):
             check_budget(spec, config.budget(config.n_rounds))
-        planned = [_run(dataclasses.replace(config, seed=seed), default, request, spec)
+        planned = [_run(dataclasses.replace(config, seed=seed), default, own, request, spec)
                    for seed in request.seeds]  # fmt: skip
         by_entry[entry] = tuple(runs.setdefault(run.folder(request.output), run) for run in planned)
     if request.words and not any(run.generator for run in runs.values()):
@@ -319,7 +319,13 @@ def _classes(
     return strategy, architecture, generator
 
 
-def _run(config: RunConfig, default: RunConfig, request: Request, spec: DatasetSpec) -> Run:
+def _run(
+    config: RunConfig,
+    default: RunConfig,
+    own: Mapping[str, Any],
+    request: Request,
+    spec: DatasetSpec,
+) -> Run:
     strategy, architecture, generator = _classes(config, request)
     content, renamed, source = {"data": spec.content_hash}, [], None
     used = [(registry.strategies, config.strategy), (registry.classifiers, config.classifier)]
@@ -342,8 +348,8 @@ def _run(config: RunConfig, default: RunConfig, request: Request, spec: DatasetS
         if plugin is not None:
             content[f"plugin {name}"] = registry.file_hash(plugin)
     return Run(
-        config, _settings(config, default, strategy.preset), strategy, architecture, generator,
-        content, _remark(config, strategy, renamed), source,
+        config, _settings(config, default, strategy.preset, own), strategy, architecture,
+        generator, content, _remark(config, strategy, renamed), source,
     )  # fmt: skip
 
 
@@ -367,14 +373,17 @@ def _remark(config: RunConfig, strategy: type[Strategy], renamed: Sequence[str])
     return "; ".join(remarks)
 
 
-def _settings(config: RunConfig, default: RunConfig, preset: Mapping[str, Any]) -> dict[str, str]:
+def _settings(
+    config: RunConfig, default: RunConfig, preset: Mapping[str, Any], own: Mapping[str, Any]
+) -> dict[str, str]:
     """How what belongs to the strategy differs from its default on this data set.
 
     Args:
         preset: what the strategy sets itself; to leave that out is a difference too.
+        own: settings of this strategy alone; they tell it from others, of whatever group they are.
     """
     groups = (STRATEGY, GALOT, GENERATOR) if config.uses_generated_images else (STRATEGY,)
-    own = [f.name for f in option_fields() if f.metadata["group"] in groups]
+    shown = [f.name for f in option_fields() if f.metadata["group"] in groups or f.name in own]
     paths = {"generator": config.generator, "synthetic_from": config.synthetic_from}
     read = config.fields_read() | paths
     if config.mode == "al+gal":
@@ -383,7 +392,7 @@ def _settings(config: RunConfig, default: RunConfig, preset: Mapping[str, Any]) 
     differs = {"mode": config.mode} if moded else {}
     # A default run with another base sampler reads none of what this one's base reads.
     unset = usual_values() | protocol(config.protocol).sets
-    for key in own:
+    for key in shown:
         value, usual = read.get(key), getattr(default, key)
         if key in read and value != (unset[key] if usual is None else usual):
             differs[key] = f"{value:.12g}" if isinstance(value, float) else str(value)

@@ -20,7 +20,7 @@ from deepal_galot.report.exhibit import (
     is_the_papers,
     paper_numbers,
 )
-from deepal_galot.request import ALL
+from deepal_galot.request import ALL, request_of
 
 
 def args_of(*flags):
@@ -64,6 +64,16 @@ def test_the_last_recipe_is_protocol_moderns():
     assert (usual.schedule, usual.ema) == ("cosine", 0)
     assert dataclasses.replace(last, **{k: getattr(usual, k) for k in modern}) == usual
     assert usual.cycles == 1
+
+
+def test_runs_of_arms_that_differ_in_training_are_told_apart(tmp_path):
+    """Before, all of them were RandomSampling while they ran; flags for all tell none apart."""
+    labels = [run.label for run in plan_of(ask("recipes", args_of("--seeds", "0"))).runs]
+    averaged = "RandomSampling:lr=0.05,schedule=onecycle,ema=0.99"
+    assert labels[:2] == ["RandomSampling", averaged] and "label_smoothing=0.1" in labels[2]
+    flags = args_of("--epochs", "7", "--strategy", "RandomSampling", "RandomSampling:epochs=9")
+    plan = make_plan(request_of(flags))
+    assert [run.label for run in plan.runs[::3]] == ["RandomSampling", "RandomSampling:epochs=9"]
 
 
 def test_table1_is_all_and_the_control():
