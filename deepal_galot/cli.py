@@ -258,7 +258,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     set_environment()
     try:
         with _ended_like_interrupted():
-            return _dispatch(build_parser().parse_args(argv))
+            parser = build_parser()
+            args = parser.parse_args(argv)
+            _check_actions(args, parser)
+            return _dispatch(args)
     except UserError as error:
         return _complain(error)
     except (*registry.FAULTS, MemoryError) as error:
@@ -314,9 +317,14 @@ def _complain(error: Exception | str) -> int:
 
 
 INSTEAD = ("list", "list_experiments", "predict", "annotate", "report", "dry_run")
+ANYWAY = {"plugin", "output", "data_dir", "help"}  # say where things are
+FOUND = ANYWAY | {"dataset", "experiment", "report", "annotate"}
+READ = {"list": ANYWAY | {"list"}, "predict": ANYWAY | {"predict", "from_run", "device"},
+        "annotate": FOUND,
+        "report": FOUND | {"baseline", "target_accuracy", "annotations"}}  # fmt: skip
 
 
-def _check_actions(args: argparse.Namespace) -> None:
+def _check_actions(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     """
     Raises:
         UserError: flags of which one would be ignored.
@@ -327,12 +335,16 @@ def _check_actions(args: argparse.Namespace) -> None:
         raise UserError(f"{' and '.join(flags)}: one at a time")
     if set(asked) & {"annotate", "report"} and args.strategy is not None:
         raise UserError(f"{flags[0]}: is about all runs of --dataset; leave out --strategy")
+    if asked and asked[0] in READ:
+        for action in parser._actions:
+            if action.dest not in READ[asked[0]] and getattr(args, action.dest) != action.default:
+                raise UserError(f"{action.option_strings[0]}: {flags[0]} does not read it; leave "
+                                f"it out")  # fmt: skip
     if args.scale is not None and not (args.experiment or args.list_experiments):
         raise UserError(f"--scale {args.scale}: belongs to --experiment")
 
 
 def _dispatch(args: argparse.Namespace) -> int:
-    _check_actions(args)
     for plugin in args.plugin:
         registry.load_plugin(plugin)
     if args.list:

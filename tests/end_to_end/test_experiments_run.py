@@ -157,6 +157,11 @@ def test_a_dry_run_counts_each_experiment_and_runs_nothing(tmp_path, capsys, mon
     (["--scale", "small"], "--scale small: belongs to --experiment"),
     (["--report", "--strategy", "GALOT"], "--report: is about all runs"),
     (["--report", "--dry-run"], "--report and --dry-run: one at a time"),
+    (["--report", "--epochs", "3"], "--epochs: --report does not read it; leave it out"),
+    (["--report", "--engine", "ray"], "--engine: --report does not read it"),
+    (["--annotate", "1", "--baseline", "GALOT"], "--baseline: --annotate does not read it"),
+    (["--predict", "x", "--from", "y", "--jobs", "2"], "--jobs: --predict does not read it"),
+    (["--list", "--dataset", "MNIST"], "--dataset: --list does not read it"),
     (["--list", "--list-experiments"], "--list and --list-experiments: one at a time"),
     (["--experiment", "fig8", "--dataset", "Nope"], "unknown data set 'Nope'"),
 ])  # fmt: skip
