@@ -19,7 +19,7 @@ from generators.base import Generator
 from generators.image_store import DrawBatches, Gallery, ImageStore, draw_here
 
 from . import cost_table
-from .config import RunConfig
+from .config import COMPILED_FROM, RunConfig
 from .costs import costs_of
 from .errors import UserError
 from .galot import BorrowedGalot, Galot
@@ -28,7 +28,6 @@ from .plan import Plan, Request, Run
 from .probe import Probe, timed
 from .quotas import new_counts
 from .results import Row, RunFolder, label_of
-from .training import COMPILED_FROM
 from .trial import Trial
 from .unlabeled import Unlabeled
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from . import registry
-from .config import BUDGET, GALOT, GENERATOR, PROTOCOLS, STRATEGY, TRAINING
+from .config import BUDGET, COMPILED_FROM, GALOT, GENERATOR, PROTOCOLS, STRATEGY, TRAINING
 from .errors import UserError, said
 from .flags import Parser, add_fields, set_environment
 
@@ -153,8 +153,8 @@ def _add_where(group: argparse._ArgumentGroup) -> None:
     add("--deterministic", action="store_true",
         help="same bits on the same GPU, slower; a CPU always is")  # fmt: skip
     add("--compile", action="store_true",
-        help="compile the generator, and on a GPU fits of 40,000 steps or more: faster after "
-        "minutes; needs a C++ compiler")  # fmt: skip
+        help=f"compile the generator, and on a GPU fits of {COMPILED_FROM:,} steps or more: faster "
+        f"after minutes; needs a C++ compiler")  # fmt: skip
     add("--checkpointing", action="store_true",
         help="the ascent's gradient in less memory and more time")  # fmt: skip
 

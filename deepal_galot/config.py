@@ -30,6 +30,10 @@ GENERATOR = "generator"
 
 ASKS_POOL = ("pool", "diversity", "discriminator", "bald")  # what --keep asks a bootstrap for
 FOLDER = "folder:"  # what --generator takes before the path of images that exist already
+# Steps of a fit under --compile from which it is compiled. On an H200 compiling ResNet18 gains
+# 0.27 ms of a step's 2.0 at batch 32 and took 22 s in a process (n = 1), so it pays in runs of
+# several such fits.
+COMPILED_FROM = 40_000
 
 
 def _option(
@@ -447,7 +451,8 @@ def resolve(
             raise UserError("--quota sets the number of rounds; leave out --n-rounds")
         values["quota"] = None  # the protocol's
     quota, n_query = values["quota"], values["n_query"]
-    _check_range(RunConfig.__dataclass_fields__["quota"], quota)  # before rounds are made of it
+    (field,) = (f for f in option_fields() if f.name == "quota")
+    _check_range(field, quota)  # before rounds are made of it
     if quota is not None and n_query >= 1:
         values["n_rounds"] = -(-quota // n_query)  # of whole numbers of any size
         if quota % n_query == 0:  # then n_rounds says it all, and a run can be extended

@@ -26,9 +26,6 @@ from .objective import Batch, Objective
 from .precision import WorkingCopies, autocast, product_dtype
 
 WARM_UP = 0.3  # share of a one-cycle fit in which the rate rises, from ...
-# Steps of a fit under --compile. On an H200 compiling ResNet18 gains 0.27 ms of a step's 2.0 at
-# batch 32 and took 22 s in a process (n = 1), so it pays in runs of several such fits.
-COMPILED_FROM = 40_000
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)  # not what is derived from them
 MOST_COMPILED = 64  # sizes and networks; what comes after these runs as it is written
 FIRST_RATE = 1 / 25  # ... this share of the highest (Smith & Topin 2018; PyTorch's defaults)

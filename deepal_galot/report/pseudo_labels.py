@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,7 +17,7 @@ from ..results import RunFolder
 from .comparison import Comparison, has_accuracy, run_key
 from .gallery import Gallery, galleries_of
 from .statistics import mean_sem
-from .tables import Cell, Table
+from .tables import Cell, Table, mean_over
 
 JUDGED = 1000  # images of a run at most, the first of each class
 COLUMNS = 20  # more classes than that have no column of their own
@@ -78,11 +78,11 @@ def judged_table(comparison: Comparison, judge: Judge) -> Table | None:
         if galleries:
             shown = shown or galleries[0]
             rows.append((curve.label, [_judged(gallery, judge) for gallery in galleries]))
-    title = (
-        f"% of generated images that are what their text says, judged by {judge.name}; all: mean "
-        f"±SEM over runs"
-    )
-    return accuracy_by_class("pseudo_labels", title, rows, shown.class_names) if rows else None
+    if not rows:
+        return None
+    title = f"% of generated images that are what their text says, judged by {judge.name}"
+    table = accuracy_by_class("pseudo_labels", title, rows, shown.class_names)
+    return replace(table, title=f"{title}; all: {mean_over('runs', table.rows)}")
 
 
 def _judged(gallery: Gallery, judge: Judge) -> tuple[np.ndarray, np.ndarray]:

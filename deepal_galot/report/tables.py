@@ -58,6 +58,12 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
 
 
+def mean_over(what: str, rows: Sequence[Sequence[Cell]]) -> str:
+    """What the cells are; of an error only where one is shown."""
+    known = any(cell.error is not None for row in rows for cell in row)
+    return f"mean{' ±SEM' if known else ''} over {what}"
+
+
 # -- which tables there are ----------------------------------------------------------------------
 
 
@@ -66,11 +72,11 @@ def accuracy_table(comparison: Comparison) -> Table:
     seeds, and labels and images those of a run."""
     common, best = comparison.common_budgets, _best(comparison)
     rows = []
-    for i, curve in enumerate(comparison.curves):
+    for curve in comparison.curves:
         sets = [curve.at([b]) for b in comparison.budgets]
         values = [None if v is None else v[:, 0] for v in sets]
         values += [curve.average(common), normalized_area(curve, common)]
-        accuracies = [_accuracy(v, best.get(j) == i) for j, v in enumerate(values)]
+        accuracies = [_accuracy(v, best.get(j)) for j, v in enumerate(values)]
         counts = (len(curve.seeds), curve.labels, curve.images, curve.images_made)
         rows.append((
             Cell(curve.marked_label), *accuracies, *(Cell(f"{n:,}", n) for n in counts),
@@ -79,29 +85,30 @@ def accuracy_table(comparison: Comparison) -> Table:
     budgets = (f"{b:,}" for b in comparison.budgets)
     header = ("strategy", *budgets, "average", "area", "n", "labels", "images", "made", *SECONDS)
     title = (
-        "test accuracy in %, mean ±SEM over n seeds; area: under the curve over labels; costs of "
-        "one run"
+        f"test accuracy in %, {mean_over('n seeds', rows)}; area: under the curve over labels; "
+        f"costs of one run"
     )
     return Table("accuracy", title, header, tuple(rows))
 
 
-def _best(comparison: Comparison) -> dict[int, int]:
-    """Accuracy column -> row of its highest mean, where there is more than one row."""
+def _best(comparison: Comparison) -> dict[int, float]:
+    """Accuracy column -> its highest mean, where there is more than one row."""
     common = comparison.common_budgets
     of = [[c.average([b]) for c in comparison.curves] for b in comparison.budgets]
     of.append([c.average(common) for c in comparison.curves])
     of.append([normalized_area(c, common) for c in comparison.curves])
     means = [[-np.inf if v is None else v.mean() for v in column] for column in of]
-    return {j: int(np.argmax(m)) for j, m in enumerate(means) if np.isfinite(m).sum() > 1}
+    return {j: max(m) for j, m in enumerate(means) if np.isfinite(m).sum() > 1}
 
 
-def _accuracy(values: np.ndarray | None, best: bool = False) -> Cell:
-    """Mean ± SEM in percent."""
+def _accuracy(values: np.ndarray | None, best: float | None = None) -> Cell:
+    """Mean ± SEM in percent; the best if that is the mean, but for what rounding changes."""
     if values is None:
         return Cell("")
     mean, sem = mean_sem(PERCENT * values)
     error = None if np.isnan(sem) else sem
-    return Cell(with_error(mean, sem), mean, error, best)
+    is_best = best is not None and np.isclose(values.mean(), best, rtol=1e-12, atol=0)
+    return Cell(with_error(mean, sem), mean, error, bool(is_best))
 
 
 def with_error(mean: float, error: float) -> str:
@@ -211,7 +218,10 @@ def labels_table(comparison: Comparison, targets: Sequence[float] = ()) -> Table
     for curve in comparison.learning:
         cells = [_labels(curve, labels_needed(curve, t)) for t in targets]
         rows.append((Cell(curve.label), *cells))
-    title = "human labels needed for a test accuracy, mean ±SEM over seeds, linear between budgets"
+    title = (
+        f"human labels needed for a test accuracy, {mean_over('seeds', rows)}, linear between "
+        f"budgets"
+    )
     header = ("strategy", *(f"{round(PERCENT * t, 6):g} %" for t in targets))
     return Table("labels", title, header, tuple(rows)) if rows else None
 
@@ -296,7 +306,7 @@ def pool_table(comparison: Comparison) -> Table | None:
         "unlabeled images to the nearest generated one (root mean square of pixels, in the last "
         "round), and how far the generated images' moments are from theirs, as made and aligned "
         "(align=pool: of the foreground, in halves of the side; else of the channels' values); "
-        "mean ±SEM over seeds"
+        + mean_over("seeds", rows)
     )
     header = ("images of", "made", "trained on", "distance", "moments", "aligned")
     return Table("pool", title, header, tuple(rows)) if rows else None

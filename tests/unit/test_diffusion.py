@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from deepal_galot.cli import main
+from deepal_galot.config import COMPILED_FROM
 from deepal_galot.errors import UserError
-from deepal_galot.training import COMPILED_FROM, Training
+from deepal_galot.training import Training
 from generators.diffusion import DiffusionGenerator, pick_dtype
 from generators.networks import KeysAndValues, Networks
 from generators.text_optimization import score_gradient

@@ -54,7 +54,7 @@ def texts(table):
 
 @pytest.fixture
 def two_methods(tmp_path):
-    accuracy = RNG.random((2, 5, 3))
+    accuracy = np.random.default_rng(0).random((2, 5, 3))
     folders = [
         finished(tmp_path, accuracy[m, s].tolist(), strategy=name, seed=s)
         for m, name in enumerate(("MarginSampling", "RandomSampling"))
@@ -104,6 +104,15 @@ def test_table_holds_the_numbers(two_methods):
     text = tables.as_text(tables.accuracy_table(comparison))
     assert text.count("*") == 5  # the best of three budgets, the average and the area
     assert len({len(line.split()) for line in text.splitlines()[2:]}) == 1
+
+
+def test_a_tie_marks_all_of_it(tmp_path):
+    """Before, the first of equal ones alone."""
+    a = finished(tmp_path, [0.5, 0.6])
+    b = finished(tmp_path, [0.5, 0.6], strategy="RandomSampling")
+    c = finished(tmp_path, [0.4, 0.59], strategy="EntropySampling")
+    rows = tables.accuracy_table(compare([a, b, c])[0]).rows
+    assert [[cell.best for cell in row[1:4]] for row in rows] == [[True] * 3] * 2 + [[False] * 3]
 
 
 def test_other_protocols_go_into_other_tables(tmp_path):
@@ -362,7 +371,8 @@ def test_two_seeds_claim_no_spread(tmp_path):
     runs += [finished(tmp_path, [0.49, 0.59], strategy="RandomSampling", seed=s) for s in (0, 1)]
     (comparison,) = compare(runs)
     text = write_report(runs, tmp_path)
-    assert "±" not in text.replace("mean ±SEM", "") and "fewer than 3 seeds" in text
+    assert "±" not in text and "fewer than 3 seeds" in text
+    assert "test accuracy in %, mean over n seeds" in text
     assert tables.win_table(comparison) is None
 
 
