@@ -95,6 +95,21 @@ class TextState:
     def tensors(self) -> dict[str, Tensor]:
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
+    @property
+    def measures(self) -> dict[str, float]:
+        """What a round's row says of it; where ε is 0, that no image was generated for it."""
+        made = {"ascent_images": int(self.ascent_images)}
+        if self.epsilon == 0:
+            return made
+        before, after = self.probe_score.double().mean((1, 2)).tolist()
+        return made | {
+            "distance": self.ascent_distance[-1].double().mean().item(),
+            "arrived_distance": self.arrived_distance.double().mean().item(),
+            "score_before": before,
+            "score_after": after,
+            "ascent_failed": int(self.ascent_failed),
+        }
+
     def digest(self) -> str:
         """Forty hex digits over what was seen: which classifier it was optimised against, too."""
         whole, seen = hashlib.sha256(), self.tensors

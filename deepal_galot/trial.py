@@ -210,14 +210,7 @@ class Trial:
     def _costs_of(self, batch: SyntheticBatch | None, round: int) -> Row:
         if batch is None:
             return {"images_made": 0, "ascent_images": 0}
-        text = self.galot.text(self.learner.logits, round)
-        seen: Row = {}
-        if text.epsilon > 0:
-            before, after = text.probe_score.double().mean((1, 2)).tolist()
-            distance = text.ascent_distance[-1].double().mean().item()
-            arrived = text.arrived_distance.double().mean().item()
-            seen = {"distance": distance, "arrived_distance": arrived, "score_before": before,
-                    "score_after": after, "ascent_failed": int(text.ascent_failed)}  # fmt: skip
+        seen: Row = dict(self.galot.text(self.learner.logits, round).measures)
         if batch.mismatch is not None:
             seen |= dict(zip(("mismatch_plain", "mismatch"), batch.mismatch, strict=True))
         distance = self.unlabeled.distance(batch.x, round) if self.config.uses_real_images else None
@@ -228,7 +221,6 @@ class Trial:
             "images_retried": batch.retried,
             "images_failed": batch.failed,
             "images_key": batch.key,
-            "ascent_images": int(text.ascent_images),
             "epsilon": self.galot.config.epsilon_at(round),
             **seen,
         }

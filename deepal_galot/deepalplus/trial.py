@@ -21,7 +21,7 @@ from generators.image_store import ImageStore
 
 from ..config import SCHEMA
 from ..errors import UserError
-from ..galot import Galot, SyntheticBatch
+from ..galot import Galot, SyntheticBatch, TextState
 from ..images import to_unit_float
 from .host import check_data
 from .journal import Record, TextJournal, seen
@@ -93,13 +93,13 @@ class Trial:
         with undisturbed(self.net.device):
             if self.round == 0 and self.galot.needs_classifier(0):
                 self.net.train(self.dataset.get_labeled_data()[1])
-            batch = self._make(self.round)
+            text, batch = self._make(self.round)
         if self.config.synthetic == "replace":
             self._batches.clear()
         self._batches.append(batch)
         made = time.perf_counter()
         self.net.train(self.training_set())
-        self._write_row(batch, made - started, time.perf_counter() - made)
+        self._write_row(text, batch, made - started, time.perf_counter() - made)
         self.round += 1
 
     def training_set(self) -> Any:
@@ -158,12 +158,13 @@ class Trial:
 
     # -- inside ------------------------------------------------------------------------------
 
-    def _make(self, round: int) -> SyntheticBatch:
+    def _make(self, round: int) -> tuple[TextState, SyntheticBatch]:
         clf = getattr(self.net, "clf", None)
         self.journal.against = seen(clf, self.dataset.labeled_idxs)
         with evaluating(clf):
             text = self.galot.text(self.logits, round)
-            return self.galot.make_images(text, None if clf is None else self.logits, round)
+            logits = None if clf is None else self.logits
+            return text, self.galot.make_images(text, logits, round)
 
     def _check_budget(self) -> None:
         wanted = self.config.budget(self.config.n_rounds)
@@ -212,7 +213,9 @@ class Trial:
         parts = ("deepalplus", self.config.dataset, name, f"seed{self.config.seed}")
         return self.settings.output.joinpath(*parts)
 
-    def _write_row(self, batch: SyntheticBatch, generate: float, train: float) -> None:
+    def _write_row(
+        self, text: TextState, batch: SyntheticBatch, generate: float, train: float
+    ) -> None:
         self.record.write(
             round=self.round,
             labels=int(self.dataset.labeled_idxs.sum()),
@@ -222,6 +225,7 @@ class Trial:
             images_failed=batch.failed,
             images_key=batch.key,
             epsilon=self.config.epsilon_at(self.round),
+            **text.measures,
             generate_seconds=round(generate, 3),
             train_seconds=round(train, 3),
         )

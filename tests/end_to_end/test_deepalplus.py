@@ -87,6 +87,8 @@ def test_their_demo_trains_on_generated_images(checkout, tmp_path, capsys):
     assert [(r["round"], r["labels"], r["images"]) for r in rows] == [
         (0, 40, 40), (1, 60, 60), (2, 80, 80)]  # fmt: skip
     assert [r["epsilon"] for r in rows] == pytest.approx([1, 2, 3])
+    assert all(0 < r["distance"] <= r["epsilon"] * (1 + 1e-5) for r in rows)
+    assert all(r["ascent_failed"] == 0 < r["ascent_images"] for r in rows)
     said = capsys.readouterr().out
     for row in rows:
         assert f"testing accuracy {row['accuracy']}" in said
