@@ -253,6 +253,13 @@ def test_more_steps_than_the_model_has_are_one_line(capsys):
     assert said.err == "error: --steps 5000: the model has at most 1,000\n" and not said.out
 
 
+def test_a_batch_that_no_memory_holds_is_one_line(capsys):
+    """Before, the process was killed."""
+    assert speed.main(["generate", "--small", "--device", "cpu", "--batch", "100000"]) == 2
+    said = capsys.readouterr()
+    assert said.err == "error: --batch 100000: at most 1,024\n" and not said.out
+
+
 def test_operations_of_a_training_step():
     """ResNet18 at 32 px: 0.5564 G multiply-adds forwards, as published for this stem."""
     assert count_training_flops(ResNet18, (32, 32, 3)) == pytest.approx(3 * 2 * 0.5564e9, rel=0.01)
