@@ -32,7 +32,7 @@ from .timing import matrix_rate, seconds_of, with_spread
 PLAIN_BATCHES = (1, 10)
 GUIDANCE = 7.5
 MOST_STEPS = 1000  # of diffusion that the schedulers know
-MOST_AT_ONCE = 1024  # images
+MOST_AT_ONCE = 1024  # images; a CPU machine would be killed before it could say so
 IMAGE_SHAPE = (32, 32, 3)  # what images are resized to
 
 
@@ -138,7 +138,7 @@ class _Report:
         self.rates: dict[torch.dtype, float] = {}
         if max(self.steps) > MOST_STEPS:
             raise UserError(f"--steps {max(self.steps)}: the model has at most {MOST_STEPS:,}")
-        if self.batch > MOST_AT_ONCE:  # a machine without a GPU would be killed before it can say so
+        if self.batch > MOST_AT_ONCE:
             raise UserError(f"--batch {self.batch}: at most {MOST_AT_ONCE:,}")
 
     def lines(self) -> Iterator[str]:
