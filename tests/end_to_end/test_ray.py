@@ -188,7 +188,7 @@ def test_images_drawn_by_two_actors_are_the_same(cluster, third_node, tmp_path):
         for name in ("ray", "local")
     )
     assert len(ours) == 10 and ours == theirs
-    assert processes("Drawer", tmp_path) == []
+    wait_for(lambda: not processes("Drawer", tmp_path), seconds=10)
 
 
 def test_a_runs_error_is_one_line(cluster, tmp_path, capsys):
