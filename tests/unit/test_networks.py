@@ -82,6 +82,7 @@ def test_in_float32_the_unet_reads_c_as_the_stock_unet_does(stock):
         assert torch.equal(unet_of(stock, torch.float32, x)(c), expected)
 
 
+@pytest.mark.slow
 def test_what_is_left_of_the_answer_to_a_move_of_c(stock, tiny):
     """c arrives; what the UNet's own 16-bit arithmetic leaves of its answer is another matter.
 
