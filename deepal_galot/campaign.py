@@ -27,7 +27,7 @@ from .oracle import ReferenceOracle
 from .plan import Plan, Request, Run
 from .probe import Probe, timed
 from .quotas import new_counts
-from .results import Row, RunFolder, label_of
+from .results import Row, RunFolder
 from .trial import Trial
 from .unlabeled import Unlabeled
 
@@ -55,11 +55,11 @@ class Campaign:
         folders = self.prepare()
         with rounds_bar(folders) as bar:
             for run, folder in zip(self.plan.runs, folders, strict=True):
-                bar.set_description(name_of(folder))
+                bar.set_description(name_of(run))
 
-                def on_round(row: Row, folder: RunFolder = folder) -> None:
+                def on_round(row: Row, run: Run = run) -> None:
                     bar.update(1)
-                    bar.write(describe_row(row, folder), file=sys.stderr)
+                    bar.write(describe_row(row, run), file=sys.stderr)
 
                 self.play(run, folder, on_round)
         return folders
@@ -109,7 +109,7 @@ class Campaign:
             there = len(list(gallery.of_round(row["round"]).glob("*.png")))
             if there < sum(min(first, n) for n in counts) - row["images_failed"]:
                 raise UserError(
-                    f"--save-full-size {first}: of round {row['round']} of {name_of(folder)} "
+                    f"--save-full-size {first}: of round {row['round']} of {name_of(run)} "
                     f"{there} pictures are there, and no others can be drawn any more: with "
                     f"--text-per image that takes the classifier of that round. Leave it out, or "
                     f"play the run anew with another --output"
@@ -211,18 +211,17 @@ def rounds_bar(folders: Sequence[RunFolder]) -> tqdm:
     return tqdm(total=total, initial=done, desc="campaign", unit="round", disable=None)
 
 
-def name_of(folder: RunFolder) -> str:
+def name_of(run: Run) -> str:
     """What a person calls this run."""
-    config = folder.config
-    return f"{config.dataset} {label_of(config.strategy, folder.settings)} seed {config.seed}"
+    return f"{run.config.dataset} {run.label} seed {run.config.seed}"
 
 
-def describe_row(row: Row, folder: RunFolder) -> str:
+def describe_row(row: Row, run: Run) -> str:
     """One line about a finished round."""
     accuracy = "" if row["accuracy"] is None else f"  accuracy {row['accuracy']:.4f}"
     seconds = sum(v for k, v in row.items() if k.endswith("_seconds"))
     return (
-        f"{name_of(folder)}  round {row['round']}/{folder.config.n_rounds}: {row['labels']} labels "
+        f"{name_of(run)}  round {row['round']}/{run.config.n_rounds}: {row['labels']} labels "
         f"+ {row['images']} generated{accuracy}  {seconds:.1f} s"
     )
 

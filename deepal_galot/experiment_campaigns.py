@@ -116,9 +116,10 @@ def _with_defaults(experiment: Experiment, args: argparse.Namespace) -> argparse
     if args.config_n_rounds is None and args.config_quota is None:
         usual = _config(request_of(args), "RandomSampling").n_rounds
         rounds = experiment.budget[2] if experiment.budget else usual
-        most = 1 if small else rounds if experiment.cycles is None else experiment.cycles - 1
-        if min(rounds, most) != usual:
-            args.config_n_rounds = min(rounds, most)
+        most = rounds if experiment.cycles is None else experiment.cycles - 1
+        wanted = min(rounds, most, 1 if small else most)
+        if wanted != usual:
+            args.config_n_rounds = wanted
     return args
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from generators.prompts import TEMPLATES
 
-from .config import PROTOCOLS
+from .config import PROTOCOLS, usual_values
 from .errors import UserError
 from .registry import did_you_mean
 
@@ -156,13 +156,15 @@ def _matched(budget: tuple[int, int, int]) -> Experiment:
 
 
 def _recipes() -> tuple[Arm, ...]:
-    """What protocol modern changes, in two steps."""
+    """The paper's recipe, and what protocol modern changes of it in two steps."""
     modern = PROTOCOLS["modern"].sets
-    averaged = {key: modern[key] for key in ("schedule", "lr", "ema")}
+    kept = ("optimizer", "momentum", "weight_decay")
+    paper = {key: usual_values()[key] for key in (*kept, *modern)}
+    averaged = paper | {key: modern[key] for key in ("schedule", "lr", "ema")}
     return (
-        Arm("the usual recipe", "RandomSampling"),
-        Arm("one-cycle, averaged weights", "RandomSampling", averaged),
-        Arm("label smoothing and RandAugment too (modern)", "RandomSampling", modern),
+        Arm("the paper's recipe", "RandomSampling", paper),
+        Arm("one-cycle and averaged weights", "RandomSampling", averaged),
+        Arm("modern: label smoothing and RandAugment, too", "RandomSampling", paper | modern),
     )
 
 
@@ -248,7 +250,8 @@ EXPERIMENTS: dict[str, Experiment] = {
     "matched20": _matched((20, 20, 9)),
     "matched50": _matched((50, 50, 5)),
     "recipes": Experiment(
-        "Training recipes, by random labels", "not in the paper: what --protocol modern changes",
+        "Training recipes, by random labels",
+        "not in the paper: its recipe and what --protocol modern changes of it",
         _recipes(), baseline=0, cycles=1,
     ),
 }  # fmt: skip

@@ -26,7 +26,7 @@ from . import registry
 from .campaign import Campaign, describe_row, rounds_bar
 from .errors import UserError
 from .gpu_sharing import side_by_side
-from .plan import make_plan
+from .plan import Run, make_plan
 from .request import request_of
 from .results import RunFolder
 
@@ -63,7 +63,7 @@ def run_at_once(campaign: Campaign, args: argparse.Namespace) -> list[RunFolder]
         try:
             with _deaf_to_interrupts():  # which a new process is until `_start`
                 futures = [pool.submit(_play, args, i) for i in left]
-            watch(futures, folders)
+            watch(futures, folders, campaign.plan.runs)
         except BrokenProcessPool:
             raise UserError(
                 f"--jobs {asked}: a process was killed, as happens when memory runs out; the same "
@@ -86,9 +86,16 @@ def _deaf_to_interrupts() -> Iterator[None]:
 
 
 def watch(
-    futures: Sequence[Future], folders: Sequence[RunFolder], look_seconds: float = LOOK_SECONDS
+    futures: Sequence[Future],
+    folders: Sequence[RunFolder],
+    runs: Sequence[Run],
+    look_seconds: float = LOOK_SECONDS,
 ) -> None:
-    """Show the rows that other processes append until all is done; raises what a run raised."""
+    """Show the rows that other processes append until all is done; raises what a run raised.
+
+    Args:
+        folders, runs: each run's, in one order.
+    """
     shown = [len(folder.rows()) for folder in folders]
     with rounds_bar(folders) as bar:
         waiting = set(futures)
@@ -97,7 +104,7 @@ def watch(
             for i, folder in enumerate(folders):
                 for row in folder.rows()[shown[i] :]:
                     bar.update(1)
-                    bar.write(describe_row(row, folder), file=sys.stderr)
+                    bar.write(describe_row(row, runs[i]), file=sys.stderr)
                     shown[i] += 1
             for future in done:
                 future.result()

@@ -18,9 +18,11 @@ from . import registry
 from .classifiers.base import Classifier
 from .config import (
     ASKS_POOL,
+    BUDGET,
     GALOT,
     GENERATOR,
     STRATEGY,
+    TRAINING,
     RunConfig,
     field_type,
     option_fields,
@@ -81,11 +83,15 @@ class Run:
     """One planned run: the configuration, the classes it names, and its folder.
 
     Attributes:
+        settings: how what belongs to the strategy differs from its default, for tables.
+        typed: what else was written behind its name, of budget and training; runs that differ in
+            it stand in other tables.
         source: the run whose generated images this one trains on, if they are not its own.
     """
 
     config: RunConfig
     settings: Mapping[str, str]
+    typed: Mapping[str, str]
     strategy: type[Strategy]
     architecture: type[Classifier]
     generator: type[Generator] | None
@@ -98,7 +104,8 @@ class Run:
 
     @property
     def label(self) -> str:
-        return label_of(self.config.strategy, self.settings)
+        """What tells it from the other runs of a command, their seeds aside."""
+        return label_of(self.config.strategy, {**self.settings, **self.typed})
 
 
 @dataclass(frozen=True)
@@ -139,18 +146,18 @@ def make_plan(request: Request, download: bool = True) -> Plan:
             weights_at_hand(generator, download)
         _check_settings_are_read(cls, config, own)
         plain = dataclasses.replace(request, flags={"protocol": config.protocol})
-        configs.append((config, configure(plain, cls, default_mode(cls)), own))
+        configs.append((config, configure(plain, cls, default_mode(cls)), _typed(own)))
     spec = request.spec or request.dataset().load(request.data_dir)
     if not isinstance(spec, DatasetSpec):
         raise UserError(f"{request.dataset.__name__}.load gave {spec!r}, not a DatasetSpec")
     runs: dict[Path, Run] = {}
     by_entry = {}
-    for entry, (config, default, own) in zip(request.strategies, configs, strict=True):
+    for entry, (config, default, typed) in zip(request.strategies, configs, strict=True):
         if config.uses_real_images and len(spec.x_train) == 0:
             raise UserError(f"{spec.name} has no images to label: only --mode gal can do without")
         if config.mode in ("al", "al+gal"):
             check_budget(spec, config.budget(config.n_rounds))
-        planned = [_run(dataclasses.replace(config, seed=seed), default, own, request, spec)
+        planned = [_run(dataclasses.replace(config, seed=seed), default, typed, request, spec)
                    for seed in request.seeds]  # fmt: skip
         by_entry[entry] = tuple(runs.setdefault(run.folder(request.output), run) for run in planned)
     if request.words and not any(run.generator for run in runs.values()):
@@ -170,12 +177,14 @@ def parse_strategy(text: str) -> tuple[type[Strategy], dict[str, Any]]:
     name, colon, settings = text.partition(":")
     cls = registry.strategies.get(name)
     own: dict[str, Any] = {}
-    known = {f.name for f in option_fields()}
+    known = {"mode", *(f.name for f in option_fields())}
     for setting in re.split(r",(?=[\w-]+=)", settings) if colon else []:
         key, equals, value = setting.partition("=")
         key = key.strip().replace("-", "_")
         if not equals:
             raise UserError(f"--strategy {text!r}: write its settings as NAME:key=value,key=value")
+        if key in own:
+            raise UserError(f"--strategy {text!r}: sets {key} twice")
         if key in cls.fixed:
             raise UserError(f"--strategy {text!r}: {name} is defined by {key}={cls.fixed[key]!r}")
         if key == "mode":
@@ -319,10 +328,16 @@ def _classes(
     return strategy, architecture, generator
 
 
+def _typed(own: Mapping[str, Any]) -> dict[str, str]:
+    """Of a strategy's own settings those that tables group runs by."""
+    group = {f.name: f.metadata["group"] for f in option_fields()}
+    return {k: _text(v) for k, v in own.items() if group[k] in (BUDGET, TRAINING)}
+
+
 def _run(
     config: RunConfig,
     default: RunConfig,
-    own: Mapping[str, Any],
+    typed: Mapping[str, str],
     request: Request,
     spec: DatasetSpec,
 ) -> Run:
@@ -348,7 +363,7 @@ def _run(
         if plugin is not None:
             content[f"plugin {name}"] = registry.file_hash(plugin)
     return Run(
-        config, _settings(config, default, strategy.preset, own), strategy, architecture,
+        config, _settings(config, default, strategy.preset), typed, strategy, architecture,
         generator, content, _remark(config, strategy, renamed), source,
     )  # fmt: skip
 
@@ -373,17 +388,14 @@ def _remark(config: RunConfig, strategy: type[Strategy], renamed: Sequence[str])
     return "; ".join(remarks)
 
 
-def _settings(
-    config: RunConfig, default: RunConfig, preset: Mapping[str, Any], own: Mapping[str, Any]
-) -> dict[str, str]:
+def _settings(config: RunConfig, default: RunConfig, preset: Mapping[str, Any]) -> dict[str, str]:
     """How what belongs to the strategy differs from its default on this data set.
 
     Args:
         preset: what the strategy sets itself; to leave that out is a difference too.
-        own: settings of this strategy alone; they tell it from others, of whatever group they are.
     """
     groups = (STRATEGY, GALOT, GENERATOR) if config.uses_generated_images else (STRATEGY,)
-    shown = [f.name for f in option_fields() if f.metadata["group"] in groups or f.name in own]
+    own = [f.name for f in option_fields() if f.metadata["group"] in groups]
     paths = {"generator": config.generator, "synthetic_from": config.synthetic_from}
     read = config.fields_read() | paths
     if config.mode == "al+gal":
@@ -392,8 +404,12 @@ def _settings(
     differs = {"mode": config.mode} if moded else {}
     # A default run with another base sampler reads none of what this one's base reads.
     unset = usual_values() | protocol(config.protocol).sets
-    for key in shown:
+    for key in own:
         value, usual = read.get(key), getattr(default, key)
         if key in read and value != (unset[key] if usual is None else usual):
-            differs[key] = f"{value:.12g}" if isinstance(value, float) else str(value)
+            differs[key] = _text(value)
     return differs
+
+
+def _text(value: Any) -> str:
+    return f"{value:.12g}" if isinstance(value, float) else str(value)

@@ -163,7 +163,8 @@ def run_on_ray(campaign: Campaign, args: argparse.Namespace) -> list[RunFolder]:
     tasks = [run.remote(order, i, actors) for i in _longest_first(campaign, folders)]
     try:
         with _causes():
-            watch([task.future() for task in tasks], folders, LOOK_SECONDS)
+            futures = [task.future() for task in tasks]
+            watch(futures, folders, campaign.plan.runs, LOOK_SECONDS)
     finally:  # after an error or Ctrl-C, what is under way goes on another time
         for task in tasks:
             ray.cancel(task, force=True)

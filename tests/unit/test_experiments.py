@@ -1,6 +1,5 @@
 """The paper's experiments as data: what they ask for, and when the paper's numbers may stand by."""
 
-import dataclasses
 import json
 
 import numpy as np
@@ -57,23 +56,27 @@ def test_every_experiment_is_planned_and_its_paper_rows_exist(name, tmp_path):
     assert all(run.config.cycles <= 2 for run in plan.runs)
 
 
-def test_the_last_recipe_is_protocol_moderns():
-    usual, _, last = (run.config for run in plan_of(ask("recipes", args_of("--seeds", "0"))).runs)
-    modern = PROTOCOLS["modern"].sets
-    assert all(getattr(last, k) == v for k, v in modern.items())
-    assert (usual.schedule, usual.ema) == ("cosine", 0)
-    assert dataclasses.replace(last, **{k: getattr(usual, k) for k in modern}) == usual
-    assert usual.cycles == 1
+@pytest.mark.parametrize("protocol", ["paper", "demo", "modern", "deepalplus"])
+def test_recipes_are_the_papers_and_moderns_under_any_protocol(protocol):
+    """Before, on Digits they were demo's Adam at SGD's rate, and under modern all the same."""
+    flags = ["--seeds", "0", "--n-init", "9", "--protocol", protocol]
+    asked = ask("recipes", args_of(*flags))
+    plan = plan_of(asked)
+    first, averaged, last = (plan.by_entry[entry][0].config for entry in asked.entries)
+    for config, name in ((first, "paper"), (last, "modern")):
+        flags = ["--strategy", "RandomSampling", "--seeds", "0", "--n-init", "9", "--n-rounds", "0"]
+        (theirs,) = make_plan(request_of(args_of(*flags, "--protocol", name))).runs
+        for key in ("optimizer", "momentum", "weight_decay", *PROTOCOLS["modern"].sets):
+            assert getattr(config, key) == getattr(theirs.config, key), key
+    assert (averaged.schedule, averaged.label_smoothing) == ("onecycle", 0)
+    assert len(plan.runs) == 3 and {run.config.cycles for run in plan.runs} == {1}
 
 
-def test_runs_of_arms_that_differ_in_training_are_told_apart(tmp_path):
-    """Before, all of them were RandomSampling while they ran; flags for all tell none apart."""
-    labels = [run.label for run in plan_of(ask("recipes", args_of("--seeds", "0"))).runs]
-    averaged = "RandomSampling:lr=0.05,schedule=onecycle,ema=0.99"
-    assert labels[:2] == ["RandomSampling", averaged] and "label_smoothing=0.1" in labels[2]
-    flags = args_of("--epochs", "7", "--strategy", "RandomSampling", "RandomSampling:epochs=9")
-    plan = make_plan(request_of(flags))
-    assert [run.label for run in plan.runs[::3]] == ["RandomSampling", "RandomSampling:epochs=9"]
+def test_runs_that_differ_in_training_are_told_apart_while_they_run():
+    """Before, all were called RandomSampling, as they still are in tables, of one recipe each."""
+    own = ["RandomSampling:epochs=30", "RandomSampling:epochs=9,lr=0.1", "RandomSampling"]
+    runs = make_plan(request_of(args_of("--epochs", "7", "--seeds", "0", "--strategy", *own))).runs
+    assert [run.label for run in runs] == own and not any(run.settings for run in runs)
 
 
 def test_table1_is_all_and_the_control():
