@@ -20,7 +20,7 @@ from . import acquisition
 from .errors import UserError
 from .registry import did_you_mean
 
-SCHEMA = 6  # raise it when the meaning of a field or of a stored row changes
+SCHEMA = 7  # raise it when the meaning of a field or of a stored row changes
 
 BUDGET = "labeling budget"
 TRAINING = "classifier and training"

@@ -400,13 +400,28 @@ class Galot:
         if self.config.refines_at(round):
             ascent = optimize_each(self.generator, self.c0[texts], seeds, score, config, epsilon)
         after = ascent.c if self.config.refines_at(round) else c[texts]
-        before, as_made, first = self._draw(self.c0[texts], seeds, score, epsilon)
-        scores, pictures = torch.stack([before, before]), torch.stack([as_made, first])
-        if epsilon > 0:
-            score_after, _, second = self._draw(after, seeds, score, epsilon)
-            scores, pictures = torch.stack([before, score_after]), torch.stack([first, second])
+        pictures, scores = self._seen(self.c0[texts], after, seeds, score, epsilon)
         shape = (2, self.n_classes, PROBES)
         return ascent, scores.reshape(shape), pictures.reshape(*shape, *self.image_shape)
+
+    def _seen(
+        self, c0: Tensor, c: Tensor, seeds: Sequence[int], score: ImageScore, epsilon: float
+    ) -> tuple[Tensor, Tensor]:
+        """([2, B, H, W, channels] uint8, [2, B]) pairs of images and their scores, as TextState has
+        them."""
+
+        def as_made(raw: Tensor, rows: Tensor) -> Tensor:
+            return torch.from_numpy(to_uint8(fit_aligned(raw, self.image_shape, None)))
+
+        def as_trained(raw: Tensor, rows: Tensor) -> Tensor:
+            return torch.from_numpy(to_uint8(self._as_trained(raw)))
+
+        if epsilon == 0:
+            pictures = self._draw(c0, seeds, as_made, as_trained)
+            return torch.stack(pictures), torch.full((2, len(c0)), torch.nan)
+        pairs = [self._draw(v, seeds, as_trained, score) for v in (c0, c)]
+        pictures, scores = (torch.stack(both) for both in zip(*pairs, strict=True))
+        return pictures, scores
 
     def _probed_texts(self) -> Tensor:
         """[C·PROBES] rows of c0: probe i of a class has its prompt i mod P, as its images have."""
@@ -418,18 +433,16 @@ class Galot:
         return torch.zeros(none), torch.zeros(*none, *self.image_shape, dtype=torch.uint8)
 
     def _draw(
-        self, c: Tensor, seeds: Sequence[int], score: ImageScore, epsilon: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Images of B embeddings: [B] their scores, NaN where ε is 0; [B, H, W, channels] uint8 as
-        the generator makes them, and as the classifier sees them."""
-        scores, as_made, as_trained = [], [], []
+        self, c: Tensor, seeds: Sequence[int], *views: Callable[[Tensor, Tensor], Tensor]
+    ) -> list[Tensor]:
+        """[B, ...] for each view, what it makes of (the images of some of the B embeddings, which
+        rows those are)."""
+        seen: list[list[Tensor]] = [[] for _ in views]
         for rows in torch.arange(len(c)).split(self.generator.batch_size):
             raw = self.generator.sample(c[rows], [seeds[i] for i in rows])
-            as_made.append(torch.from_numpy(to_uint8(fit_aligned(raw, self.image_shape, None))))
-            as_trained.append(torch.from_numpy(to_uint8(self._as_trained(raw))))
-            missing = torch.full((len(rows),), torch.nan)
-            scores.append(score(raw, rows).cpu() if epsilon > 0 else missing)
-        return torch.cat(scores), torch.cat(as_made), torch.cat(as_trained)
+            for view, parts in zip(views, seen, strict=True):
+                parts.append(view(raw, rows).cpu())
+        return [torch.cat(parts) for parts in seen]
 
 
 class BorrowedGalot(Galot):

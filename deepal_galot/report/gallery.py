@@ -35,13 +35,15 @@ class Probe:
 
     Attributes:
         round, epsilon: when, and how far c may be from c0.
+        aligned: whether the run aligns its images.
         images: [2, K, P, H, W, C] uint8, from c0 and from c; where ε is 0, as the generator made
-            them and aligned.
+            them and as they are trained on.
         scores: [2, K, P] their acquisition scores; NaN where ε is 0.
     """
 
     round: int
     epsilon: float
+    aligned: bool
     images: np.ndarray
     scores: np.ndarray
 
@@ -49,8 +51,14 @@ class Probe:
     def sides(self) -> tuple[str, ...]:
         """What the images of a pair are called; one name where they are the same."""
         if self.epsilon:
-            return "plain", "optimised"
-        return ("plain",) if np.array_equal(*self.images) else ("as made", "aligned")
+            return ("aligned", "aligned and optimised") if self.aligned else ("plain", "optimised")
+        moved = self.aligned and not np.array_equal(*self.images)
+        return ("as made", "aligned") if moved else ("plain",)
+
+    @property
+    def pairs(self) -> str:
+        """What its pairs show; empty where it has single images."""
+        return f"pairs: {' | '.join(self.sides)}" if len(self.sides) > 1 else ""
 
 
 @dataclass(frozen=True)
@@ -85,7 +93,8 @@ class Gallery:
             state = self.folder.load("text", row["round"])
             if state["probe_images"].shape[2]:
                 images, scores = state["probe_images"].numpy(), state["probe_score"].numpy()
-                found.append(Probe(row["round"], float(state["epsilon"]), images, scores))
+                epsilon, aligned = float(state["epsilon"]), self.folder.config.aligns
+                found.append(Probe(row["round"], epsilon, aligned, images, scores))
         return found
 
     @property
@@ -154,17 +163,12 @@ def sheet(gallery: Gallery) -> Figure | None:
         step = grid.shape[0] / len(names)
         ax.set_yticks([(i + 0.5) * step - 0.5 for i in range(len(names))], names if r == 0 else [])
         ax.set_title(f"round {probe.round}, ε = {probe.epsilon:.2g}", fontsize="medium")
-        ax.set_xlabel(pairs_of(probe), fontsize="small")
+        ax.set_xlabel(probe.pairs, fontsize="small")
     config = gallery.folder.config
     title = f"{config.dataset}, {gallery.label}, seed {config.seed}: {config.template!r}"
-    title += "; a pair shares its noise" if any(map(pairs_of, probes)) else ""
+    title += "; a pair shares its noise" if any(p.pairs for p in probes) else ""
     figure.suptitle(textwrap.fill(title, int(LETTERS * size[0])), fontsize="medium")
     return figure
-
-
-def pairs_of(probe: Probe) -> str:
-    """What its pairs show; empty where it has single images."""
-    return f"pairs: {' | '.join(probe.sides)}" if len(probe.sides) > 1 else ""
 
 
 def one_class(galleries: Sequence[Gallery], k: int = 0) -> Figure | None:

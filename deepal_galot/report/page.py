@@ -19,7 +19,7 @@ from ..results import label_of
 from . import figures
 from .comparison import Comparison, Curve
 from .figures import INK, render, style
-from .gallery import MOST_CLASSES, SHOWN, Gallery, Probe, pairs_of
+from .gallery import MOST_CLASSES, SHOWN, Gallery, Probe
 from .html import asset, csp_hash, data_uri
 from .pseudo_labels import Judge
 from .section import Section
@@ -347,7 +347,7 @@ def _galleries(galleries: Sequence[Gallery], judge: Judge | None) -> str:
         "For each class and round, pairs of images from the same noise. Plain | optimised: made "
         "from the prompt as it is and after the text optimisation; below them the acquisition "
         "score (higher is more wanted) before → after, mean of the pairs shown. As made | aligned: "
-        "before and after the map that fits all of them to the unlabeled images."
+        "before and after the map that fits all of a run's images to the unlabeled ones."
     )
     check = "No pseudo-label check: run --mode full too."
     if judge is not None:
@@ -370,8 +370,8 @@ def _gallery(gallery: Gallery, judge: Judge | None) -> str:
     """A row for each class, a column for each round."""
     names, probes = gallery.class_names, gallery.probes
     seen = _seen(probes, judge) if judge else None
-    heads = (filter(None, (f"round {p.round}, ε = {p.epsilon:.2g}", pairs_of(p))) for p in probes)
-    head = "".join(f'<th scope="col">{"; ".join(parts)}</th>' for parts in heads)
+    titles = [f"round {p.round}, ε = {p.epsilon:.2g}{p.pairs and '; '}{p.pairs}" for p in probes]
+    head = "".join(f'<th scope="col">{escape(title)}</th>' for title in titles)
     rows = []
     for k, (name, prompt) in enumerate(zip(names[:MOST_CLASSES], gallery.prompts, strict=False)):
         cells = (
@@ -383,8 +383,8 @@ def _gallery(gallery: Gallery, judge: Judge | None) -> str:
     caption = f"the run of seed {gallery.folder.config.seed}; below each class its prompt"
     if len(names) > MOST_CLASSES:
         caption += f"; the first {MOST_CLASSES} of {len(names)} classes"
-    if not all(map(pairs_of, probes)):
-        caption += "; ε = 0: not moved, so that a pair is one image"
+    if not all(p.pairs for p in probes):
+        caption += "; where ε = 0 and nothing is aligned, single images"
     html = "\n".join([
         '<table class="images">', f"<caption><span>{escape(caption)}</span></caption>",
         f'<thead><tr><th scope="col">class</th>{head}</tr></thead>', "<tbody>", *rows,

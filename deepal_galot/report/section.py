@@ -11,7 +11,7 @@ from ..results import RunFolder
 from . import figures
 from .annotation import Annotation, marked_table
 from .comparison import Comparison
-from .gallery import Gallery, examples, gallery_of, one_class, pairs_of, sheet
+from .gallery import Gallery, examples, gallery_of, one_class, sheet
 from .pseudo_labels import Judge, by_template, find_judge, judged_table
 from .statements import statements
 from .tables import Table, overall_win_table, paper_rows, tables_of
@@ -172,6 +172,6 @@ def _of_images(kind: str, galleries: Sequence[Gallery]) -> list[Picture]:
         return [Picture("one_class", alt, lambda: one_class(shown))]
     return [
         Picture(f"{g.label}_images", f"{g.label}: generated images by class and round, "
-                f"{pairs_of(g.probes[-1]) or 'a row a class'}", lambda g=g: sheet(g))
+                f"{g.probes[-1].pairs or 'a row a class'}", lambda g=g: sheet(g))
         for g in shown
     ]  # fmt: skip

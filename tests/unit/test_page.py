@@ -108,7 +108,7 @@ def gallery(label="GALOT", epsilons=(1.0, 2.0), shape=(8, 8, 1), names="abc", pi
         scores = np.full(size[:3], np.nan)
         if epsilon:
             scores[:] = np.array([-0.25, 0.5])[:, None, None]
-        probes.append(Probe(r, epsilon, images, scores))
+        probes.append(Probe(r, epsilon, False, images, scores))
     folder = SimpleNamespace(config=SimpleNamespace(seed=7))
     prompts = [f"a photo of {name}" for name in names]
     return SimpleNamespace(
@@ -289,7 +289,7 @@ def test_images_that_were_not_moved_are_shown_once(two_sections):
     section = dataclasses.replace(two_sections[0], galleries=galleries, judge=None)
     document = Document(page([section]))
     assert len(document.all("img")) == 3 * 2 * 2
-    assert document.text.count("ε = 0: not moved") == 1 and "nan" not in document.text
+    assert document.text.count("single images") == 1 and "nan" not in document.text
     assert "score −" not in document.text and "sees" not in document.text
     assert "No pseudo-label check: run --mode full too." in document.text
     assert "follow no text" in document.text
