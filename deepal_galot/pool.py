@@ -233,6 +233,8 @@ def check_query(
     Raises:
         ValueError: not n distinct unlabeled pool indices or n images; says which rule is broken.
     """
+    if idxs is None:
+        raise ValueError(f"asked for {n} indices, got None: return them")
     if isinstance(idxs, SyntheticQuery):
         if len(idxs.images) != n:
             raise ValueError(f"asked for {n} images, got {len(idxs.images)}")

@@ -18,7 +18,7 @@ from .report.annotation import read_marks
 from .report.comparison import run_key
 from .report.exhibit import Exhibit, find_exhibits
 from .report.write import Wish, write_annotation_page, write_report
-from .results import RunFolder, find_runs
+from .results import RunFolder, find_runs, label_of
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def find(args: argparse.Namespace) -> Found:
     """
     roots = args.report or [args.output]
     where = ", ".join(map(str, roots))
-    folders = [folder for root in roots for folder in find_runs(root)]
+    folders = [folder for root in roots for folder in sorted(find_runs(root), key=_by_label)]
     exhibits = list({e.file_name: e for root in roots for e in find_exhibits(root)}.values())
     if args.dataset:
         wanted = _dataset(args.dataset, folders, where)
@@ -111,6 +111,12 @@ def find(args: argparse.Namespace) -> Found:
         if not exhibits:
             raise UserError(f"--experiment {' '.join(names)}: has not been run in {where}")
     return Found(tuple(folders), tuple(exhibits))
+
+
+def _by_label(folder: RunFolder) -> tuple[str, str]:
+    """Where a run stands in tables; runs lie in the order of their hashes."""
+    config = folder.config
+    return config.dataset, label_of(config.strategy, folder.settings)
 
 
 def _dataset(asked: str, folders: Sequence[RunFolder], where: str) -> str:

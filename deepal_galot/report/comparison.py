@@ -16,6 +16,7 @@ from ..results import Row, RunFolder, label_of
 from .exhibit import Exhibit
 
 COSTS = ("query_seconds", "train_seconds", "extra_train_seconds", "generate_seconds")
+CONTROLS = ("epsilon", "direction", "mode")  # settings that are always said
 OWN = "own_"  # prefix of the columns that a strategy measures itself
 
 
@@ -259,10 +260,10 @@ def _distinct_names(comparisons: list[Comparison]) -> list[Comparison]:
 
 
 def _shared_settings(runs: Sequence[RunFolder]) -> dict[str, str]:
-    """Settings that every run with generated images has."""
+    """Settings that every run with generated images has, but for those that make it a control."""
     items = [set(r.settings.items()) for r in runs if r.config.uses_generated_images]
     common = set.intersection(*items) if items else set()
-    return dict(sorted(common))
+    return {key: value for key, value in sorted(common) if key not in CONTROLS}
 
 
 def _labels(methods: Sequence[Sequence[RunFolder]], shared: Mapping[str, str]) -> list[str]:

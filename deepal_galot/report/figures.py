@@ -15,7 +15,7 @@ import numpy as np
 
 from .comparison import COSTS, Comparison, Curve
 from .exhibit import PaperRow
-from .statistics import LEAST_SEEDS, mean_sem
+from .statistics import has_spread, mean_sem
 from .tables import SECONDS, Table
 
 if TYPE_CHECKING:
@@ -126,8 +126,8 @@ def curves(comparison: Comparison, *, legend: bool = True) -> Figure:
     axes.set_ylabel("test accuracy")
     axes.grid(alpha=0.3)
     if legend:
-        several = any(len(curve.seeds) >= LEAST_SEEDS for curve in comparison.curves)
-        axes.set_title(f"{comparison.title}: mean{' ± SEM' * several} over seeds")
+        spread = " ± SEM" if has_spread(comparison.curves) else ""
+        axes.set_title(f"{comparison.title}: mean{spread} over seeds")
         if many:
             figure.legend(fontsize="small", loc="outside lower left", ncols=beside)
         else:

@@ -23,7 +23,7 @@ from .gallery import MOST_CLASSES, SHOWN, Gallery, Probe
 from .html import asset, csp_hash, data_uri
 from .pseudo_labels import Judge
 from .section import Section
-from .statistics import mean_sem, paired_difference
+from .statistics import has_spread, mean_sem, paired_difference
 from .tables import PERCENT, Cell, Table, with_error
 
 if TYPE_CHECKING:
@@ -255,10 +255,11 @@ def _curves(comparison: Comparison, key: str, alt: str) -> str:
     drawing = _drawing(lambda: figures.curves(comparison, legend=False), f"{key}-drawing", alt)
     order = sorted(enumerate(comparison.curves), key=lambda pair: -pair[1].accuracy[:, -1].mean())
     legend = "\n".join(_legend_line(i, curve) for i, curve in order)
+    bands = ", bands of one standard error" if has_spread(comparison.curves) else ""
     return (
         f'<figure><div class="curves">{drawing}\n<ul class="legend">{legend}</ul></div>\n'
-        f"<figcaption>Mean over n seeds, bands of one standard error; the table below has the "
-        f"numbers.</figcaption></figure>"
+        f"<figcaption>Mean over n seeds{bands}; the table below has the numbers.</figcaption>"
+        f"</figure>"
     )
 
 

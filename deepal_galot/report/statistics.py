@@ -24,6 +24,11 @@ def mean_sem(values: np.ndarray) -> tuple[float, float]:
     return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
+def has_spread(curves: Sequence[Curve]) -> bool:
+    """Whether one of them has seeds enough for a spread."""
+    return any(len(curve.seeds) >= LEAST_SEEDS for curve in curves)
+
+
 def normalized_area(curve: Curve, budgets: Sequence[int]) -> np.ndarray | None:
     """[S] area under accuracy over |L| by trapezoids, divided by the range of |L|.
 

@@ -71,11 +71,12 @@ def accuracy_table(comparison: Comparison) -> Table:
     """Mean ± SEM at each budget, their average, the area; seconds are sums over a run, means over
     seeds, and labels and images those of a run."""
     common, best = comparison.common_budgets, _best(comparison)
-    rows = []
+    some_area, rows = len(common) > 1, []
     for curve in comparison.curves:
         sets = [curve.at([b]) for b in comparison.budgets]
         values = [None if v is None else v[:, 0] for v in sets]
-        values += [curve.average(common), normalized_area(curve, common)]
+        values += [curve.average(common)]
+        values += [normalized_area(curve, common)] if some_area else []
         accuracies = [_accuracy(v, best.get(j)) for j, v in enumerate(values)]
         counts = (len(curve.seeds), curve.labels, curve.images, curve.images_made)
         rows.append((
@@ -83,22 +84,21 @@ def accuracy_table(comparison: Comparison) -> Table:
             *(Cell(f"{curve.cost(k):.1f}", curve.cost(k)) for k in COSTS),
         ))  # fmt: skip
     budgets = (f"{b:,}" for b in comparison.budgets)
-    header = ("strategy", *budgets, "average", "area", "n", "labels", "images", "made", *SECONDS)
-    title = (
-        f"test accuracy in %, {mean_over('n seeds', rows)}; area: under the curve over labels; "
-        f"costs of one run"
-    )
+    means = ("average", "area") if some_area else ("average",)
+    header = ("strategy", *budgets, *means, "n", "labels", "images", "made", *SECONDS)
+    area = "area: under the curve over labels; " if some_area else ""
+    title = f"test accuracy in %, {mean_over('n seeds', rows)}; {area}costs of one run"
     return Table("accuracy", title, header, tuple(rows))
 
 
 def _best(comparison: Comparison) -> dict[int, float]:
-    """Accuracy column -> its highest mean, where there is more than one row."""
+    """Accuracy column -> its highest mean, where not all have the same."""
     common = comparison.common_budgets
     of = [[c.average([b]) for c in comparison.curves] for b in comparison.budgets]
     of.append([c.average(common) for c in comparison.curves])
     of.append([normalized_area(c, common) for c in comparison.curves])
-    means = [[-np.inf if v is None else v.mean() for v in column] for column in of]
-    return {j: max(m) for j, m in enumerate(means) if np.isfinite(m).sum() > 1}
+    means = [[v.mean() for v in column if v is not None] for column in of]
+    return {j: max(m) for j, m in enumerate(means) if m and not np.isclose(max(m), min(m))}
 
 
 def _accuracy(values: np.ndarray | None, best: float | None = None) -> Cell:

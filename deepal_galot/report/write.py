@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -145,13 +146,18 @@ def _with_baseline(comparisons: Sequence[Comparison], baseline: str) -> list[Com
         UserError: none has.
     """
     known = {c.label for comparison in comparisons for c in comparison.curves}
-    if baseline not in known:
+    alike = {label for label in known if _settings(label) == _settings(baseline)}
+    if not alike:
         raise UserError(f"--baseline {baseline!r}: no such method here: "
                         f"{did_you_mean(baseline, known)}")  # fmt: skip
-    return [
-        replace(c, baseline=baseline) if baseline in {m.label for m in c.curves} else c
-        for c in comparisons
-    ]
+    own = [next((m.label for m in c.curves if m.label in alike), c.baseline) for c in comparisons]
+    return [replace(c, baseline=label) for c, label in zip(comparisons, own, strict=True)]
+
+
+def _settings(label: str) -> tuple[str, frozenset[str]]:
+    """A method's name and its settings, which a person may write in another order."""
+    name, _, settings = label.partition(":")
+    return name, frozenset(re.split(r",(?=[\w-]+=)", settings))
 
 
 def _told_apart(comparisons: Sequence[Comparison]) -> list[Comparison]:
@@ -181,7 +187,9 @@ def _write_section(section: Section, folder: Path, bold: bool) -> str:
         title += f"; all GALOT with {label_of('', comparison.shared)}"
     width = shutil.get_terminal_size().columns if bold else None
     first, *others = section.tables
-    lines = [f"{title}: {first.title}", as_text(first, bold=bold, width=width), ""]
+    starred = not bold and any(cell.best for row in first.rows for cell in row)
+    about = f"{first.title}; * is the highest mean of its column" if starred else first.title
+    lines = [f"{title}: {about}", as_text(first, bold=bold, width=width), ""]
     for table in others:
         if table.name in ("differences", "wins_overall") and first.name == "accuracy":
             lines += [table.title, as_text(table, bold=bold, width=width), ""]

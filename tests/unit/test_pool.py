@@ -56,6 +56,8 @@ def test_bad_indices_are_refused(toy, idxs, says):
 
 
 def test_too_few_indices_are_refused():
+    with pytest.raises(ValueError, match="got None: return them"):
+        check_query(None, 1, np.zeros(5, bool))
     with pytest.raises(ValueError, match="asked for 3"):
         check_query([1, 2], 3, np.zeros(5, bool))
 

@@ -106,13 +106,15 @@ def test_table_holds_the_numbers(two_methods):
     assert len({len(line.split()) for line in text.splitlines()[2:]}) == 1
 
 
-def test_a_tie_marks_all_of_it(tmp_path):
+def test_a_tie_marks_all_of_it_and_nothing_where_there_is_nothing_else(tmp_path):
     """Before, the first of equal ones alone."""
     a = finished(tmp_path, [0.5, 0.6])
     b = finished(tmp_path, [0.5, 0.6], strategy="RandomSampling")
     c = finished(tmp_path, [0.4, 0.59], strategy="EntropySampling")
     rows = tables.accuracy_table(compare([a, b, c])[0]).rows
     assert [[cell.best for cell in row[1:4]] for row in rows] == [[True] * 3] * 2 + [[False] * 3]
+    rows = tables.accuracy_table(compare([a, b])[0]).rows
+    assert not any(cell.best for row in rows for cell in row)
 
 
 def test_other_protocols_go_into_other_tables(tmp_path):
@@ -212,6 +214,33 @@ def test_the_fully_supervised_run_joins_every_table_of_its_recipe(tmp_path):
     (alone,) = compare([full])
     assert texts(tables.accuracy_table(alone))[0][1:3] == ["90.0", "90.0"]
     assert "FullySupervised" in tables.as_text(tables.accuracy_table(alone))
+
+
+def test_controls_are_always_called_what_they_are(tmp_path):
+    """Before, where all have ε = 0, the control was called GALOT."""
+    settings = {"epsilon": "0", "n_synthetic": "2"}
+    fields = {"strategy": "GALOT", "mode": "al+gal", "epsilon": 0.0, "n_synthetic": 2.0}
+    (comparison,) = compare([finished(tmp_path, [0.5, 0.7], settings, **fields)])
+    assert [c.label for c in comparison.curves] == ["GALOT:epsilon=0"]
+    assert comparison.shared == {"n_synthetic": "2"}
+
+
+def test_a_baselines_settings_may_stand_in_any_order(tmp_path):
+    fields = {"strategy": "GALOT", "mode": "al+gal"}
+    own = {"epsilon": "0", "template": "a {label}, small"}
+    runs = [finished(tmp_path, [0.5, 0.7], own, epsilon=0.0, template=own["template"], **fields),
+            finished(tmp_path, [0.5, 0.8], **fields)]  # fmt: skip
+    wish = Wish(baseline="GALOT:template=a {label}, small,epsilon=0")
+    assert "points of average accuracy above GALOT:epsilon=0" in write_report(runs, tmp_path, wish)
+
+
+def test_one_budget_has_no_area(tmp_path):
+    runs = [
+        finished(tmp_path, [a], strategy=s) for a, s in ((0.5, "RandomSampling"), (0.6, "BALD"))
+    ]
+    table = tables.accuracy_table(compare(runs)[0])
+    assert "area" not in table.header and "area" not in table.title
+    assert {len(row) for row in table.rows} == {len(table.header)}
 
 
 def test_the_star_goes_to_the_higher_mean_not_the_higher_print(tmp_path):
