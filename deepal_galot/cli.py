@@ -316,6 +316,7 @@ def _complain(error: Exception | str) -> int:
     return 2
 
 
+# With --annotate, --report only says where: so it comes after.
 INSTEAD = ("list", "list_experiments", "predict", "annotate", "report", "dry_run")
 ANYWAY = {"plugin", "output", "data_dir", "help"}  # say where things are
 FOUND = ANYWAY | {"dataset", "experiment", "report", "annotate"}

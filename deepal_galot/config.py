@@ -451,8 +451,8 @@ def resolve(
             raise UserError("--quota sets the number of rounds; leave out --n-rounds")
         values["quota"] = None  # the protocol's
     quota, n_query = values["quota"], values["n_query"]
-    (field,) = (f for f in option_fields() if f.name == "quota")
-    _check_range(field, quota)  # before rounds are made of it
+    fields = {f.name: f for f in option_fields()}
+    _check_range(fields["quota"], quota)  # before rounds are made of it
     if quota is not None and n_query >= 1:
         values["n_rounds"] = -(-quota // n_query)  # of whole numbers of any size
         if quota % n_query == 0:  # then n_rounds says it all, and a run can be extended

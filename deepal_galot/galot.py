@@ -97,7 +97,8 @@ class TextState:
 
     @property
     def measures(self) -> dict[str, float]:
-        """What a round's row says of it; where ε is 0, that no image was generated for it."""
+        """Columns of a round's row: what the ascent took and, where it moved the text, how far and
+        to which score, as means."""
         made = {"ascent_images": int(self.ascent_images)}
         if self.epsilon == 0:
             return made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -98,17 +99,21 @@ def _best(comparison: Comparison) -> dict[int, float]:
     of.append([c.average(common) for c in comparison.curves])
     of.append([normalized_area(c, common) for c in comparison.curves])
     means = [[v.mean() for v in column if v is not None] for column in of]
-    return {j: max(m) for j, m in enumerate(means) if m and not np.isclose(max(m), min(m))}
+    return {j: max(m) for j, m in enumerate(means) if m and not _same(max(m), min(m))}
+
+
+def _same(a: float, b: float) -> bool:
+    """But for what rounding changes in a mean."""
+    return math.isclose(a, b, rel_tol=1e-12)
 
 
 def _accuracy(values: np.ndarray | None, best: float | None = None) -> Cell:
-    """Mean ± SEM in percent; the best if that is the mean, but for what rounding changes."""
+    """Mean ± SEM in percent; the best if that is the mean."""
     if values is None:
         return Cell("")
     mean, sem = mean_sem(PERCENT * values)
     error = None if np.isnan(sem) else sem
-    is_best = best is not None and np.isclose(values.mean(), best, rtol=1e-12, atol=0)
-    return Cell(with_error(mean, sem), mean, error, bool(is_best))
+    return Cell(with_error(mean, sem), mean, error, best is not None and _same(values.mean(), best))
 
 
 def with_error(mean: float, error: float) -> str:
