@@ -92,7 +92,7 @@ def refused(capsys, *args) -> str:
 def test_one_line(tmp_path, monkeypatch, capsys, args, says):
     monkeypatch.chdir(tmp_path)
     defaults = [] if "--output" in args else ["--output", "out"]
-    if not {"--strategy", "--report"} & set(args):
+    if not {"--strategy", "--report", "--predict"} & set(args):
         defaults += ["--strategy", "GALOT"]
     assert says in refused(capsys, *args, *defaults)
     assert not rows_of(tmp_path / "out")
