@@ -219,8 +219,12 @@ def test_an_interrupt_cancels_the_runs_and_their_folders_go_on(cluster, tmp_path
         _thread.interrupt_main()
         return True
 
-    with meanwhile(interrupt) as interrupted:
-        assert run(*args, *ON_RAY) == 130
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell has none
+    try:
+        with meanwhile(interrupt) as interrupted:
+            assert run(*args, *ON_RAY) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert interrupted and "the same command goes on" in capsys.readouterr().err
     wait_for(lambda: not processes("play", tmp_path), seconds=10)
     kept = rows_of(tmp_path / "ray")
