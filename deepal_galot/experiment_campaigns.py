@@ -20,7 +20,16 @@ from .costs import costs_of, totals
 from .engines import play_all
 from .errors import UserError
 from .experiments import ALIASES, EXPERIMENTS, Arm, Experiment, PerClass, Times, named
-from .plan import Plan, Request, Run, configure, default_mode, make_plan, parse_strategy
+from .plan import (
+    Plan,
+    Request,
+    Run,
+    configure,
+    default_mode,
+    make_plan,
+    parse_strategy,
+    setting_text,
+)
 from .report.exhibit import Exhibit, ExhibitArm, is_the_papers, save_real_examples
 from .request import request_of
 from .results import RunFolder, label_of
@@ -144,8 +153,7 @@ def _entry(arm: Arm, request: Request) -> str:
 
 
 def _written(strategy: str, settings: Mapping[str, Any]) -> str:
-    texts = {k: f"{v:.12g}" if isinstance(v, float) else str(v) for k, v in settings.items()}
-    return label_of(strategy, texts)
+    return label_of(strategy, {k: setting_text(v) for k, v in settings.items()})
 
 
 def _label(arm: Arm, config: RunConfig) -> str:

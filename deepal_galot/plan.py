@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +34,7 @@ from .errors import UserError
 from .generator_choice import canonical, check_generator, generator_class, weights_at_hand
 from .pool import check_budget
 from .registry import did_you_mean
-from .results import RunFolder, folder_of, label_of
+from .results import RunFolder, folder_of, label_of, split_label
 from .transfer import check_source, inherited, open_source, source_hash
 
 MODES = ("al", "gal", "al+gal", "full")
@@ -174,11 +173,11 @@ def parse_strategy(text: str) -> tuple[type[Strategy], dict[str, Any]]:
     Raises:
         UserError: an unknown strategy or setting, or a value that does not parse.
     """
-    name, colon, settings = text.partition(":")
+    name, settings = split_label(text)
     cls = registry.strategies.get(name)
     own: dict[str, Any] = {}
     known = {"mode", *(f.name for f in option_fields())}
-    for setting in re.split(r",(?=[\w-]+=)", settings) if colon else []:
+    for setting in settings:
         key, equals, value = setting.partition("=")
         key = key.strip().replace("-", "_")
         if not equals:
@@ -331,7 +330,7 @@ def _classes(
 def _typed(own: Mapping[str, Any]) -> dict[str, str]:
     """Of a strategy's own settings those that tables group runs by."""
     group = {f.name: f.metadata["group"] for f in option_fields()}
-    return {k: _text(v) for k, v in own.items() if group[k] in (BUDGET, TRAINING)}
+    return {k: setting_text(v) for k, v in own.items() if group[k] in (BUDGET, TRAINING)}
 
 
 def _run(
@@ -407,9 +406,10 @@ def _settings(config: RunConfig, default: RunConfig, preset: Mapping[str, Any]) 
     for key in own:
         value, usual = read.get(key), getattr(default, key)
         if key in read and value != (unset[key] if usual is None else usual):
-            differs[key] = _text(value)
+            differs[key] = setting_text(value)
     return differs
 
 
-def _text(value: Any) -> str:
+def setting_text(value: Any) -> str:
+    """A setting's value as --strategy and labels have it."""
     return f"{value:.12g}" if isinstance(value, float) else str(value)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
@@ -311,6 +312,12 @@ def folder_of(output: Path, config: RunConfig, content: Mapping[str, Any]) -> Pa
     """Where a run lives."""
     name = fingerprint(config, content)
     return output / config.dataset / config.strategy / name / f"seed{config.seed}"
+
+
+def split_label(label: str) -> tuple[str, list[str]]:
+    """A method's name and its settings as they are written, which label_of joins."""
+    name, colon, settings = label.partition(":")
+    return name, re.split(r",(?=[\w-]+=)", settings) if colon else []
 
 
 def label_of(strategy: str, settings: Mapping[str, str]) -> str:

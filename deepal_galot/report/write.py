@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ from pathlib import Path
 from ..disk import atomic_write
 from ..errors import UserError, said
 from ..registry import did_you_mean
-from ..results import RunFolder, label_of
+from ..results import RunFolder, label_of, split_label
 from .annotation import Annotation, annotation_page
 from .comparison import Comparison, compare, merge, of_exhibit, run_key
 from .exhibit import Exhibit
@@ -156,8 +155,8 @@ def _with_baseline(comparisons: Sequence[Comparison], baseline: str) -> list[Com
 
 def _settings(label: str) -> tuple[str, frozenset[str]]:
     """A method's name and its settings, which a person may write in another order."""
-    name, _, settings = label.partition(":")
-    return name, frozenset(re.split(r",(?=[\w-]+=)", settings))
+    name, settings = split_label(label)
+    return name, frozenset(settings)
 
 
 def _told_apart(comparisons: Sequence[Comparison]) -> list[Comparison]:

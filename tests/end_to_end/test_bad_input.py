@@ -71,6 +71,7 @@ def refused(capsys, *args) -> str:
         (["--strategy", "MarginSampling", "--mode", "gal"], "MarginSampling generates no images"),
         (["--plugin", "nowhere.py"], "--plugin nowhere.py: no such file"),
         (["--predict", "x"], "go together"),
+        (["--strategy", "GALOT:epsilon=1,epsilon=2"], "sets epsilon twice"),
         (["--predict", "nowhere", "--from", "x"], "no such folder"),
         (["--class-names", "x.txt"], "add --mode gal"),
         (["--class-names", "x.txt", "--mode", "gal"], "needs --image-size N"),

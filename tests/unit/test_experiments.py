@@ -70,6 +70,8 @@ def test_recipes_are_the_papers_and_moderns_under_any_protocol(protocol):
             assert getattr(config, key) == getattr(theirs.config, key), key
     assert (averaged.schedule, averaged.label_smoothing) == ("onecycle", 0)
     assert len(plan.runs) == 3 and {run.config.cycles for run in plan.runs} == {1}
+    small = plan_of(ask("recipes", args_of("--scale", "small", "--protocol", protocol)))
+    assert {run.config.cycles for run in small.runs} == {1}  # before, small was the larger one
 
 
 def test_runs_that_differ_in_training_are_told_apart_while_they_run():

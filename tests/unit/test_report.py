@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
+from deepal_galot.cli import build_parser
 from deepal_galot.errors import UserError
 from deepal_galot.report import figures, statistics, tables
 from deepal_galot.report.comparison import Curve, compare, merge, of_exhibit
@@ -26,6 +27,7 @@ from deepal_galot.report.pseudo_labels import find_judge
 from deepal_galot.report.statements import statements
 from deepal_galot.report.tables import Cell, Table
 from deepal_galot.report.write import Wish, write_report
+from deepal_galot.reporting import find
 from deepal_galot.results import RunFolder, find_runs
 from helpers import small_config
 
@@ -234,6 +236,16 @@ def test_a_baselines_settings_may_stand_in_any_order(tmp_path):
     assert "points of average accuracy above GALOT:epsilon=0" in write_report(runs, tmp_path, wish)
 
 
+def test_a_report_of_folders_has_the_order_of_labels(tmp_path):
+    """Before, that of the runs' hashes."""
+    values = [2.0, 3.0, 5.0, 7.0, 9.0]
+    for value in values:
+        finished(tmp_path, [0.5, 0.7], {"oversample": f"{value:g}"}, strategy="GALOT",
+                 mode="al+gal", oversample=value)  # fmt: skip
+    found = find(build_parser().parse_args(["--report", "--output", str(tmp_path)])).folders
+    assert [f.config.oversample for f in found] == values
+
+
 def test_one_budget_has_no_area(tmp_path):
     runs = [
         finished(tmp_path, [a], strategy=s) for a, s in ((0.5, "RandomSampling"), (0.6, "BALD"))
@@ -402,6 +414,11 @@ def test_two_seeds_claim_no_spread(tmp_path):
     text = write_report(runs, tmp_path)
     assert "±" not in text and "fewer than 3 seeds" in text
     assert "test accuracy in %, mean over n seeds" in text
+    page = tmp_path / "report" / "index.html"
+    assert "Mean over n seeds; the table" in page.read_text()
+    third = [finished(tmp_path, [0.5, 0.6], seed=2)]
+    write_report(runs + third, tmp_path)
+    assert "Mean over n seeds, bands of one standard error; the table" in page.read_text()
     assert tables.win_table(comparison) is None
 
 
