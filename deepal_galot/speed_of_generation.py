@@ -153,7 +153,7 @@ class _Report:
         )
         # First, because this alone needs no GPU.
         unet = self.architecture.components(torch.device("cpu")).unet
-        yield from arrival_lines(KeysAndValues(unet, 1), self.architecture.embeddings(2, seed=1))
+        yield from arrival_lines(KeysAndValues(unet), self.architecture.embeddings(2, seed=1))
         plain = {}
         for steps, batch, seconds, dtype in self._plain():
             plain[steps] = batch / statistics.median(seconds)  # the last one is the largest batch

@@ -145,8 +145,7 @@ class DiffusionGenerator(Generator):
         """Compile the UNet and the decoder, for batches of one size each, where no gradient is
         taken; in float32, where the gradient's networks are these, everywhere."""
         self._compiled = True
-        self.networks.unet.compile(dynamic=False)
-        self.networks.vae.decoder.compile(dynamic=False)
+        self.networks.compile()
 
     def checkpoint(self) -> None:
         self._exact.checkpoint()

@@ -8,12 +8,17 @@ as the sum of two numbers.
 
 from __future__ import annotations
 
+import importlib.util
 from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from .group_norm import norm_by_channels
+
+HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 class Networks(nn.Module):
@@ -34,17 +39,24 @@ class Networks(nn.Module):
             dtype: of their weights and arithmetic.
         """
         super().__init__()
-        self.text = KeysAndValues(unet, parts_in(dtype)).to(device)
+        self.text = KeysAndValues(unet).to(device)
         # Convolutions on a GPU's matrix units want the channels last.
-        layout = torch.channels_last if device.type == "cuda" else torch.preserve_format
-        self.unet = unet.to(device, dtype, memory_format=layout)
-        self.vae = vae.to(device, dtype, memory_format=layout)
+        self.layout = torch.channels_last if device.type == "cuda" else torch.preserve_format
+        self.unet = unet.to(device, dtype, memory_format=self.layout)
+        self.vae = vae.to(device, dtype, memory_format=self.layout)
         self.eval().requires_grad_(False)
 
     @property
     def dtype(self) -> torch.dtype:
         """Of the UNet and the VAE."""
         return self.unet.dtype
+
+    def compile(self) -> None:
+        """The UNet and the decoder, for batches of one size each."""
+        if self.layout == torch.channels_last:
+            norm_by_channels(self)
+        self.unet.compile(dynamic=False)
+        self.vae.decoder.compile(dynamic=False)
 
     def checkpoint(self) -> None:
         """Keep no activations of a block for its gradient; they are computed again."""
@@ -57,7 +69,7 @@ class Networks(nn.Module):
         Args:
             x: latents; cast to the network's dtype.
             t: the time step.
-            text: [B, L, M·P] from `read`.
+            text: [B, P, L, M] from `read`.
             guidance: [1, G] embedding of the guidance scale, for models that are told it.
         """
         if guidance is not None:
@@ -66,7 +78,7 @@ class Networks(nn.Module):
         return noise.sample.to(x)
 
     def read(self, text: Tensor) -> Tensor:
-        """What the UNet reads of keys and values [B, L, M] from `text`: [B, L, M·P], its dtype."""
+        """What the UNet reads of keys and values [B, L, M] from `text`: [B, P, L, M], its dtype."""
         return split(text, self.dtype)
 
     def images(self, x: Tensor) -> Tensor:
@@ -86,17 +98,16 @@ class KeysAndValues(nn.Module):
 
     weight: Tensor
 
-    def __init__(self, unet: nn.Module, parts: int) -> None:
+    def __init__(self, unet: nn.Module) -> None:
         super().__init__()
         attentions = cross_attentions(unet)
         matrices = [m.weight.detach() for a in attentions for m in (a.to_k, a.to_v)]
         self.register_buffer("weight", torch.cat(matrices).float())
-        edges = accumulate((parts * len(m) for m in matrices), initial=0)
+        edges = accumulate(map(len, matrices), initial=0)
         slices = [slice(*ends) for ends in pairwise(edges)]
         for attention, keys, values in zip(attentions, slices[::2], slices[1::2], strict=True):
             attention.to_k = attention.to_v = None
-            _widen(attention.to_q, attention.to_out[0], parts)
-            attention.set_processor(_TextAttention(keys, values, parts))
+            attention.set_processor(_TextAttention(keys, values))
 
     def forward(self, c: Tensor) -> Tensor:
         return F.linear(c, self.weight)
@@ -107,8 +118,7 @@ class KeysAndValues(nn.Module):
         Returns:
             [B, L, D] float64: the least-squares solution for c of W·c = what the parts sum to.
         """
-        parts = split(self(c), dtype).double().unflatten(-1, (-1, parts_in(dtype)))
-        read = parts.sum(-1).flatten(0, 1)
+        read = split(self(c), dtype).double().sum(1).flatten(0, 1)
         solution = torch.linalg.lstsq(self.weight.double(), read.mT, driver="gels").solution
         return solution.mT.reshape(c.shape)
 
@@ -122,41 +132,52 @@ def parts_in(dtype: torch.dtype) -> int:
 
 
 def split(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """[B, L, M] -> [B, L, M·P] in this dtype, the parts of each number side by side."""
+    """[B, L, M] -> [B, P, L, M] in this dtype, which sum to it."""
     parts = []
     for _ in range(parts_in(dtype)):
         parts.append(x.to(dtype))
         x = x - parts[-1]
-    return torch.stack(parts, -1).flatten(-2)
-
-
-def _widen(to_q: nn.Linear, to_out: nn.Linear, parts: int) -> None:
-    """Let a cross-attention's queries be said P times, and its P answers be summed on the way out.
-
-    Σ_p q·k_p is one product of heads P times as wide, and W·Σ_p v_p one with W's columns repeated.
-    """
-    for layer, name, axis in ((to_q, "weight", 0), (to_q, "bias", 0), (to_out, "weight", 1)):
-        own = getattr(layer, name)
-        if own is not None and parts > 1:
-            setattr(layer, name, nn.Parameter(own.detach().repeat_interleave(parts, axis)))
+    return torch.stack(parts, 1)
 
 
 class _TextAttention:
-    """Cross-attention whose keys and values are made already; a diffusers attention processor, of
-    layers that are widened for the parts of each number."""
+    """Cross-attention whose keys and values are made already; a diffusers attention processor."""
 
-    def __init__(self, keys: slice, values: slice, parts: int) -> None:
-        self.keys, self.values, self.parts = keys, values, parts
+    def __init__(self, keys: slice, values: slice) -> None:
+        self.keys, self.values = keys, values
 
     def __call__(
         self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, **unused: Any
     ) -> Tensor:
-        own = attn.to_q(hidden_states)
-        of_text = (encoder_hidden_states[..., place] for place in (self.keys, self.values))
-        q, k, v = (x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in (own, *of_text))
-        scale = (q.shape[-1] // self.parts) ** -0.5
-        read = F.scaled_dot_product_attention(q, k, v, scale=scale)
-        return attn.to_out[1](attn.to_out[0](read.transpose(1, 2).flatten(2)))  # product, dropout
+        q = attn.to_q(hidden_states)
+        k, v = (encoder_hidden_states[..., place] for place in (self.keys, self.values))
+        return attn.to_out[1](attn.to_out[0](attend(q, k, v, attn.heads)))  # product, dropout
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """softmax(q·(Σ_p k_p)ᵀ/√d)·Σ_p v_p of each head.
+
+    Args:
+        q: [B, S, H·d].
+        k, v: [B, P, L, H·d], in q's dtype.
+        heads: H.
+
+    Returns:
+        [B, S, H·d].
+    """
+    if q.is_cuda and HAS_TRITON and not torch.is_grad_enabled():
+        from . import attention_kernel
+
+        if attention_kernel.fits(q, k, heads):
+            return attention_kernel.operator(q, k, v, heads)
+    # As heads P times as wide, whose answers are summed.
+    parts, width = k.shape[1], q.shape[-1] // heads
+    wide = (
+        x.unflatten(-1, (heads, width)).permute(0, 3, 2, 1, 4).flatten(3)
+        for x in (q[:, None].expand(-1, parts, -1, -1), k, v)
+    )
+    read = F.scaled_dot_product_attention(*wide, scale=width**-0.5)  # [B, H, S, P·d]
+    return read.unflatten(-1, (parts, width)).sum(-2).transpose(1, 2).flatten(2)
 
 
 def cross_attentions(unet: nn.Module) -> list[Any]:

@@ -17,6 +17,8 @@ from deepal_galot.request import ALL
 from deepal_galot.speed import main as speed
 from deepal_galot.speed import make_problem, pool_strategies
 from deepal_galot.timing import measured, with_spread
+from generators import attention_kernel
+from generators.networks import attend
 from generators.text_optimization import score_gradient
 from generators.tiny import Tiny
 from helpers import QUICK, rows_of, run_benchmark, small_config
@@ -218,6 +220,25 @@ def test_images_a_second_of_full_size_stable_diffusion(capsys):
     assert ours[50] >= 4.7 and ours[20] >= 11  # the goal at T = 50 is 5; 4.82 was seen
     ratios = re.findall(r"ours is ([\d.]+)× plain with batch 10 at T=(\d+)", said)
     assert len(ratios) == 2 and all(float(ratio) >= 1.4 for ratio, _ in ratios)
+
+
+@pytest.mark.parametrize("dtype, off", [(torch.bfloat16, 4e-3), (torch.float16, 5e-4)])
+@pytest.mark.parametrize(
+    "queries, heads, width, tokens", [(4096, 5, 64, 77), (200, 3, 40, 24), (7, 2, 16, 128)]
+)
+def test_the_attention_kernel_reads_both_parts(dtype, off, queries, heads, width, tokens):
+    """Against float64; and the second part matters."""
+    torch.manual_seed(0)
+    q = torch.randn(3, queries, heads * width, device="cuda").to(dtype)
+    text = torch.randn(3, 2, tokens, 4 * heads * width, device="cuda")
+    text[:, 1] /= 8
+    k, v = text.to(dtype)[..., : 2 * heads * width].chunk(2, -1)
+    assert attention_kernel.fits(q, k, heads)
+    with torch.no_grad():
+        answer = attend(q, k, v, heads).double()
+        expected = attend(*(x.double() for x in (q, k, v)), heads)
+        of_one = attend(*(x.double() for x in (q, k[:, :1], v[:, :1])), heads)
+    assert (answer - expected).norm() < off * expected.norm() < 0.1 * (of_one - expected).norm()
 
 
 def test_sixteen_bits_draw_the_same_picture():

@@ -1,12 +1,16 @@
 """How the text enters the UNet: exact keys and values, and how much of ‖c − c0‖ arrives."""
 
 import copy
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from deepal_galot.errors import UserError
 from generators.diffusion import DiffusionGenerator
+from generators.group_norm import ChannelwiseGroupNorm, norm_by_channels
 from generators.networks import (
     KeysAndValues,
     Networks,
@@ -34,8 +38,8 @@ def stock():
 def test_split_keeps_the_digits_of_two_numbers(dtype, digits):
     x = torch.randn(2, 3, 1000, generator=torch.Generator().manual_seed(0))
     parts = split(x, dtype)
-    assert parts.dtype == dtype and parts.shape == (2, 3, 1000 * parts_in(dtype))
-    read = parts.double().unflatten(-1, (1000, -1)).sum(-1)
+    assert parts.dtype == dtype and parts.shape == (2, parts_in(dtype), 3, 1000)
+    read = parts.double().sum(1)
     assert ((read - x).abs() <= 2.0**-digits * x.abs() + 2.0**-25).all()
 
 
@@ -47,20 +51,78 @@ def test_attention_reads_the_sum_of_the_parts(stock, parts):
     before = [len(m.weight) for a in cross_attentions(unet)[:-1] for m in (a.to_k, a.to_v)]
     width, heads = len(attention.to_k.weight), attention.heads
     to_q, to_out = copy.deepcopy(attention.to_q), copy.deepcopy(attention.to_out[0])
-    text = KeysAndValues(unet, parts)
+    text = KeysAndValues(unet)
     rng = torch.Generator().manual_seed(0)
-    kv = torch.randn(2, 5, len(text.weight), parts, generator=rng, dtype=torch.float64)
+    kv = torch.randn(2, parts, 5, len(text.weight), generator=rng, dtype=torch.float64)
     x = torch.randn(2, 9, width, generator=rng, dtype=torch.float64)
     with torch.no_grad():
-        answer = attention(x, encoder_hidden_states=kv.flatten(-2))
+        answer = attention(x, encoder_hidden_states=kv)
         start, per_head = sum(before), (2, -1, heads, width // heads)
-        k = kv.sum(-1)[..., start : start + width].view(per_head)
-        v = kv.sum(-1)[..., start + width : start + 2 * width].view(per_head)
+        k = kv.sum(1)[..., start : start + width].view(per_head)
+        v = kv.sum(1)[..., start + width : start + 2 * width].view(per_head)
         q = to_q(x).view(per_head)
         logits = torch.einsum("bshd,blhd->bhsl", q, k) / (width // heads) ** 0.5
         read = torch.einsum("bhsl,blhd->bshd", logits.softmax(-1), v).flatten(2)
         expected = to_out(read)
     torch.testing.assert_close(answer, expected, rtol=1e-10, atol=1e-10)
+
+
+KERNEL = """
+import torch
+from generators.attention_kernel import attend, fits
+from generators.networks import attend as plain
+
+torch.manual_seed(0)
+sizes = (2, 150, 3, 64, 77), (1, 16, 2, 40, 24), (1, 4, 4, 16, 128)
+for batch, queries, heads, width, tokens in sizes:
+    q = torch.randn(batch, queries, heads * width).half()
+    text = torch.randn(batch, 2, tokens, 3 * heads * width)
+    text[:, 1] /= 8
+    k, v, _ = text.half().chunk(3, -1)
+    assert fits(q, k, heads) and not fits(q.float(), k, heads) and not fits(q, k[:, :1], heads)
+    expected = plain(q.double(), k.double(), v.double(), heads)
+    off = (attend(q, k, v, heads) - expected).norm() / expected.norm()
+    print(f"{width} wide, {tokens} tokens: off by {off:.1e}")
+    assert off < 5e-4
+"""
+
+
+def test_the_kernel_of_a_gpu_in_triton_s_interpreter():
+    """float16, because the interpreter has no bfloat16."""
+    pytest.importorskip("triton")
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", KERNEL], env=environment, capture_output=True, text=True
+    )
+    print(done.stdout)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("dtype, off", [(torch.float64, 1e-12), (torch.bfloat16, 0.02)])
+@pytest.mark.parametrize("shape", [(3, 64, 5, 7), (2, 64, 9)])
+def test_group_norm_by_channels_is_group_norm(dtype, off, shape):
+    torch.manual_seed(0)
+    norm = torch.nn.GroupNorm(32, 64, eps=1e-3).to(dtype)
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    x = (torch.randn(shape) * torch.rand(64).view(64, *[1] * (len(shape) - 2)) + 3).to(dtype)
+    answer = ChannelwiseGroupNorm(norm)(x)
+    assert answer.dtype == dtype
+    torch.testing.assert_close(answer, norm(x), rtol=off, atol=off)
+
+
+def test_networks_answer_alike_with_norms_by_channels(stock):
+    networks = Networks(copy.deepcopy(stock.unet), copy.deepcopy(stock.vae), torch.float32, CPU)
+    rng = torch.Generator().manual_seed(0)
+    x, c = torch.randn(3, 4, 8, 8, generator=rng), torch.randn(3, 24, 64, generator=rng)
+    with torch.no_grad():
+        text = networks.read(networks.text(c))
+        before = networks.noise(x, torch.tensor(500), text), networks.images(x)
+        norm_by_channels(networks)
+        after = networks.noise(x, torch.tensor(500), text), networks.images(x)
+    assert not any(type(m) is torch.nn.GroupNorm for m in networks.modules())
+    for a, b in zip(before, after, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
 def unet_of(stock, dtype, x):
