@@ -13,7 +13,7 @@ from triton import language as tl
 
 LOG2_E = 1.4426950408889634
 MOST_TOKENS, WIDEST_HEAD = 128, 128  # the text of a head stays in a multiprocessor's memory
-QUERIES, WARPS = 128, 8  # of a program; the fastest of four choices on an H200
+QUERIES, WARPS = 128, 8  # of a program
 
 
 @triton.jit
