@@ -1,4 +1,4 @@
-"""Cross-attention of a 16-bit network on a GPU, as one Triton kernel.
+"""Cross-attention of a compiled 16-bit network on a GPU, as one Triton kernel.
 
 By torch's own attention, which reads one number of each key and value, queries and answers would
 have to be twice as wide, and with them the products before and after.
@@ -55,10 +55,10 @@ def _kernel(
 
 
 def fits(q: Tensor, k: Tensor, heads: int) -> bool:
-    """Whether `attend` can do this."""
+    """Whether `attend` can do this; on AMD's GPUs it was never tried."""
     _, parts, n_tokens, width = k.shape
     small = n_tokens <= MOST_TOKENS and width // heads <= WIDEST_HEAD
-    return parts == 2 and small and q.dtype.itemsize == 2
+    return parts == 2 and small and q.dtype.itemsize == 2 and torch.version.hip is None
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:

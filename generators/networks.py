@@ -8,7 +8,6 @@ as the sum of two numbers.
 
 from __future__ import annotations
 
-import importlib.util
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -17,8 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .group_norm import norm_by_channels
-
-HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 class Networks(nn.Module):
@@ -41,9 +38,9 @@ class Networks(nn.Module):
         super().__init__()
         self.text = KeysAndValues(unet).to(device)
         # Convolutions on a GPU's matrix units want the channels last.
-        self.layout = torch.channels_last if device.type == "cuda" else torch.preserve_format
-        self.unet = unet.to(device, dtype, memory_format=self.layout)
-        self.vae = vae.to(device, dtype, memory_format=self.layout)
+        layout = torch.channels_last if device.type == "cuda" else torch.preserve_format
+        self.unet = unet.to(device, dtype, memory_format=layout)
+        self.vae = vae.to(device, dtype, memory_format=layout)
         self.eval().requires_grad_(False)
 
     @property
@@ -53,7 +50,7 @@ class Networks(nn.Module):
 
     def compile(self) -> None:
         """The UNet and the decoder, for batches of one size each."""
-        if self.layout == torch.channels_last:
+        if self.text.weight.is_cuda:
             norm_by_channels(self)
         self.unet.compile(dynamic=False)
         self.vae.decoder.compile(dynamic=False)
@@ -165,8 +162,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     Returns:
         [B, S, H·d].
     """
-    if q.is_cuda and HAS_TRITON and not torch.is_grad_enabled():
-        from . import attention_kernel
+    if torch.compiler.is_compiling() and q.is_cuda and not torch.is_grad_enabled():
+        from . import attention_kernel  # of Triton, which compiling for a GPU needs anyway
 
         if attention_kernel.fits(q, k, heads):
             return attention_kernel.operator(q, k, v, heads)
