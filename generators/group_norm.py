@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 
 class ChannelwiseGroupNorm(nn.Module):
-    """nn.GroupNorm with statistics of each channel first, of which a group's follow.
+    """nn.GroupNorm from each channel's mean and variance.
 
-    A group of channels that are last is scattered over memory, a channel's image and the next
-    one's are read together. With groups as large as they are equal, a group's mean is the mean of
-    its channels' means, and its variance the mean of their variances plus the variance of their
-    means. torch's own is the faster one without a compiler.
+    Where channels are last, a group is a few neighbours at each pixel, scattered over memory, and
+    all channels together are one stretch of it. A group's mean is the mean of its channels' means,
+    its variance the mean of their variances plus the variance of their means. Without a compiler
+    torch's own is faster.
     """
 
     def __init__(self, norm: nn.GroupNorm) -> None:

@@ -106,9 +106,13 @@ def test_group_norm_by_channels_is_group_norm(dtype, off, shape):
     torch.nn.init.normal_(norm.weight)
     torch.nn.init.normal_(norm.bias)
     x = (torch.randn(shape) * torch.rand(64).view(64, *[1] * (len(shape) - 2)) + 3).to(dtype)
-    answer = ChannelwiseGroupNorm(norm)(x)
+    x.requires_grad_()
+    answer, expected = ChannelwiseGroupNorm(norm)(x), norm(x)
     assert answer.dtype == dtype
-    torch.testing.assert_close(answer, norm(x), rtol=off, atol=off)
+    torch.testing.assert_close(answer, expected, rtol=off, atol=off)
+    if dtype == torch.float64:
+        gradients = [torch.autograd.grad(y.square().sum(), x)[0] for y in (answer, expected)]
+        torch.testing.assert_close(*gradients, rtol=1e-8, atol=1e-8)
 
 
 def test_networks_answer_alike_with_norms_by_channels(stock):
