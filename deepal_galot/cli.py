@@ -303,11 +303,11 @@ def _ended_like_interrupted() -> Iterator[None]:
 
 def _fault(error: BaseException) -> str | None:
     """The line about an error that is none of ours; None if it is one."""
-    from .device import is_out_of_memory
+    from .device import compiler_fault, is_out_of_memory
 
     if is_out_of_memory(error):
         return f"out of memory ({said(error)}); {KEPT} where there is more"
-    return registry.plugin_fault(error)
+    return compiler_fault(error) or registry.plugin_fault(error)
 
 
 def _complain(error: Exception | str) -> int:

@@ -37,6 +37,17 @@ def has_bfloat16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
+def compiler_fault(error: BaseException) -> str | None:
+    """The line about a failure of torch.compile; None if the error is another."""
+    if "TorchDynamoException" not in {kind.__name__ for kind in type(error).__mro__}:
+        return None
+    first = next(iter(str(error).splitlines()), "")
+    return (
+        f"--compile: {first or type(error).__name__}; it needs a C++ compiler (g++), on a GPU a C "
+        f"compiler and Triton, too; without --compile the same command goes on"
+    )
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed, of a device, of torch on the CPU or of Python."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):

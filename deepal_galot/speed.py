@@ -28,7 +28,7 @@ from .campaign import machine
 from .classifiers.base import Classifier
 from .config import HUGE, resolve, usual_values
 from .datasets.base import DatasetSpec
-from .device import is_out_of_memory, pick_device
+from .device import compiler_fault, is_out_of_memory, pick_device
 from .errors import UserError, said
 from .flags import Parser
 from .learner import Learner, Outputs
@@ -298,9 +298,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
+        fault = compiler_fault(error)
+        if is_out_of_memory(error):
+            fault = f"out of memory ({said(error)}): ask for less"
+        if fault is None:
             raise
-        print(f"error: out of memory ({said(error)}): ask for less", file=sys.stderr)
+        print(f"error: {fault}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)

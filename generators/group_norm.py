@@ -25,7 +25,7 @@ class ChannelwiseGroupNorm(nn.Module):
         self.weight, self.bias = norm.weight, norm.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, *] -> [B, C, *], calculated in at least float32."""
+        """[B, C, *], with one dimension or more after C -> the same; in at least float32."""
         dtype = torch.promote_types(x.dtype, torch.float32)
         of_channels = torch.var_mean(x.to(dtype), tuple(range(2, x.ndim)), correction=0)
         variance, mean = (v.unflatten(1, (self.groups, -1)) for v in of_channels)

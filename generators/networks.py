@@ -17,6 +17,8 @@ from torch.nn import functional as F
 
 from .group_norm import norm_by_channels
 
+KERNEL_SINCE = (8, 0)  # CUDA's compute capability; on older ones, and AMD's, it was never tried
+
 
 class Networks(nn.Module):
     """A UNet and a VAE in one dtype, with the text's keys and values in float32.
@@ -49,9 +51,15 @@ class Networks(nn.Module):
         return self.unet.dtype
 
     def compile(self) -> None:
-        """The UNet and the decoder, for batches of one size each."""
-        if self.text.weight.is_cuda:
-            norm_by_channels(self)
+        """The UNet and the decoder, for batches of one size each; on a GPU also with group norms
+        and cross-attention of our own, which a compiler makes faster than torch's."""
+        device = self.text.weight.device
+        if device.type == "cuda":
+            norm_by_channels(self.unet)
+            norm_by_channels(self.vae.decoder)
+            if not torch.version.hip and torch.cuda.get_device_capability(device) >= KERNEL_SINCE:
+                for attention in cross_attentions(self.unet):
+                    attention.processor.by_kernel = True
         self.unet.compile(dynamic=False)
         self.vae.decoder.compile(dynamic=False)
 
@@ -138,32 +146,39 @@ def split(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class _TextAttention:
-    """Cross-attention whose keys and values are made already; a diffusers attention processor."""
+    """Cross-attention whose keys and values are made already; a diffusers attention processor.
+
+    Attributes:
+        by_kernel: whether by ours of Triton, where that can.
+    """
 
     def __init__(self, keys: slice, values: slice) -> None:
         self.keys, self.values = keys, values
+        self.by_kernel = False
 
     def __call__(
         self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, **unused: Any
     ) -> Tensor:
         q = attn.to_q(hidden_states)
         k, v = (encoder_hidden_states[..., place] for place in (self.keys, self.values))
-        return attn.to_out[1](attn.to_out[0](attend(q, k, v, attn.heads)))  # product, dropout
+        read = attend(q, k, v, attn.heads, self.by_kernel)
+        return attn.to_out[1](attn.to_out[0](read))  # product, dropout
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, by_kernel: bool = False) -> Tensor:
     """softmax(q·(Σ_p k_p)ᵀ/√d)·Σ_p v_p of each head.
 
     Args:
         q: [B, S, H·d].
         k, v: [B, P, L, H·d], in q's dtype.
         heads: H.
+        by_kernel: by ours of Triton, if it is for these and no gradient is taken.
 
     Returns:
         [B, S, H·d].
     """
-    if torch.compiler.is_compiling() and q.is_cuda and not torch.is_grad_enabled():
-        from . import attention_kernel  # of Triton, which compiling for a GPU needs anyway
+    if by_kernel and not torch.is_grad_enabled():
+        from . import attention_kernel  # here, because Triton is where a compiler for GPUs is
 
         if attention_kernel.fits(q, k, heads):
             return attention_kernel.operator(q, k, v, heads)

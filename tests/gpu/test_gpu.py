@@ -236,7 +236,7 @@ def test_the_attention_kernel_reads_both_parts(dtype, off, queries, heads, width
     text[:, 1] /= 8
     k, v = text.to(dtype)[..., : 2 * heads * width].chunk(2, -1)
     with torch.no_grad():
-        answer = torch.compile(attend, fullgraph=True)(q, k, v, heads).double()
+        answer = torch.compile(attend, fullgraph=True)(q, k, v, heads, True).double()
         expected = attend(*(x.double() for x in (q, k, v)), heads)
         of_one = attend(*(x.double() for x in (q, k[:, :1], v[:, :1])), heads)
     assert torch.equal(answer, attention_kernel.attend(q, k, v, heads).double())

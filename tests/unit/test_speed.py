@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from deepal_galot import registry, speed, speed_of_training, timing
+from deepal_galot import cli, registry, speed, speed_of_training, timing
 from deepal_galot.classifiers.resnet18 import ResNet18
 from deepal_galot.classifiers.small_cnn import SmallCNN
 from deepal_galot.config import resolve
@@ -232,6 +232,20 @@ def test_lost_memory_and_an_interrupt_are_one_line(capsys, monkeypatch, error, c
     monkeypatch.setattr(speed_of_training, "_images", fails)
     assert speed.main(["train", "--device", "cpu"]) == code
     assert capsys.readouterr().err == says
+
+
+def test_a_compiler_that_is_missing_is_one_line(capsys, monkeypatch):
+    from torch._inductor import config
+
+    monkeypatch.setattr(config.cpp, "cxx", (None, "no-such-compiler"))
+    draw = torch.compile(lambda x: x.sin() + 1, dynamic=False)
+    monkeypatch.setattr(speed_of_training, "_images", lambda *args: draw(torch.rand(3)))
+    monkeypatch.setattr(cli, "_run", lambda args: draw(torch.rand(3)))
+    for command in (speed.main, lambda flags: cli.main([])):
+        assert command(["train", "--device", "cpu"]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("error: --compile: ") and said.count("\n") == 1
+        assert "no-such-compiler" in said and "without --compile the same command goes on" in said
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):
