@@ -98,6 +98,27 @@ def test_the_kernel_of_a_gpu_in_triton_s_interpreter():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.filterwarnings("ignore:Dynamo detected")
+def test_a_compiled_unet_reads_the_text_by_the_kernel(stock):
+    """As one graph; it is traced, not run, which takes a GPU."""
+    pytest.importorskip("triton")
+    networks = Networks(copy.deepcopy(stock.unet), copy.deepcopy(stock.vae), torch.bfloat16, CPU)
+    attentions = cross_attentions(networks.unet)
+    for attention in attentions:
+        attention.processor.by_kernel = True
+    x, calls = torch.randn(2, 4, 8, 8), []
+
+    def instead(graph, inputs):
+        calls.append(graph.code.count("torch.ops.deepal_galot.attend"))
+        return lambda *args: (x,)
+
+    networks.unet.compile(backend=instead, fullgraph=True, dynamic=False)
+    with torch.no_grad():
+        text = networks.read(networks.text(torch.randn(2, 24, 64)))
+        networks.noise(x, torch.tensor(500), text)
+    assert calls == [len(attentions)]
+
+
 @pytest.mark.parametrize("dtype, off", [(torch.float64, 1e-12), (torch.bfloat16, 0.02)])
 @pytest.mark.parametrize("shape", [(3, 64, 5, 7), (2, 64, 9)])
 def test_group_norm_by_channels_is_group_norm(dtype, off, shape):
