@@ -298,9 +298,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except (RuntimeError, MemoryError) as error:
-        fault = compiler_fault(error)
-        if is_out_of_memory(error):
-            fault = f"out of memory ({said(error)}): ask for less"
+        lost = f"out of memory ({said(error)}): ask for less"
+        fault = lost if is_out_of_memory(error) else compiler_fault(error)
         if fault is None:
             raise
         print(f"error: {fault}", file=sys.stderr)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from .group_norm import norm_by_channels
 
-KERNEL_SINCE = (8, 0)  # CUDA's compute capability; on older ones, and AMD's, it was never tried
+KERNEL_SINCE = (8, 0)  # compute capability: run on 9.0, compiled for 8.0 to 12.1; not AMD's
 
 
 class Networks(nn.Module):

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 from deepal_galot.errors import UserError
 from generators.diffusion import DiffusionGenerator
@@ -96,6 +97,22 @@ def test_the_kernel_of_a_gpu_in_triton_s_interpreter():
     )
     print(done.stdout)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("capability, by_kernel", [((9, 0), True), ((7, 5), False)])
+def test_compiling_for_a_gpu_takes_norms_and_attention_of_our_own(
+    stock, monkeypatch, capability, by_kernel
+):
+    """On a device that is none."""
+    networks = Networks(copy.deepcopy(stock.unet), copy.deepcopy(stock.vae), torch.float16, CPU)
+    with FakeTensorMode():
+        networks.text.weight = torch.empty(1, device="cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    networks.compile()
+    for part in (networks.unet, networks.vae.decoder):
+        assert any(type(m) is ChannelwiseGroupNorm for m in part.modules())
+        assert not any(type(m) is torch.nn.GroupNorm for m in part.modules())
+    assert {a.processor.by_kernel for a in cross_attentions(networks.unet)} == {by_kernel}
 
 
 @pytest.mark.filterwarnings("ignore:Dynamo detected")
