@@ -20,6 +20,7 @@ from . import auxiliary_norm
 from .augmentation import augment, draw
 from .capture import Captured, Inputs, stream_for_graphs
 from .classifiers.base import Classifier
+from .compiled_layers import in_compiled_forms
 from .config import RunConfig
 from .errors import UserError
 from .objective import Batch, Objective
@@ -39,7 +40,7 @@ class Training:
         weight: [N] of each image's loss, 1 on the average; None where all are alike.
         rows: which of the coming batch are generated, for auxiliary norms; None without them.
         copies: the 16-bit weights that a step is calculated with; None where autocast makes them.
-        network: the classifier, as it is written or compiled.
+        compiled: whether the classifier's passes are.
     """
 
     def __init__(
@@ -82,7 +83,8 @@ class Training:
         per_epoch = len(split_batches(len(x), self.config.batch_size))
         epochs = max(self.config.epochs, math.ceil(self.config.min_steps / per_epoch))
         worth_it = compiled_from is not None and epochs * per_epoch >= compiled_from
-        self.network = _compiled(self.clf) if worth_it and self._capturable else self.clf
+        self.compiled = worth_it and self._capturable
+        self.network = _compiled(self.clf) if self.compiled else self.clf
         self.clf.train()
         with self._at_speed(models, epochs * per_epoch):
             self._run(epochs, per_epoch, rng)
@@ -145,6 +147,8 @@ class Training:
             if self._capturable:
                 during.enter_context(batches_counted_at_once(models, steps))
                 during.enter_context(stream_for_graphs(self.x.device))
+            if self.compiled:
+                during.enter_context(in_compiled_forms(self.clf))
             yield
 
     def _as_graph(self) -> Captured:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from deepal_galot import auxiliary_norm, training
 from deepal_galot.classifiers.resnet18 import ResNet18
 from deepal_galot.classifiers.small_cnn import SmallCNN
+from deepal_galot.compiled_layers import SummedBatchNorm2d
 from deepal_galot.errors import UserError
 from deepal_galot.learner import Learner
 from deepal_galot.objective import Batch, Objective
@@ -251,10 +252,15 @@ def test_which_fits_are_graphs_and_compiled(toy, monkeypatch, fields, compiled_f
     config = small_config(batch_size=8, epochs=3, **fields)
     x = torch.from_numpy(toy.x_train[:16]).permute(0, 3, 1, 2).as_subclass(OnGpu)
     clf = SmallCNN(toy.image_shape, toy.n_classes)
-    fit = training.Training(clf, objective, config, lambda x: x)
+    norms = set()  # what the first is while the steps are made
+    fit = training.Training(
+        clf, objective, config, lambda x: norms.add(type(clf.stages[0][1])) or x
+    )
     y = torch.from_numpy(toy.y_train[:16])
     assert fit.run(x, y, 8, torch.Generator(), compiled_from) == 6
     assert sorted(done) == sorted(wanted.split())
+    assert (norms == {SummedBatchNorm2d}) == ("compiled" in wanted)
+    assert type(clf.stages[0][1]) is torch.nn.BatchNorm2d
 
 
 def test_a_network_says_for_itself_that_it_can_be_a_graph():
@@ -269,7 +275,7 @@ def test_a_network_says_for_itself_that_it_can_be_a_graph():
 
 def test_bfloat16_learns_what_float32_learns(digits):
     """200 labels, 3 seeds: other bits, the same accuracy to a point + 3 standard errors."""
-    accuracy = {}
+    accuracy, heads = {}, {}
     for precision in ("float32", "bfloat16"):
         for seed in range(3):
             config = small_config(epochs=10, batch_size=32, seed=seed, precision=precision)
@@ -280,6 +286,7 @@ def test_bfloat16_learns_what_float32_learns(digits):
             assert all(p.dtype == torch.float32 for p in learner.clf.parameters())
             test = pool.cal_test_acc(learner.predict(pool.get_test_data()))
             accuracy.setdefault(precision, []).append(test)
-    assert accuracy["float32"] != accuracy["bfloat16"]
+            heads[precision] = learner.clf.head.weight
+    assert not torch.equal(heads["float32"], heads["bfloat16"])
     gap = np.subtract(accuracy["float32"], accuracy["bfloat16"])
     assert abs(gap.mean()) < 0.01 + 3 * gap.std(ddof=1) / 3**0.5, accuracy
