@@ -44,20 +44,23 @@ def seconds_of(work: Callable[[], object], device: torch.device) -> list[float]:
 
 
 def alternately(
-    works: Mapping[str, Callable[[], object]], device: torch.device
+    works: Mapping[str, Callable[[], object]],
+    device: torch.device,
+    before: Mapping[str, Callable[[], object]] | None = None,
 ) -> dict[str, list[float]]:
     """Seconds of a few pieces of work, one after the other in turns, so that what else the machine
-    does meets all of them; each is done once before."""
+    does meets all of them; each is done once before, or what `before` has in its place."""
+    for work in (dict(works) | dict(before or {})).values():
+        work()
     seconds: dict[str, list[float]] = {name: [] for name in works}
-    for turn in range(1 + MOST):
+    for _ in range(MOST):
         for name, work in works.items():
             _wait_for(device)
             started = time.perf_counter()
             work()
             _wait_for(device)
-            if turn > 0:
-                seconds[name].append(time.perf_counter() - started)
-        if turn and sum(map(sum, seconds.values())) > len(works) * ENOUGH_SECONDS:
+            seconds[name].append(time.perf_counter() - started)
+        if sum(map(sum, seconds.values())) > len(works) * ENOUGH_SECONDS:
             break
     return seconds
 

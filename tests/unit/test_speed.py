@@ -191,12 +191,12 @@ def test_lines_of_fits_at_once(capsys):
 @pytest.mark.slow
 def test_a_fit_at_once_that_fails_is_said():
     """The first to fail; the other would wait for it to get ready."""
-    fields = {"protocol": "paper", "optimizer": "sgd", "lr": 1e9, "min_steps": 50}
+    fields = {"protocol": "paper", "optimizer": "sgd", "lr": 1e9, "min_steps": 50, "epochs": 1}
     config = resolve("RandomSampling", "random", flags=fields)
     data = speed_of_training._images(None, Path(), 64)
     fits = speed_of_training._Fits(config, SmallCNN, data, torch.device("cpu"), False)
     with pytest.raises(UserError, match="64 images diverged"):
-        speed_of_training._at_once(fits, 2, 1, 1.0, 1.0)
+        speed_of_training._at_once(fits, 2, 1.0, 1.0)
 
 
 def test_precision_of_train_is_said_and_used(capsys):
@@ -298,6 +298,6 @@ def test_work_in_turns(monkeypatch):
     monkeypatch.setattr(timing, "MOST", 3)
     done = []
     works = {"a": lambda: done.append("a"), "b": lambda: done.append("b")}
-    seconds = timing.alternately(works, torch.device("cpu"))
-    assert "".join(done) == "abababab"  # the first of each is not counted
+    seconds = timing.alternately(works, torch.device("cpu"), {"b": lambda: done.append("c")})
+    assert "".join(done) == "acababab"  # the first of each is not counted
     assert {k: len(v) for k, v in seconds.items()} == {"a": 3, "b": 3}
