@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
+from ..device import compiler_fault
 from ..errors import UserError
 from ..flags import Parser, set_environment
 from .bridges import cross
@@ -31,19 +32,30 @@ def main(argv: Sequence[str] | None = None) -> int:
             run(root, theirs, ours)
             return 0
         except (UserError, OSError) as error:  # or a data file that is not there, a full disk
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-            return 2
+            return _complain(str(error))
         except KeyboardInterrupt:
             heard.append(signal.SIGINT)
         except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+            fault = _fault(error)
+            if fault is None:
                 raise
             if not heard:
-                print(f"error: a process that loads images was killed, as happens when memory runs "
-                      f"out: {error}", file=sys.stderr)  # fmt: skip
-                return 2
+                return _complain(fault)
     print("\ninterrupted: the same command starts again, and finds its images", file=sys.stderr)
     return 130
+
+
+def _fault(error: RuntimeError) -> str | None:
+    """The line about an error that is none of ours; None if it is one."""
+    if "DataLoader worker" in str(error):
+        return f"a process that loads images was killed, as happens when memory runs out: {error}"
+    return compiler_fault(error)
+
+
+def _complain(text: str) -> int:
+    """One line, whatever a library wrote into its message."""
+    print(f"error: {' '.join(text.split())}", file=sys.stderr)
+    return 2
 
 
 @contextlib.contextmanager

@@ -396,6 +396,18 @@ def test_a_loader_that_dies_of_ctrl_c_is_an_interrupt(interrupted, code, says, m
     assert says in capsys.readouterr().err
 
 
+def test_a_compiler_that_is_missing_is_one_line(monkeypatch, capsys):
+    from torch._inductor import config
+
+    monkeypatch.setattr(config.cpp, "cxx", (None, "no-such-compiler"))
+    draw = torch.compile(lambda x: x.cos() + 1, dynamic=False)
+    monkeypatch.setattr(command, "run", lambda *args: draw(torch.rand(3)))
+    assert command.main([]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: --compile: ") and said.count("\n") == 1
+    assert "no-such-compiler" in said
+
+
 @pytest.mark.parametrize("field, value, says", [
     ("iteration", 0, "-t 0: must be at least 1 trial"), ("batch", 0, "-b 0: must be at least 1"),
     ("quota", 4, "-q 4: must be at least 5 labels, one -b"), ("seed", -1, "--seed -1: must be at"),
