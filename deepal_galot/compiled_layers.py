@@ -16,32 +16,40 @@ ALIGNED = 8  # 16-bit numbers that matrix units read at once
 
 @contextlib.contextmanager
 def in_compiled_forms(model: nn.Module) -> Iterator[None]:
-    """Layers calculate the same in the forms below, and after the block as before.
+    """Layers calculate the same, up to rounding, in the forms below, and after the block as before.
 
     Their parameters and buffers stay theirs.
     """
-    taken = [(m, type(m)) for m in model.modules()]
+    kinds = [(m, type(m), form) for m in model.modules() if (form := _form(m)) is not None]
     try:
-        for module, kind in taken:
-            if kind is nn.BatchNorm2d and _is_usual(module):
-                module.__class__ = SummedBatchNorm2d
-            elif kind is nn.Conv2d and _is_better_as_product(module):
-                module.__class__ = ProductConv2d
+        for module, _, form in kinds:
+            module.__class__ = form
         yield
     finally:
-        for module, kind in taken:
+        for module, kind, _ in kinds:
             module.__class__ = kind
 
 
+def _form(module: nn.Module) -> type[nn.Module] | None:
+    """Of torch's own layers, not of what is derived from them."""
+    if type(module) is nn.BatchNorm2d and _is_usual(module):
+        return SummedBatchNorm2d
+    if type(module) is nn.Conv2d and _is_better_as_product(module):
+        return ProductConv2d
+    return None
+
+
 def _is_usual(norm: nn.BatchNorm2d) -> bool:
-    return norm.affine and norm.track_running_stats and norm.momentum is not None
+    has = (norm.weight, norm.bias, norm.running_mean, norm.momentum)
+    return all(part is not None for part in has)
 
 
 def _is_better_as_product(conv: nn.Conv2d) -> bool:
     """Those for which cuDNN has no kernel that suits: few channels in, or single pixels in steps.
 
-    On an H200 in bfloat16 and with 512 images of 32 px a stem of 3 channels took 155 μs and 194 for
-    its gradient, as products 32 and 33.
+    On an H200 in bfloat16 and with 512 images of 32 px a 3×3 stem of 3 channels took 155 μs and 194
+    for its gradient, as products 32 and 33; other sizes were not measured. The windows take memory
+    for all inputs of each output pixel.
     """
     plain = conv.groups == 1 and conv.dilation == (1, 1) and conv.padding_mode == "zeros"
     if not plain or isinstance(conv.padding, str):
@@ -84,8 +92,9 @@ class SummedBatchNorm2d(nn.BatchNorm2d):
 
     A compiler makes fewer kernels of it than of torch's own, which goes by Welford's algorithm, and
     a pixel reads two numbers of its channel in place of four. Sums of squares lose digits where a
-    mean is many times the standard deviation; these are taken around the running mean, which is
-    close to it.
+    mean is many times the standard deviation; these are taken around a number of the channel.
+    (Around the running mean they would need fewer kernels yet, but a compiled backward pass reads
+    the one that the forward pass has changed.)
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -94,7 +103,7 @@ class SummedBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         n = x.numel() // x.shape[1]
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        middle = self.running_mean.clone()
+        middle = wide[0, :, 0, 0].detach()  # any will do
         apart = wide - _by_channel(middle)
         first, second = _once(apart.mean(PIXELS)), _once(apart.square().mean(PIXELS))
         mean, variance = middle + first, (second - first.square()).clamp_min(0)

@@ -248,8 +248,8 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--protocol", default="paper", metavar="NAME", help="default: paper")
     train.add_argument("--precision", default="auto", metavar="NAME", help="default: auto")
     train.add_argument("--epochs", type=_positive, help="of one fit that is timed; default: the "
-                       "protocol's, on a CPU 1; on a GPU the plain loop stops after 4,000 images, "
-                       "fits at once after 300,000")  # fmt: skip
+                       "protocol's (minutes with 10,000 images), on a CPU 1; on a GPU the plain "
+                       "loop has no more than 4,000 images need, fits at once 300,000")  # fmt: skip
     train.add_argument("--batch", type=_positive, nargs="+",
                        help="default: 32 128 512, on a CPU 32")  # fmt: skip
     train.add_argument("--images", type=_positive, nargs="+",

@@ -28,7 +28,7 @@ from .precision import WorkingCopies, autocast, product_dtype
 
 WARM_UP = 0.3  # share of a one-cycle fit in which the rate rises, from ...
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)  # not what is derived from them
-MOST_COMPILED = 64  # sizes and networks; what comes after these runs as it is written
+MOST_COMPILED = 64  # sizes and networks; what comes after these runs uncompiled
 FIRST_RATE = 1 / 25  # ... this share of the highest (Smith & Topin 2018; PyTorch's defaults)
 
 
@@ -138,7 +138,8 @@ class Training:
 
     @contextlib.contextmanager
     def _at_speed(self, models: nn.Module, steps: int) -> Iterator[None]:
-        """What holds during the steps and changes none of their results."""
+        """What holds during the steps and changes their results by no more than a compiler's
+        rounding."""
         dtype, self.copies = product_dtype(self.config, self.x.device), None
         with contextlib.ExitStack() as during:
             if dtype != torch.float32 and self._declared:

@@ -1,5 +1,6 @@
 """What only a CUDA device can show; run with `pytest -m gpu`."""
 
+import copy
 import re
 
 import numpy as np
@@ -10,6 +11,7 @@ from deepal_galot import capture
 from deepal_galot.classifiers.resnet18 import ResNet18
 from deepal_galot.classifiers.small_cnn import SmallCNN
 from deepal_galot.cli import main
+from deepal_galot.compiled_layers import in_compiled_forms
 from deepal_galot.learner import Learner
 from deepal_galot.pool import Pool
 from deepal_galot.request import ALL
@@ -111,6 +113,25 @@ def test_a_compiled_fit_learns_as_well(digits, monkeypatch, architecture):
         expected, abs=0.03
     )
     assert compiled
+
+
+@pytest.mark.parametrize("batch", [8, 100])
+def test_a_compiled_step_has_the_gradients_of_a_plain_one(batch):
+    """ResNet18 in float64, two steps without an optimiser's."""
+    torch.manual_seed(0)
+    plain = ResNet18((32, 32, 3), 10).double().train()
+    plain.to("cuda", memory_format=torch.channels_last)
+    twin = copy.deepcopy(plain)
+    compiled = torch.compile(twin, dynamic=False)
+    with in_compiled_forms(twin):
+        for _ in range(2):
+            x = torch.randn(batch, 3, 32, 32, device="cuda", dtype=torch.float64)
+            x = x.contiguous(memory_format=torch.channels_last)
+            for network in (plain, compiled):
+                network(x)[0].square().mean().backward()
+    expected = torch.cat([p.grad.flatten() for p in plain.parameters()])
+    error = torch.cat([p.grad.flatten() for p in twin.parameters()]) - expected
+    assert error.norm() < 1e-9 * expected.norm()
 
 
 WAITS = """

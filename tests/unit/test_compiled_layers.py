@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.aot_autograd import make_boxed_func
 
 from deepal_galot import registry
 from deepal_galot.compiled_layers import ProductConv2d, SummedBatchNorm2d, in_compiled_forms
@@ -80,17 +81,27 @@ def test_statistics_from_sums_are_torchs(momentum):
     assert norm.num_batches_tracked == 4
 
 
-def test_sums_are_as_exact_as_bfloat16_can_tell():
-    """Means 100 times the standard deviation, and the running ones not there yet: an error below
-    that of rounding the numbers."""
-    x = 100 + torch.randn(64, 8, 16, 16, dtype=torch.float64)
-    norm = nn.BatchNorm2d(8).double()
-    twin = one_in_form(nn.BatchNorm2d(8), SummedBatchNorm2d)
-    rounded = x.bfloat16()
-    ours = twin(rounded).double()
-    error = (ours - norm(rounded.double())).abs().max()
-    assert error < (norm(x) - norm(rounded.double())).abs().max() / 10
-    assert (twin.running_var - 0.9 - 0.1 * rounded.double().var((0, 2, 3))).abs().max() < 1e-3
+def test_sums_lose_no_digits_to_a_large_mean():
+    """Means 1,000 times the standard deviation, in float32. Around zero the error is 0.2."""
+    x = 1000 + torch.randn(64, 8, 16, 16)
+    norm = nn.BatchNorm2d(8)
+    twin = one_in_form(norm, SummedBatchNorm2d)
+    exact = norm.double()(x.double())
+    assert (twin(x) - exact).abs().max() < 1e-3
+    torch.testing.assert_close(twin.running_var.double(), norm.running_var, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("name", ["SummedBatchNorm2d", "ProductConv2d"])
+def test_a_compiled_step_is_torchs(name):
+    """The backward pass is cut from the forward one and calculates parts of it again: with sums
+    around the running mean, which it found changed, gradients were 2 to 50 % off."""
+    layer, form = {
+        "SummedBatchNorm2d": (nn.BatchNorm2d(3).double(), SummedBatchNorm2d),
+        "ProductConv2d": (nn.Conv2d(3, 5, 3, padding=1).double(), ProductConv2d),
+    }[name]
+    twin = torch.compile(one_in_form(layer, form), backend="aot_eager", dynamic=False)
+    for step in range(3):
+        assert_same_step(layer, twin, torch.randn(4, 3, 6, 5, dtype=torch.float64) + step)
 
 
 def test_one_value_everywhere_is_no_error():
@@ -114,10 +125,13 @@ def test_layers_take_their_forms_and_give_them_back():
         nn.Conv2d(3, 8, 3, padding="same"),
         nn.Conv2d(3, 8, 3, padding=1, padding_mode="reflect"),
         type("Own", (nn.Conv2d,), {})(3, 8, 3),
+        type("Own", (nn.BatchNorm2d,), {})(16),
         nn.BatchNorm2d(16, affine=False),
         nn.BatchNorm2d(16, momentum=None),
         nn.BatchNorm2d(16, track_running_stats=False),
+        nn.BatchNorm2d(16),
     )
+    model[-1].bias = None  # as BatchNorm2d(bias=False) of later torches has it
     before = [type(layer) for layer in model]
     with pytest.raises(ZeroDivisionError), in_compiled_forms(model):
         formed = [type(layer) for layer in model[:3]]
@@ -127,18 +141,22 @@ def test_layers_take_their_forms_and_give_them_back():
     assert [type(layer) for layer in model] == before
 
 
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("name", CLASSIFIERS)
-def test_a_classifier_calculates_the_same(name):
+def test_a_classifier_calculates_the_same(name, compiled):
+    if compiled and name in ("densenet121", "dla", "mobilenetv2"):
+        pytest.skip("takes half a minute to trace, and has no layer that others do not have")
     torch.manual_seed(0)
     clf = registry.classifiers.get(name)((32, 32, 3), 10).double().train()
     for dropout in (m for m in clf.modules() if isinstance(m, nn.Dropout)):
         dropout.p = 0.0
     twin = copy.deepcopy(clf)
+    network = torch.compile(twin, backend="aot_eager", dynamic=False) if compiled else twin
     x = torch.randn(4, 3, 32, 32, dtype=torch.float64)
     x = x.contiguous(memory_format=torch.channels_last)
     clf(x)[0].square().sum().backward()
     with in_compiled_forms(twin):
-        twin(x)[0].square().sum().backward()
+        network(x)[0].square().sum().backward()
     for (name, a), b in zip(clf.named_parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(b.grad, a.grad, rtol=1e-6, atol=1e-8, msg=name)
     for a, b in zip(clf.state_dict().values(), twin.state_dict().values(), strict=True):
@@ -148,13 +166,14 @@ def test_a_classifier_calculates_the_same(name):
 def test_a_compiler_gets_it_whole_and_copies_no_image():
     """A gradient that is put into the usual order of memory cost a fit on a GPU 18 % of its time:
     convolutions there want the channels last."""
-    copied = []
+    copied, kept = [], []
 
     def note(graph, inputs):
-        copies = [n.meta["val"] for n in graph.graph.nodes
-                  if n.target is torch.ops.aten.clone.default]  # fmt: skip
+        ops = torch.ops.aten
+        copies = [n.meta["val"] for n in graph.graph.nodes if n.target is ops.clone.default]
         copied.append([v.shape for v in copies if v.ndim == 4 and v.shape[1] > 3])
-        return graph.forward
+        kept.append(sum(n.target is ops.as_strided.default for n in graph.graph.nodes))
+        return make_boxed_func(graph.forward)
 
     clf = registry.classifiers.get("resnet18")((32, 32, 3), 10).train()
     clf.to(memory_format=torch.channels_last)
@@ -164,3 +183,4 @@ def test_a_compiler_gets_it_whole_and_copies_no_image():
     with in_compiled_forms(clf), torch.autocast("cpu", torch.bfloat16):
         compiled(x)[0].float().sum().backward()
     assert copied == [[], []]
+    assert kept == [4 * 20, 4 * 20]  # of each norm the sums, the scale and the shift, and gradients
