@@ -40,7 +40,8 @@ class Training:
         weight: [N] of each image's loss, 1 on the average; None where all are alike.
         rows: which of the coming batch are generated, for auxiliary norms; None without them.
         copies: the 16-bit weights that a step is calculated with; None where autocast makes them.
-        compiled: whether the classifier's passes are.
+        network: the classifier, as it is written or compiled.
+        compiled: which of the two.
     """
 
     def __init__(
