@@ -16,7 +16,7 @@ LAYERS = [  # a file may import from its own layer's earlier files and from lowe
     ["quotas"],
     ["flags"],
     ["datasets", "classifiers"],
-    ["pool", "objective", "augmentation", "auxiliary_norm", "capture"],
+    ["pool", "objective", "augmentation", "auxiliary_norm", "capture", "compiled_layers"],
     ["training"],
     ["learner"],
     ["oracle"],
