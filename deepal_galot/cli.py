@@ -13,7 +13,7 @@ from pathlib import Path
 
 from . import registry
 from .config import BUDGET, COMPILED_FROM, GALOT, GENERATOR, PROTOCOLS, STRATEGY, TRAINING
-from .errors import UserError, said
+from .errors import UserError, complain, said
 from .flags import Parser, add_fields, set_environment
 
 DESCRIPTION = """\
@@ -263,14 +263,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             _check_actions(args, parser)
             return _dispatch(args)
     except UserError as error:
-        return _complain(error)
+        return complain(error)
     except (*registry.FAULTS, MemoryError) as error:
         fault = _fault(error)
         if fault is None:
             raise  # a bug of ours; its traceback is wanted
-        return _complain(fault)
+        return complain(fault)
     except OSError as error:  # a full disk, a lost file system
-        return _complain(f"{error}; {KEPT}")
+        return complain(f"{error}; {KEPT}")
     except KeyboardInterrupt as stop:
         word, code = ("ended", 143) if isinstance(stop, Ended) else ("interrupted", 130)
         print(f"\n{word}: the same command goes on where this one stopped", file=sys.stderr)
@@ -308,12 +308,6 @@ def _fault(error: BaseException) -> str | None:
     if is_out_of_memory(error):
         return f"out of memory ({said(error)}); {KEPT} where there is more"
     return compiler_fault(error) or registry.plugin_fault(error)
-
-
-def _complain(error: Exception | str) -> int:
-    """One line, whatever a library wrote into its message."""
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    return 2
 
 
 # With --annotate, --report only says where: so it comes after.

@@ -1,4 +1,6 @@
-"""The one exception that is meant for the person who typed the command."""
+"""The one exception that is meant for the person who typed the command, and how it is said."""
+
+import sys
 
 
 class UserError(Exception):
@@ -13,3 +15,9 @@ def said(error: BaseException, most: int = 200) -> str:
     """
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def complain(error: BaseException | str) -> int:
+    """Print one line, whatever a library wrote into its message; returns the exit code."""
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    return 2

@@ -29,7 +29,7 @@ from .classifiers.base import Classifier
 from .config import HUGE, resolve, usual_values
 from .datasets.base import DatasetSpec
 from .device import compiler_fault, is_out_of_memory, pick_device
-from .errors import UserError, said
+from .errors import UserError, complain, said
 from .flags import Parser
 from .learner import Learner, Outputs
 from .pool import UNKNOWN, ImageSet, Pool, check_query
@@ -296,15 +296,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         for line in args.lines(args):
             print(line, flush=True)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return complain(error)
     except (RuntimeError, MemoryError) as error:
         lost = f"out of memory ({said(error)}): ask for less"
         fault = lost if is_out_of_memory(error) else compiler_fault(error)
         if fault is None:
             raise
-        print(f"error: {fault}", file=sys.stderr)
-        return 2
+        return complain(fault)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130

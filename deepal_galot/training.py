@@ -41,7 +41,6 @@ class Training:
         rows: which of the coming batch are generated, for auxiliary norms; None without them.
         copies: the 16-bit weights that a step is calculated with; None where autocast makes them.
         network: the classifier, as it is written or compiled.
-        compiled: which of the two.
     """
 
     def __init__(
@@ -84,8 +83,7 @@ class Training:
         per_epoch = len(split_batches(len(x), self.config.batch_size))
         epochs = max(self.config.epochs, math.ceil(self.config.min_steps / per_epoch))
         worth_it = compiled_from is not None and epochs * per_epoch >= compiled_from
-        self.compiled = worth_it and self._capturable
-        self.network = _compiled(self.clf) if self.compiled else self.clf
+        self.network = _compiled(self.clf) if worth_it and self._capturable else self.clf
         self.clf.train()
         with self._at_speed(models, epochs * per_epoch):
             self._run(epochs, per_epoch, rng)
@@ -149,7 +147,7 @@ class Training:
             if self._capturable:
                 during.enter_context(batches_counted_at_once(models, steps))
                 during.enter_context(stream_for_graphs(self.x.device))
-            if self.compiled:
+            if self.network is not self.clf:
                 during.enter_context(in_compiled_forms(self.clf))
             yield
 

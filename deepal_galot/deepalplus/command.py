@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 from ..device import compiler_fault
-from ..errors import UserError
+from ..errors import UserError, complain
 from ..flags import Parser, set_environment
 from .bridges import cross
 from .host import Host, check_folder, import_host, inside
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             run(root, theirs, ours)
             return 0
         except (UserError, OSError) as error:  # or a data file that is not there, a full disk
-            return _complain(str(error))
+            return complain(error)
         except KeyboardInterrupt:
             heard.append(signal.SIGINT)
         except RuntimeError as error:
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if fault is None:
                 raise
             if not heard:
-                return _complain(fault)
+                return complain(fault)
     print("\ninterrupted: the same command starts again, and finds its images", file=sys.stderr)
     return 130
 
@@ -50,12 +50,6 @@ def _fault(error: RuntimeError) -> str | None:
     if "DataLoader worker" in str(error):
         return f"a process that loads images was killed, as happens when memory runs out: {error}"
     return compiler_fault(error)
-
-
-def _complain(text: str) -> int:
-    """One line, whatever a library wrote into its message."""
-    print(f"error: {' '.join(text.split())}", file=sys.stderr)
-    return 2
 
 
 @contextlib.contextmanager

@@ -82,7 +82,7 @@ def test_statistics_from_sums_are_torchs(momentum):
 
 
 def test_sums_lose_no_digits_to_a_large_mean():
-    """Means 1,000 times the standard deviation, in float32. Around zero the error is 0.2."""
+    """Means 1,000 times the standard deviation, in float32. Around zero the error was 0.8."""
     x = 1000 + torch.randn(64, 8, 16, 16)
     norm = nn.BatchNorm2d(8)
     twin = one_in_form(norm, SummedBatchNorm2d)
@@ -157,15 +157,15 @@ def test_a_classifier_calculates_the_same(name, compiled):
     clf(x)[0].square().sum().backward()
     with in_compiled_forms(twin):
         network(x)[0].square().sum().backward()
-    for (name, a), b in zip(clf.named_parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(b.grad, a.grad, rtol=1e-6, atol=1e-8, msg=name)
+    for a, b in zip(clf.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(b.grad, a.grad, rtol=1e-6, atol=1e-8)
     for a, b in zip(clf.state_dict().values(), twin.state_dict().values(), strict=True):
         torch.testing.assert_close(b, a)
 
 
 def test_a_compiler_gets_it_whole_and_copies_no_image():
-    """A gradient that is put into the usual order of memory cost a fit on a GPU 18 % of its time:
-    convolutions there want the channels last."""
+    """Gradients in the usual order of memory, where convolutions on a GPU want the channels last,
+    cost 1.3 of a step's 7.3 ms on an H200 (ResNet18, batch 512, by torch's profiler, n = 1)."""
     copied, kept = [], []
 
     def note(graph, inputs):
