@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -70,8 +71,9 @@ def _wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+@functools.cache
 def matrix_rate(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
-    """FLOP a second of a large product of square matrices.
+    """FLOP a second of a large product of square matrices, measured once in a process.
 
     On a CPU a 3×3 convolution counts if it is faster: another library does it, with the wider
     instructions that the product's does not use on AMD's.
@@ -79,14 +81,14 @@ def matrix_rate(device: torch.device, dtype: torch.dtype = torch.float32) -> flo
     cuda = device.type == "cuda"
     n, times = (8192, 20) if cuda else (512, 4)
     a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
-    works = [(lambda: a @ b, 2 * n**3)]
+    rates = [_rate(lambda: [a @ b for _ in range(times)], times * 2 * n**3, device)]
     if not cuda:
         x, weight = torch.randn(16, 256, 16, 16).to(dtype), torch.randn(256, 256, 3, 3).to(dtype)
         x, weight = (v.to(device, memory_format=torch.channels_last) for v in (x, weight))
         flops = 2 * 9 * x.numel() * len(weight)
-        works.append((lambda: F.conv2d(x, weight, padding=1), flops))
-    rates = []
-    for work, flops in works:
-        seconds = seconds_of(lambda w=work: [w() for _ in range(times)], device)
-        rates.append(times * flops / statistics.median(seconds))
+        rates.append(_rate(lambda: F.conv2d(x, weight, padding=1), flops, device))
     return max(rates)
+
+
+def _rate(work: Callable[[], object], flops: int, device: torch.device) -> float:
+    return flops / statistics.median(seconds_of(work, device))

@@ -141,6 +141,7 @@ def test_accumulate_and_oversample(tmp_path):
     assert [r["images_made"] for r in rows] == [30, 50]  # 2 → 3 and 3 → 5 (halves up) a class
 
 
+@pytest.mark.usefixtures("no_report")
 def test_full_size_pictures_also_of_a_finished_run(tmp_path):
     quick(tmp_path, "--strategy", "GALOT", "--epsilon", "0")
     rows, shards = rows_of(tmp_path, seconds=True), image_hashes(tmp_path)
@@ -181,6 +182,7 @@ def test_round_0_of_mode_gal_has_no_classifier_so_its_pictures_can_be_drawn_agai
     assert len(list((tmp_path / "images/full").rglob("*.png"))) == 10
 
 
+@pytest.mark.usefixtures("brief")
 def test_epsilon_zero_is_the_unoptimised_image_bit_for_bit(tmp_path):
     """What the run trained on, and what the model draws of the prompts at the same noise."""
     quick(tmp_path, "--strategy", "GALOT:epsilon=0", "--n-rounds", "0")
@@ -199,19 +201,22 @@ def test_epsilon_zero_is_the_unoptimised_image_bit_for_bit(tmp_path):
     assert np.array_equal(np.concatenate([stored[k] for k in range(10)]), by_hand)
 
 
+@pytest.mark.usefixtures("no_report")
 def test_a_random_direction_moves_the_text_within_epsilon(tmp_path):
-    quick(tmp_path, "--strategy", "GALOT:direction=random")
+    quick(tmp_path, "--strategy", "GALOT:direction=random", "--n-rounds", "0")
     (folder,) = tmp_path.glob("Digits/GALOT/*/seed0")
     run = RunFolder.open(folder)
-    state = run.load("text", 1)
+    state = run.load("text", 0)
     plain, moved = state["probe_images"]
     distance = (state["c"] - state["c0"]).flatten(1).norm(dim=1)
-    assert (distance > 0).all() and (distance <= run.config.epsilon_at(1) * (1 + 1e-5)).all()
+    assert (distance > 0).all() and (distance <= run.config.epsilon_at(0) * (1 + 1e-5)).all()
     assert plain.numel() and not torch.equal(plain, moved)
 
 
-@pytest.mark.parametrize("target", ["entropy", "max-loss", "min-loss", "least-confidence"])
-@pytest.mark.parametrize("base", ["LossPrediction", "BALD"])
+@pytest.mark.parametrize(("target", "base"), [
+    ("entropy", "LossPrediction"), ("max-loss", "BALD"), ("min-loss", "LossPrediction"),
+    ("least-confidence", "BALD"),
+])  # fmt: skip
 @pytest.mark.usefixtures("brief")
 def test_any_text_target_with_any_base_sampler(tmp_path, target, base):
     quick(tmp_path, "--strategy", "GALOT", "--text-target", target, "--base-sampler", base)
@@ -221,12 +226,13 @@ def test_any_text_target_with_any_base_sampler(tmp_path, target, base):
 
 
 @pytest.mark.parametrize(("direction", "per_image"), [("sign", 2), ("random", 0)])
+@pytest.mark.usefixtures("no_report")
 def test_a_text_for_each_image(tmp_path, direction, per_image):
     """Each of the 30 made for 20 and of the 40 shown is optimised; c stays c0, and the distance is
     the images'."""
     flags = ["--text-per", "image", "--direction", direction, "--oversample", "1.5"]
-    quick(tmp_path, "--strategy", "GALOT", *flags, "--epsilon-schedule", "constant")
-    row = only(tmp_path, "GALOT")[0]
+    quick(tmp_path, "--strategy", "GALOT", *flags, "--n-rounds", "0")
+    (row,) = only(tmp_path, "GALOT")
     assert (row["images"], row["images_made"]) == (20, 30)
     assert row["ascent_images"] == (30 + 40) * per_image and 0 < row["distance"] <= 5 * (1 + 1e-5)
     assert row["arrived_distance"] == pytest.approx(row["distance"], rel=1e-4)  # in float32
@@ -249,7 +255,7 @@ def test_the_distance_that_arrives_in_sixteen_bits_is_recorded(tmp_path):
 def test_several_templates_are_mixed_evenly(tmp_path):
     """Three prompts a class: image i has prompt i mod 3, each with a c of its own."""
     quick(tmp_path, "--strategy", "GALOT", "--template", "label | photo | {label} in print",
-          "--n-synthetic", "3")  # fmt: skip
+          "--n-synthetic", "3", "--n-rounds", "0")  # fmt: skip
     (file,) = tmp_path.glob("*/GALOT/*/seed0/config.json")
     state = RunFolder.open(file.parent).load("text", 0)
     moved = (state["c"] - state["c0"]).flatten(1).norm(dim=1)
@@ -259,6 +265,7 @@ def test_several_templates_are_mixed_evenly(tmp_path):
     assert only(tmp_path, "GALOT")[0]["ascent_images"] == 2 * 1 * 30
 
 
+@pytest.mark.usefixtures("brief")
 def test_keep_by_acquisition_keeps_the_highest_of_each_class(tmp_path, digits):
     """Against the stored images and a classifier fitted anew."""
     args = ["--strategy", "GALOT:epsilon=0", "--oversample", "3", "--n-rounds", "0"]
@@ -308,7 +315,8 @@ def test_a_finished_run_is_not_run_again_and_more_rounds_go_on(tmp_path):
 @pytest.mark.usefixtures("brief")
 def test_another_epsilon_does_not_run_the_baseline_again(tmp_path):
     for epsilon in ("1", "2"):
-        quick(tmp_path, "--strategy", "MarginSampling", "GALOT", "--epsilon", epsilon)
+        quick(tmp_path, "--strategy", "MarginSampling", "GALOT", "--epsilon", epsilon,
+              "--n-rounds", "0")  # fmt: skip
     assert len(rows_of(tmp_path, "MarginSampling")) == 1 and len(rows_of(tmp_path, "GALOT")) == 2
 
 
@@ -322,23 +330,31 @@ def images_of(output):
         ["--scheduler", "DDIMScheduler"], ["--guidance", "1"], ["--resolution", "64"],
         ["--steps", "2"], ["--template", "a bold printed digit {label}"], ["--norm", "linf"],
         ["--direction", "gradient"], ["--eta", "0.5"], ["--ascent-steps", "1"],
-        ["--ascent-samples", "2"], ["--epsilon", "9"], ["--epsilon-schedule", "constant"],
-        ["--text-target", "entropy"], ["--text-per", "image"], ["--ascent-denoising", "2"],
-        ["--template", "label | photo"],
+        ["--ascent-samples", "2"], ["--epsilon", "9"], ["--text-target", "entropy"],
+        ["--text-per", "image"], ["--ascent-denoising", "2"], ["--template", "label | photo"],
     ],
     ids=lambda flags: flags[0],
 )  # fmt: skip
 @pytest.mark.usefixtures("brief")
 def test_every_flag_of_the_generating_half_changes_the_images(tmp_path, plain_images, flags):
-    quick(tmp_path, "--strategy", "GALOT", *flags)
+    quick(tmp_path, "--strategy", "GALOT", "--n-rounds", "0", *flags)
     assert images_of(tmp_path) != plain_images
 
 
 @pytest.fixture(scope="module")
 def plain_images(tmp_path_factory):
     output = tmp_path_factory.mktemp("plain")
-    quick(output, "--strategy", "GALOT")
+    quick(output, "--strategy", "GALOT", "--n-rounds", "0")
     return images_of(output)
+
+
+@pytest.mark.parametrize(("schedule", "shares"), [("linear", [0.5, 1]), ("constant", [1, 1])])
+@pytest.mark.usefixtures("brief")
+def test_rows_say_the_epsilon_that_their_images_had(tmp_path, schedule, shares):
+    quick(tmp_path, "--strategy", "GALOT", "--epsilon", "4", "--epsilon-schedule", schedule)
+    rows = only(tmp_path, "GALOT")
+    assert [r["epsilon"] for r in rows] == [4 * share for share in shares]
+    assert all(0 < r["distance"] <= r["epsilon"] * (1 + 1e-5) for r in rows)
 
 
 @pytest.mark.parametrize(
@@ -352,12 +368,21 @@ def plain_images(tmp_path_factory):
     ids=lambda flags: flags[-2],
 )  # fmt: skip
 @pytest.mark.usefixtures("brief")
-def test_every_flag_of_training_changes_the_classifier(tmp_path, flags):
-    for name, more in (("plain", []), ("other", flags)):
-        args = [*more, "--strategy", "RandomSampling", "--n-rounds", "0"]
-        quick(tmp_path / name, *args)
-    weights = [f.read_bytes() for f in sorted(tmp_path.rglob("classifier.safetensors"))]
-    assert len(weights) == 2 and weights[0] != weights[1]
+def test_every_flag_of_training_changes_the_classifier(tmp_path, plain_weights, flags):
+    quick(tmp_path, "--strategy", "RandomSampling", "--n-rounds", "0", *flags)
+    assert weights_of(tmp_path) != plain_weights
+
+
+@pytest.fixture(scope="module")
+def plain_weights(tmp_path_factory):
+    output = tmp_path_factory.mktemp("plain")
+    quick(output, "--strategy", "RandomSampling", "--n-rounds", "0")
+    return weights_of(output)
+
+
+def weights_of(output):
+    (file,) = output.rglob("classifier.safetensors")
+    return file.read_bytes()
 
 
 @pytest.mark.usefixtures("no_report")
@@ -387,7 +412,8 @@ def test_mnist_from_the_data_folder(tmp_path):
 
 
 @pytest.mark.usefixtures("brief")
-def test_settings_with_commas_and_all(tmp_path, capsys):
+def test_settings_with_commas_and_all(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("deepal_galot.probe.PROBE_SECONDS", 0.01)
     quick(tmp_path, "--strategy", "all", "GALOT:template=a {label}, bold,epsilon=0", "--dry-run")
     out = capsys.readouterr().out
     assert "template=a {label}, bold" in out and "epsilon=0" in out
