@@ -68,6 +68,16 @@ def test_a_fresh_process_prints_a_table_and_leaves_pictures(fresh):
     assert str(output / "report" / "index.html") in done.stdout
 
 
+@pytest.mark.xdist_group("fresh")
+def test_without_a_terminal_there_is_no_bar(fresh):
+    """A line for what is to do and for each round."""
+    done, _ = fresh
+    assert "\r" not in done.stderr
+    first, *rounds = done.stderr.splitlines()
+    assert first.startswith("to do: 2 runs") and len(rounds) == 4
+    assert all(line.startswith(("Digits GALOT", "Digits MarginSampling")) for line in rounds)
+
+
 @pytest.mark.usefixtures("no_report")
 def test_strategies_share_initial_pool_and_weights(tmp_path):
     quick(tmp_path, "--strategy", "MarginSampling", "RandomSampling", "GALOT:epsilon=0")

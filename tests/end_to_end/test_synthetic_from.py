@@ -12,6 +12,8 @@ from deepal_galot.results import RunFolder
 from generators.tiny import Tiny
 from helpers import QUICK, image_hashes, rows_of
 
+pytestmark = pytest.mark.xdist_group("made")  # its fixture is worth sharing
+
 SHORT = ["--seeds", "0", "--epochs", "2", "--min-steps", "0", "--strategy", "GALOT"]
 
 

@@ -256,6 +256,7 @@ READERS = {
 }
 
 
+@pytest.mark.xdist_group("finished")
 @sizes(10, 250)
 @pytest.mark.parametrize("sealed", [True, False])
 @pytest.mark.parametrize("name", READERS)
@@ -285,6 +286,7 @@ def test_any_file_of_a_run(finished, tmp_path, name, sealed, n):
         check()
 
 
+@pytest.mark.xdist_group("finished")
 @sizes(10, 200)
 @pytest.mark.parametrize("name", ["config.json", "rounds.jsonl"])
 def test_reports_of_any_results(finished, tmp_path, monkeypatch, name, n):

@@ -12,7 +12,7 @@ import time
 import pytest
 from harness import CALLS, FILES, TORN, UNNAMED, WRITTEN, Fault, Scenario, counted
 
-from helpers import QUICK, ROOT, image_hashes, rows_of, run_benchmark
+from helpers import QUICK, ROOT, image_hashes, rows_of
 
 FILE = (TORN, UNNAMED, WRITTEN)
 ROW = (TORN, WRITTEN)  # it is appended, so it has no other name before
@@ -168,15 +168,6 @@ sys.exit(run_benchmark.main())
 def test_interrupted_while_the_libraries_load():
     done = subprocess.run([sys.executable, "-c", LOADING], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 130 and done.stderr == "interrupted: nothing has begun\n"
-
-
-def test_without_a_terminal_there_is_no_bar(tmp_path):
-    """A line for what is to do and for each round."""
-    done = run_benchmark(*QUICK, "--strategy", "GALOT", "--output", tmp_path)
-    assert "\r" not in done.stderr
-    first, *rounds = done.stderr.splitlines()
-    assert first.startswith("to do: 1 run") and len(rounds) == 2
-    assert all(line.startswith("Digits GALOT") for line in rounds)
 
 
 def test_the_progress_bars_leave_a_clean_line(tmp_path):
