@@ -1,4 +1,4 @@
-"""The README's commands and examples do what it says."""
+"""The commands and examples of the README and its pages do what they say."""
 
 import ast
 import re
@@ -11,11 +11,16 @@ from deepal_galot.cli import build_parser, main
 from deepal_galot.engines import check_engine
 from helpers import QUICK, ROOT, rows_of, run_benchmark
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {
+    file: file.read_text(encoding="utf-8")
+    for file in (ROOT / "README.md", *sorted((ROOT / ".readme").glob("*.md")))
+}
+README = PAGES[ROOT / "README.md"]
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 COMMANDS = [
     line.split(" #")[0].split(" > ")[0].strip()
-    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    for page in PAGES.values()
+    for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
     for line in block.replace("\\\n", " ").splitlines()
     if line.startswith("python run_benchmark.py")
 ]
@@ -86,12 +91,20 @@ def test_the_main_job_takes_less_than_four_minutes_on_two_cores(tmp_path):
     assert len(rows_of(tmp_path)) == 6 and seconds < 240
 
 
-def test_every_link_and_picture_exists():
-    headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", README, flags=re.DOTALL), re.M)
-    anchors = [re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings]
+def anchors_of(page):
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", page, flags=re.DOTALL), re.M)
+    return [re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda file: file.name)
+def test_every_link_and_picture_exists(page):
+    anchors = anchors_of(PAGES[page])
     assert len(anchors) == len(set(anchors))
-    for target in re.findall(r"\]\(([^)]+)\)", README):
-        if target.startswith("#"):
-            assert target[1:] in anchors, target
-        elif not target.startswith("http"):
-            assert (ROOT / target).exists(), target
+    links = re.findall(r"\]\(([^)#]*)#?([^)]*)\)", PAGES[page])
+    assert links
+    for target, anchor in links:
+        if target.startswith("http"):
+            continue
+        file = (page.parent / target).resolve() if target else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors_of(PAGES[file]), (target, anchor)
