@@ -1,4 +1,4 @@
-"""Controls behind the explanations in .readme/findings.md, as a plug-in: `--plugin tests/candidates.py`.
+"""Controls behind what .readme/findings.md explains: `--plugin tests/candidates.py`.
 
 …Candidates: the same score, but among 10 n random unlabeled images instead of all of them.
 RandomDropout, RandomLoss: random picks on the network that the Monte Carlo samplers and
