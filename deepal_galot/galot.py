@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from generators.base import Generator
-from generators.image_store import Images, ImageStore, Refinement, Request
+from generators.base import Generator, Refinement, Request
+from generators.image_store import Images, ImageStore
 from generators.prompts import fill, templates
 from generators.text_optimization import Ascent, ImageScore, length, optimize, optimize_each
 

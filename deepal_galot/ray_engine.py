@@ -26,8 +26,8 @@ from typing import Any
 
 import torch
 
-from generators.base import Generator
-from generators.image_store import Batch, Request, Rows, draw, draw_here
+from generators.base import Generator, Request
+from generators.image_store import Batch, Rows, draw, draw_here
 
 from . import registry
 from .campaign import Campaign, versions

@@ -6,23 +6,23 @@ DiffusionGenerator for anything that diffusers loads.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from deepal_galot import seeding
+from deepal_galot.alignment import Alignment
 from deepal_galot.config import RunConfig
 from deepal_galot.errors import UserError
 
 from .memory import Parts
-
-if TYPE_CHECKING:
-    from .image_store import Request
 
 Graph = Literal["none", "last", "all"]
 ONE_IN = 20  # more images than one in so many that are blank or not finite, and the run stops
@@ -42,6 +42,90 @@ class Size:
     image: float
     chain: float
     text: int
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """What makes an image's own text embedding of its prompt's.
+
+    Attributes:
+        identity: hash of all that `apply` depends on but its arguments.
+        apply: (c [B, L, D], the images' seeds, [B] rows of Request.c) -> c [B, L, D].
+    """
+
+    identity: str
+    apply: Callable[[Tensor, Sequence[int], Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One round's images.
+
+    Attributes:
+        c: [C·P, L, D] float32 text embeddings, P a class; image i of a class has its (i mod P)-th.
+        c0: [C·P, L, D] float32, of the prompts as they are; for the people who read the store.
+        counts: C numbers of images.
+        prompts: C·P prompts.
+        class_names: C names.
+        image_shape: (H, W, C) of the data set; images are resized to it.
+        seed, round: address of the image stream.
+        refinement: gives each image a text embedding of its own, if there is one.
+        alignment: maps the images on their way to image_shape, if there is one.
+    """
+
+    c: Tensor
+    c0: Tensor
+    counts: tuple[int, ...]
+    prompts: tuple[str, ...]
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    seed: int
+    round: int
+    refinement: Refinement | None = None
+    alignment: Alignment | None = None
+
+    def key(self, generator: Generator) -> str:
+        """Forty hex digits over all that the pixels depend on."""
+        what = {
+            "version": 2,
+            "resize": "bilinear, antialiased",
+            "generator": generator.identity,
+            "counts": self.counts,
+            "prompts": self.prompts,
+            "shape": self.image_shape,
+            "seed": self.seed,
+            "round": self.round,
+            "refinement": self.refinement and self.refinement.identity,
+        }
+        digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode())
+        digest.update(self.c.contiguous().numpy().tobytes())
+        if self.alignment is not None:
+            digest.update(b"".join(v.numpy().tobytes() for v in self.alignment.tensors.values()))
+        return digest.hexdigest()[:40]
+
+    def rows(self) -> list[tuple[int, int]]:
+        """(class, index) of every image, in the canonical order."""
+        return [(k, i) for k, n in enumerate(self.counts) for i in range(n)]
+
+    @property
+    def templates(self) -> int:
+        """P."""
+        return len(self.prompts) // len(self.counts)
+
+    def text(self, k: int, i: int) -> int:
+        """Which row of c and prompts image i of class k has."""
+        return k * self.templates + i % self.templates
+
+    def prompt(self, k: int) -> str:
+        """The prompts of a class, as --template has several."""
+        return " | ".join(self.prompts[k * self.templates : (k + 1) * self.templates])
+
+    def distance(self, k: int) -> float | None:
+        """Mean ‖c − c0‖₂ of a class's texts; None where each image has its own."""
+        if self.refinement is not None:
+            return None
+        own = slice(k * self.templates, (k + 1) * self.templates)
+        return (self.c[own] - self.c0[own]).double().flatten(1).norm(dim=1).mean().item()
 
 
 class Generator(ABC):

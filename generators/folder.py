@@ -19,8 +19,7 @@ from deepal_galot.errors import UserError
 from deepal_galot.images import fit_to, image_files, read_image, to_unit_float
 from deepal_galot.registry import did_you_mean
 
-from .base import Generator, Graph, Size
-from .image_store import Request
+from .base import Generator, Graph, Request, Size
 
 Listing = tuple[tuple[Path, int, int], ...]  # (file, bytes, time of its last change)
 

@@ -15,7 +15,7 @@ import io
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,102 +26,18 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from deepal_galot.alignment import Alignment, fit_aligned
+from deepal_galot.alignment import fit_aligned
 from deepal_galot.disk import atomic_write, npz_bytes
 from deepal_galot.errors import UserError
 from deepal_galot.images import png_bytes, to_uint8
 
-from .base import ONE_IN, Generator
+from .base import ONE_IN, Generator, Request
 
 SHARD = 256  # image indices a shard
 ATTEMPTS = 4  # the first and three retries for an image that comes out blank
 
 Rows = Sequence[tuple[int, int]]  # (class, index) of some images
 Batch = tuple[np.ndarray, np.ndarray, list[np.ndarray | None]]  # see `draw`
-
-
-@dataclass(frozen=True)
-class Refinement:
-    """What makes an image's own text embedding of its prompt's.
-
-    Attributes:
-        identity: hash of all that `apply` depends on but its arguments.
-        apply: (c [B, L, D], the images' seeds, [B] rows of Request.c) -> c [B, L, D].
-    """
-
-    identity: str
-    apply: Callable[[Tensor, Sequence[int], Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Request:
-    """One round's images.
-
-    Attributes:
-        c: [C·P, L, D] float32 text embeddings, P a class; image i of a class has its (i mod P)-th.
-        c0: [C·P, L, D] float32, of the prompts as they are; for the people who read the store.
-        counts: C numbers of images.
-        prompts: C·P prompts.
-        class_names: C names.
-        image_shape: (H, W, C) of the data set; images are resized to it.
-        seed, round: address of the image stream.
-        refinement: gives each image a text embedding of its own, if there is one.
-        alignment: maps the images on their way to image_shape, if there is one.
-    """
-
-    c: Tensor
-    c0: Tensor
-    counts: tuple[int, ...]
-    prompts: tuple[str, ...]
-    class_names: tuple[str, ...]
-    image_shape: tuple[int, int, int]
-    seed: int
-    round: int
-    refinement: Refinement | None = None
-    alignment: Alignment | None = None
-
-    def key(self, generator: Generator) -> str:
-        """Forty hex digits over all that the pixels depend on."""
-        what = {
-            "version": 2,
-            "resize": "bilinear, antialiased",
-            "generator": generator.identity,
-            "counts": self.counts,
-            "prompts": self.prompts,
-            "shape": self.image_shape,
-            "seed": self.seed,
-            "round": self.round,
-            "refinement": self.refinement and self.refinement.identity,
-        }
-        digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode())
-        digest.update(self.c.contiguous().numpy().tobytes())
-        if self.alignment is not None:
-            digest.update(b"".join(v.numpy().tobytes() for v in self.alignment.tensors.values()))
-        return digest.hexdigest()[:40]
-
-    def rows(self) -> list[tuple[int, int]]:
-        """(class, index) of every image, in the canonical order."""
-        return [(k, i) for k, n in enumerate(self.counts) for i in range(n)]
-
-    @property
-    def templates(self) -> int:
-        """P."""
-        return len(self.prompts) // len(self.counts)
-
-    def text(self, k: int, i: int) -> int:
-        """Which row of c and prompts image i of class k has."""
-        return k * self.templates + i % self.templates
-
-    def prompt(self, k: int) -> str:
-        """The prompts of a class, as --template has several."""
-        return " | ".join(self.prompts[k * self.templates : (k + 1) * self.templates])
-
-    def distance(self, k: int) -> float | None:
-        """Mean ‖c − c0‖₂ of a class's texts; None where each image has its own."""
-        if self.refinement is not None:
-            return None
-        own = slice(k * self.templates, (k + 1) * self.templates)
-        return (self.c[own] - self.c0[own]).double().flatten(1).norm(dim=1).mean().item()
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,8 @@ from deepal_galot.errors import UserError
 from deepal_galot.report.annotation import read_marks
 from deepal_galot.report.exhibit import find_exhibits
 from deepal_galot.results import RunFolder
-from generators.image_store import ImageStore, Request
+from generators.base import Request
+from generators.image_store import ImageStore
 from helpers import FakeGenerator
 
 OFTEN = pytest.mark.faults  # the long form of each test; the short one runs with all others

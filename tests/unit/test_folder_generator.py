@@ -13,8 +13,9 @@ from deepal_galot.datasets.digits import DIGIT_NAMES
 from deepal_galot.errors import UserError
 from deepal_galot.images import load_image
 from deepal_galot.results import RunFolder
+from generators.base import Request
 from generators.folder import FolderGenerator
-from generators.image_store import ImageStore, Request
+from generators.image_store import ImageStore
 from helpers import QUICK, rows_of
 
 CPU, SHAPE = torch.device("cpu"), (8, 8, 1)

@@ -14,7 +14,8 @@ from deepal_galot.errors import UserError
 from deepal_galot.galot import Galot
 from deepal_galot.images import load_image
 from generators import image_store
-from generators.image_store import Gallery, ImageStore, Request, read_manifest
+from generators.base import Request
+from generators.image_store import Gallery, ImageStore, read_manifest
 from helpers import FakeGenerator, NoJournal, small_config
 
 SHAPE = (8, 8, 1)

@@ -12,7 +12,8 @@ from deepal_galot.campaign import Campaign
 from deepal_galot.errors import UserError
 from deepal_galot.plan import make_plan
 from deepal_galot.request import request_of
-from generators.image_store import Refinement, Request, draw_here
+from generators.base import Refinement, Request
+from generators.image_store import draw_here
 from helpers import QUICK
 
 ON_RAY = ["--engine", "ray"]
