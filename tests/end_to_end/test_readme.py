@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from deepal_galot import speed
 from deepal_galot.cli import build_parser, main
 from deepal_galot.engines import check_engine
 from helpers import QUICK, ROOT, rows_of, run_benchmark
@@ -46,6 +47,15 @@ def test_there_are_commands():
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_printed_command_parses(command):
     build_parser().parse_args(shlex.split(command)[2:])
+
+
+def test_every_printed_measurement_parses():
+    """Those of a line, and those within a sentence."""
+    form = r"[`\n]python -m deepal_galot\.speed ([^`\n#]+)"
+    found = [flags for page in PAGES.values() for flags in re.findall(form, page)]
+    assert len(found) >= 10
+    for flags in found:
+        speed.build_parser().parse_args(flags.split())
 
 
 def test_every_command_inside_a_cluster_script_parses():
