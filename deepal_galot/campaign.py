@@ -86,7 +86,8 @@ class Campaign:
         return folders
 
     def _probe(self) -> Probe:
-        return Probe(self.plan.spec, self.request.device, self.generator)
+        request = self.request
+        return Probe(self.plan.spec, request.device, self.generator, request.compile)
 
     def check(self, run: Run, folder: RunFolder) -> None:
         """Load what a run draws with: a bad model or prompt shows before the first fit."""

@@ -256,6 +256,7 @@ def _add_instead(group: argparse._ArgumentGroup) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     set_environment()
+    args = None
     try:
         with _ended_like_interrupted():
             parser = build_parser()
@@ -273,7 +274,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return complain(f"{error}; {KEPT}")
     except KeyboardInterrupt as stop:
         word, code = ("ended", 143) if isinstance(stop, Ended) else ("interrupted", 130)
-        print(f"\n{word}: the same command goes on where this one stopped", file=sys.stderr)
+        goes_on = args is not None and not _asked(args)
+        after = ": the same command goes on where this one stopped" if goes_on else ""
+        print(f"\n{word}{after}", file=sys.stderr)
         return code
 
 
@@ -319,12 +322,17 @@ READ = {"list": ANYWAY | {"list"}, "predict": ANYWAY | {"predict", "from_run", "
         "report": FOUND | {"baseline", "target_accuracy", "annotations"}}  # fmt: skip
 
 
+def _asked(args: argparse.Namespace) -> list[str]:
+    """What is to be done instead of running something."""
+    return [a for a in INSTEAD if getattr(args, a) not in (None, False)]
+
+
 def _check_actions(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     """
     Raises:
         UserError: flags of which one would be ignored.
     """
-    asked = [a for a in INSTEAD if getattr(args, a) not in (None, False)]
+    asked = _asked(args)
     flags = [f"--{a.replace('_', '-')}" for a in asked]
     if len(asked) > 1 and set(asked) != {"annotate", "report"}:
         raise UserError(f"{' and '.join(flags)}: one at a time")
@@ -402,7 +410,7 @@ def _experiments(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace) -> int:
     from .campaign import Campaign, dry_run
     from .engines import check_engine, play_all
-    from .plan import make_plan
+    from .plan import make_plan, unread_flags
     from .report.write import write_report
     from .reporting import check_baseline, wish_of
     from .request import request_of
@@ -411,6 +419,9 @@ def _run(args: argparse.Namespace) -> int:
     request, wish = request_of(args), wish_of(args)
     campaign = Campaign(request, make_plan(request, download=not args.dry_run))
     check_baseline(wish, campaign.plan)
+    unread = unread_flags(request, campaign.plan)
+    if unread:
+        print(f"note: {', '.join(unread)}: no run of this command reads it", file=sys.stderr)
     if args.dry_run:
         return _say(dry_run(campaign))
     folders = play_all(campaign, args)

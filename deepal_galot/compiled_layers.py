@@ -32,16 +32,16 @@ def in_compiled_forms(model: nn.Module) -> Iterator[None]:
 
 def _form(module: nn.Module) -> type[nn.Module] | None:
     """Of torch's own layers, not of what is derived from them."""
-    if type(module) is nn.BatchNorm2d and _is_usual(module):
+    if type(module) is nn.BatchNorm2d and _has_all_parts(module):
         return SummedBatchNorm2d
     if type(module) is nn.Conv2d and _is_better_as_product(module):
         return ProductConv2d
     return None
 
 
-def _is_usual(norm: nn.BatchNorm2d) -> bool:
-    has = (norm.weight, norm.bias, norm.running_mean, norm.momentum)
-    return all(part is not None for part in has)
+def _has_all_parts(norm: nn.BatchNorm2d) -> bool:
+    parts = (norm.weight, norm.bias, norm.running_mean, norm.momentum)
+    return all(part is not None for part in parts)
 
 
 def _is_better_as_product(conv: nn.Conv2d) -> bool:
@@ -103,7 +103,7 @@ class SummedBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         n = x.numel() // x.shape[1]
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        middle = wide[0, :, 0, 0].detach()  # any will do
+        middle = wide[0, :, 0, 0].detach()  # any as near the mean as most
         apart = wide - _by_channel(middle)
         first, second = _once(apart.mean(PIXELS)), _once(apart.square().mean(PIXELS))
         mean, variance = middle + first, (second - first.square()).clamp_min(0)
@@ -126,13 +126,17 @@ def _by_channel(v: Tensor) -> Tensor:
 
 
 def _once(v: Tensor) -> Tensor:
-    """[C] as it is; neither it nor its gradient are calculated anew for each pixel."""
+    """[C] as it is; a compiler calculates it, and its gradient, once and not for each pixel that
+    reads it."""
     return _Once.apply(v)
 
 
 class _Once(torch.autograd.Function):
-    """A compiler takes a strided view from memory. (Of vectors: what goes back through a Function
-    is brought into the usual order of memory, which for images would be copies.)"""
+    """A compiler takes a strided view from memory, so what is viewed has to be there.
+
+    Of vectors only: what goes back through a Function is brought into the usual order of memory,
+    which for images would be copies.
+    """
 
     @staticmethod
     def forward(ctx: Any, v: Tensor) -> Tensor:

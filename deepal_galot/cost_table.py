@@ -61,7 +61,7 @@ def summary(costs: Sequence[Cost], device: torch.device) -> str:
     return "to do: " + ", ".join(parts) + (f"; {warning}" if warning else "")
 
 
-HEAD = ("run", "rounds", "labels", "images", "chains", "PFLOP", "disk", "time", "folder")
+HEAD = ("run", "fits", "labels", "images", "chains", "PFLOP", "disk", "time", "folder")
 
 
 def table(costs: Sequence[Cost], output: Path, device: torch.device) -> Iterator[str]:

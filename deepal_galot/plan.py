@@ -164,6 +164,17 @@ def make_plan(request: Request, download: bool = True) -> Plan:
     return Plan(spec, request.words or spec.class_names, tuple(runs.values()), by_entry)
 
 
+def unread_flags(request: Request, plan: Plan) -> list[str]:
+    """Flags that were given and have no effect on any of the runs."""
+    configs = [run.config for run in plan.runs]
+    read = {"protocol", "n_rounds", "quota"}.union(*(c.fields_read() for c in configs))
+    if any(c.uses_generated_images for c in configs):
+        read |= {"generator", "synthetic_from"}  # hashes stand for them
+    else:
+        read -= {"synthetic_weight", "synthetic_norm"}
+    return [f"--{name.replace('_', '-')}" for name in request.flags if name not in read]
+
+
 def parse_strategy(text: str) -> tuple[type[Strategy], dict[str, Any]]:
     """A strategy's class and own settings.
 

@@ -37,11 +37,13 @@ class Probe:
 
     Attributes:
         load: a run -> its generator.
+        compiled: whether generators are compiled when they are first called.
     """
 
     spec: DatasetSpec
     device: torch.device
     load: Callable[[Run], Generator]
+    compiled: bool = False
     _seen: dict[tuple, Prices] = field(default_factory=dict)
 
     def prices(self, run: Run, done: int) -> Prices:
@@ -110,8 +112,8 @@ class Probe:
             noise = [[seed] for seed in seeds[:n_chains]]
             score_gradient(generator, texts[:n_chains], score, noise, steps=c.ascent_denoising)
 
-        image = _repeat(draw, learner.clock) / n_images
-        chain = _repeat(climb, learner.clock) / n_chains if ascends(c) else 0.0
+        image = _repeat(draw, learner.clock, self.compiled) / n_images
+        chain = _repeat(climb, learner.clock, self.compiled) / n_chains if ascends(c) else 0.0
         return Prices(image=image, chain=chain)
 
     def _learner(self, c: RunConfig, architecture: type[Classifier]) -> Learner:
@@ -124,8 +126,14 @@ class Probe:
         return ImageSet(x, y, self.spec.mean, self.spec.std)
 
 
-def _repeat(run: Callable[[], object], clock: Callable[[], float]) -> float:
-    """Median seconds; the first time warms up, and counts only if it took very long."""
+def _repeat(run: Callable[[], object], clock: Callable[[], float], compiles: bool = False) -> float:
+    """Median seconds; the first time warms up, and counts only if it took very long.
+
+    Args:
+        compiles: something is compiled in a time before all others, which never counts.
+    """
+    if compiles:
+        run()
     seconds: list[float] = []
     for _ in range(12):
         started = clock()

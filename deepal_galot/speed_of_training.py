@@ -38,7 +38,7 @@ from .gpu_sharing import side_by_side
 from .learner import Learner
 from .pool import ImageSet
 from .precision import product_dtype
-from .timing import alternately, matrix_rate, with_spread
+from .timing import alternately, matrix_rate, plainly, with_spread
 from .training import make_optimizer
 
 CIFAR_SHAPE = (32, 32, 3)
@@ -55,6 +55,8 @@ SEEN_PLAINLY, SEEN_AT_ONCE = 4000, 300_000
 def train_lines(args: argparse.Namespace) -> Iterator[str]:
     """The report of `train`, line by line as it is measured."""
     device = pick_device(args.device)
+    if args.compile and device.type != "cuda":
+        raise UserError("--compile: fits are compiled on a GPU alone; leave it out")
     usual = ON_GPU if device.type == "cuda" else ON_CPU
     batches, sizes = args.batch or usual["batch"], args.images or usual["images"]
     workers = usual["workers"] if args.workers is None else args.workers
@@ -161,7 +163,7 @@ def _at_once(fits: _Fits, jobs: int, flops: float, limit: float) -> str:
     rate = jobs * epochs * len(fits.data) / seconds
     return (
         f"{len(fits.data):6,} images  batch {fits.config.batch_size:<4} {jobs} fits at once: "
-        f"{rate:.3g} (n=1) in all  {_share(rate, flops, limit)}"
+        f"{plainly(rate)} (n=1) in all  {_share(rate, flops, limit)}"
     )
 
 

@@ -25,14 +25,19 @@ def measured(run: Callable[[], float]) -> list[float]:
     return seconds
 
 
-def with_spread(seconds: Sequence[float]) -> str:
+def with_spread(values: Sequence[float]) -> str:
     """Median, range and n."""
-    low, middle, high = min(seconds), statistics.median(seconds), max(seconds)
-    return f"{middle:.3g} ({low:.3g}–{high:.3g}, n={len(seconds)})"
+    low, middle, high = map(plainly, (min(values), statistics.median(values), max(values)))
+    return f"{middle} ({low}–{high}, n={len(values)})"
+
+
+def plainly(x: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{x:,.0f}" if x >= 1000 else f"{x:.3g}"
 
 
 def seconds_of(work: Callable[[], object], device: torch.device) -> list[float]:
-    """`measured`, and until the device is done; called once before, to compile and to choose."""
+    """`measured`, and until the device is done."""
 
     def run() -> float:
         _wait_for(device)
@@ -80,8 +85,13 @@ def matrix_rate(device: torch.device, dtype: torch.dtype = torch.float32) -> flo
     """
     cuda = device.type == "cuda"
     n, times = (8192, 20) if cuda else (512, 4)
-    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
-    rates = [_rate(lambda: [a @ b for _ in range(times)], times * 2 * n**3, device)]
+    a, b, out = (torch.randn(n, n, device=device).to(dtype) for _ in range(3))
+
+    def multiply() -> None:
+        for _ in range(times):
+            torch.mm(a, b, out=out)
+
+    rates = [_rate(multiply, times * 2 * n**3, device)]
     if not cuda:
         x, weight = torch.randn(16, 256, 16, 16).to(dtype), torch.randn(256, 256, 3, 3).to(dtype)
         x, weight = (v.to(device, memory_format=torch.channels_last) for v in (x, weight))

@@ -27,9 +27,9 @@ from .objective import Batch, Objective
 from .precision import WorkingCopies, autocast, product_dtype
 
 WARM_UP = 0.3  # share of a one-cycle fit in which the rate rises, from ...
+FIRST_RATE = 1 / 25  # ... this share of the highest (Smith & Topin 2018; PyTorch's defaults)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)  # not what is derived from them
 MOST_COMPILED = 64  # sizes and networks; what comes after these runs uncompiled
-FIRST_RATE = 1 / 25  # ... this share of the highest (Smith & Topin 2018; PyTorch's defaults)
 
 
 class Training:
@@ -147,7 +147,7 @@ class Training:
             if self._capturable:
                 during.enter_context(batches_counted_at_once(models, steps))
                 during.enter_context(stream_for_graphs(self.x.device))
-            if self.network is not self.clf:
+            if self.network is not self.clf:  # last: those before tell layers by their types
                 during.enter_context(in_compiled_forms(self.clf))
             yield
 

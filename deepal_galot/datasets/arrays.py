@@ -34,7 +34,8 @@ def read_npz(path: Path, keys: Sequence[str] = NPZ_KEYS, optional: Sequence[str]
                 f"{path}: an array holds Python objects, which are not read: save images as one "
                 f"uint8 array, labels as whole numbers, names as text"
             ) from error
-        raise UserError(f"{path}: damaged or not an .npz file ({said(error)})") from error
+        why = "" if "pickle" in str(error) else f" ({said(error)})"  # no advice to load unsafely
+        raise UserError(f"{path}: damaged or not an .npz file{why}") from error
 
 
 def spec_of(

@@ -204,8 +204,10 @@ def _next_steps(sections: Sequence[Section]) -> list[str]:
                      "command that ran them")  # fmt: skip
     unjudged = [s.comparison.dataset for s in sections if s.galleries and s.judge is None]
     for dataset in dict.fromkeys(unjudged):
-        lines.append(f"next: --strategy GALOT:mode=full --dataset {dataset}, a classifier on all "
-                     f"labels, so that --report can check pseudo-labels")  # fmt: skip
+        lines.append(
+            f"next: --strategy GALOT:mode=full in the command that ran {dataset}, a classifier on "
+            f"all labels, so that --report can check pseudo-labels"
+        )
     return lines
 
 

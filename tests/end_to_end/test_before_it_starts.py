@@ -43,6 +43,22 @@ def huge(tmp_path, monkeypatch):
             "--output", str(tmp_path / "out")]  # fmt: skip
 
 
+@pytest.mark.parametrize(("flags", "unread"), [
+    (["MarginSampling", "--text-target", "entropy", "--synthetic-weight", "0.3"],
+     "--text-target, --synthetic-weight"),
+    (["MarginSampling", "--generator", "/nowhere"], "--generator"),
+    (["RandomSampling", "--momentum", "0.5", "--mc-passes", "3"], "--momentum, --mc-passes"),
+    (["GALOT:epsilon=0", "--eta", "0.1"], "--eta"),
+    (["GALOT", "MarginSampling", "--eta", "0.1", "--generator", "tiny"], ""),
+    (["BALDDropout", "--mc-passes", "3", "--n-init", "12"], ""),
+])  # fmt: skip
+def test_flags_that_no_run_reads_are_named(flags, unread, tmp_path, capsys):
+    command = ["--seeds", "0", "--output", str(tmp_path), "--dry-run", "--strategy", *flags]
+    assert main(command) == 0
+    said = f"note: {unread}: no run of this command reads it\n" if unread else ""
+    assert capsys.readouterr().err == said
+
+
 def dry(capsys, tmp_path, *args) -> dict[str, dict[str, str]]:
     """The table of a dry run: first column -> head -> cell; and "notes"."""
     assert main([*QUICK, *args, "--output", str(tmp_path), "--dry-run"]) == 0
@@ -62,7 +78,7 @@ def test_dry_run_says_the_costs_and_runs_nothing(tmp_path, capsys):
     table = dry(capsys, tmp_path, "--strategy", "MarginSampling", "GALOT")
     margin, galot, total = (table[k] for k in ("MarginSampling seed 0", next(
         k for k in table if k.startswith("GALOT")), "total"))  # fmt: skip
-    assert (margin["labels"], margin["images"], margin["rounds"]) == ("15", "0", "0/2")
+    assert (margin["labels"], margin["images"], margin["fits"]) == ("15", "0", "0/2")
     assert (galot["labels"], galot["images"], galot["chains"]) == ("15", "50", "40")
     assert (total["labels"], total["images"], total["chains"]) == ("30", "50", "40")
     assert float(total["PFLOP"]) > float(galot["PFLOP"]) > float(margin["PFLOP"]) > 0
@@ -77,7 +93,7 @@ def test_a_finished_run_costs_nothing(tmp_path, capsys):
     err = capsys.readouterr().err
     assert "to do: 1 run, 15 labels, 0 images" in err
     row = dry(capsys, tmp_path, *args)["RandomSampling seed 0"]
-    assert (row["rounds"], row["labels"], row["PFLOP"], row["time"]) == ("2/2", "0", "0", "0 s")
+    assert (row["fits"], row["labels"], row["PFLOP"], row["time"]) == ("2/2", "0", "0", "0 s")
     main([*QUICK, *args, "EntropySampling", "--output", str(tmp_path)])
     assert "to do: 2 runs, 1 of them finished, 15 labels" in capsys.readouterr().err
     main([*QUICK, *args, "--output", str(tmp_path)])

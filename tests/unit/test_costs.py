@@ -15,7 +15,7 @@ from deepal_galot.costs import Prices, Work, costs_of, network_of
 from deepal_galot.datasets.digits import Digits
 from deepal_galot.learner import Learner
 from deepal_galot.plan import Request, make_plan
-from deepal_galot.probe import Probe
+from deepal_galot.probe import Probe, _repeat
 from generators.flops import pipeline_size, read_configs
 from generators.stable_diffusion import StableDiffusion21Base
 from generators.tiny import Tiny
@@ -111,6 +111,19 @@ def test_prices_of_work():
     work = Work(labels=7, images=10, pictures=2, chains=3, fits=1, steps=5, trained=50, passed=100)
     assert Prices(1, 10, 100, 1000, 0.1, 0.01).of(work) == 12 + 30 + 100 + 5000 + 5 + 1
     assert work + work == Work(*(2 * n for n in dataclasses.astuple(work)))
+
+
+@pytest.mark.parametrize(("seconds", "compiles", "price"), [
+    ([60, 1, 1, 1], True, 1), ([60, 1, 1, 1], False, 60), ([2, 1, 1, 1], False, 1),
+])  # fmt: skip
+def test_a_compilation_is_no_price(seconds, compiles, price):
+    """Of a first time that took very long, a compiler's is never what one more costs."""
+    now, left = [0.0], iter(seconds)
+
+    def work():
+        now[0] += next(left)
+
+    assert _repeat(work, lambda: now[0], compiles) == price
 
 
 def test_fits_of_other_recipes_are_timed_apart(tmp_path, monkeypatch):

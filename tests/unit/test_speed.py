@@ -72,6 +72,7 @@ def test_short_runs_are_warmed_up_and_repeated(monkeypatch):
     long = iter([15.0, 15.0, 15.0])
     assert timing.measured(lambda: next(long)) == [15.0, 15.0]
     assert timing.with_spread([1.0, 3.0, 2.0]) == "2 (1–3, n=3)"
+    assert timing.with_spread([0.01234, 999.4, 23912.3]) == "999 (0.0123–23,912, n=3)"
 
 
 # -- generate ----------------------------------------------------------------------------------
@@ -106,7 +107,13 @@ def test_the_plain_call_does_the_same_work():
     assert (generator.sample(c, [5, 6]) - plain).abs().max() < 1e-3
 
 
-NUMBER = r"(\d[\d.e+-]*)"
+NUMBER = r"(\d[\d.,]*)"
+
+
+def number(text):
+    return float(text.replace(",", ""))
+
+
 RATE = re.compile(rf"(plain|ours) +T=(\d+) +batch (\d+) +float32 +{NUMBER} \(.*n=1\) images/s +"
                   rf"{NUMBER} TFLOP/s +{NUMBER}% of {NUMBER}$")  # fmt: skip
 RATIO = re.compile(r"ours is ([\d.]+)× plain with batch 10 at T=(\d+)$")
@@ -123,11 +130,11 @@ def test_lines_of_generate(capsys):
     ]  # fmt: skip
     flops = count_flops(MINIATURE)
     for _, steps, _, images, tflop, share, limit in rates:
-        assert float(tflop) == pytest.approx(
-            float(images) * flops.image(int(steps), 2) / 1e12, 0.02
+        assert number(tflop) == pytest.approx(
+            number(images) * flops.image(int(steps), 2) / 1e12, 0.02
         )
-        assert float(share) / 100 == pytest.approx(float(tflop) / float(limit), 0.02)
-    by = {r[:3]: float(r[3]) for r in rates}
+        assert number(share) / 100 == pytest.approx(number(tflop) / number(limit), 0.02)
+    by = {r[:3]: number(r[3]) for r in rates}
     said = {
         t: float(x)
         for x, t in re.findall(r"ours is ([\d.]+)× plain .* at T=(\d)", "\n".join(lines))
@@ -160,9 +167,10 @@ def test_lines_of_train(capsys):
     assert [f[:2] for f in found] == [("24", "8"), ("24", "16"), ("40", "8"), ("40", "16")]
     flops = count_training_flops(SmallCNN, (32, 32, 3))
     for _, _, ours, tflop, share, limit, plain, ratio in found:
-        assert float(tflop) == pytest.approx(float(ours) * flops / 1e12, rel=0.02)
-        assert float(share) / 100 == pytest.approx(float(tflop) / float(limit), rel=0.02, abs=0.001)
-        assert float(ratio) == pytest.approx(float(ours) / float(plain), rel=0.02, abs=0.006)
+        assert number(tflop) == pytest.approx(number(ours) * flops / 1e12, rel=0.02)
+        share_of = number(tflop) / number(limit)
+        assert number(share) / 100 == pytest.approx(share_of, rel=0.02, abs=0.001)
+        assert number(ratio) == pytest.approx(number(ours) / number(plain), rel=0.02, abs=0.006)
 
 
 @pytest.mark.slow
@@ -183,7 +191,7 @@ def test_lines_of_fits_at_once(capsys):
     assert speed.main(["train", "--classifier", "small_cnn", "--protocol", "demo", *sizes]) == 0
     line = capsys.readouterr().out.splitlines()[-1]
     at_once = rf" *24 images +batch 8 +2 fits at once: {NUMBER} \(n=1\) in all +{NUMBER} TFLOP/s .*"
-    rate, tflop = map(float, re.fullmatch(at_once, line).groups())
+    rate, tflop = map(number, re.fullmatch(at_once, line).groups())
     flops = count_training_flops(SmallCNN, (32, 32, 3))
     assert tflop == pytest.approx(rate * flops / 1e12, rel=0.02)
 
@@ -205,6 +213,12 @@ def test_precision_of_train_is_said_and_used(capsys):
     assert "ours: bfloat16; plain: float32" in capsys.readouterr().out
     assert speed.main(["train", *sizes, "--precision", "bf16"]) == 2
     assert "--precision 'bf16'" in capsys.readouterr().err
+
+
+def test_fits_are_compiled_on_a_gpu_alone(capsys):
+    assert speed.main(["train", "--device", "cpu", "--compile"]) == 2
+    said = "error: --compile: fits are compiled on a GPU alone; leave it out\n"
+    assert capsys.readouterr().err == said
 
 
 @pytest.mark.parametrize("flags", [
