@@ -421,7 +421,7 @@ def _run(args: argparse.Namespace) -> int:
     check_baseline(wish, campaign.plan)
     unread = unread_flags(request, campaign.plan)
     if unread:
-        print(f"note: {', '.join(unread)}: no run of this command reads it", file=sys.stderr)
+        print(f"note: {', '.join(unread)}: read by no run of this command", file=sys.stderr)
     if args.dry_run:
         return _say(dry_run(campaign))
     folders = play_all(campaign, args)

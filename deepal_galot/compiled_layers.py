@@ -103,7 +103,7 @@ class SummedBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         n = x.numel() // x.shape[1]
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        middle = wide[0, :, 0, 0].detach()  # any as near the mean as most
+        middle = wide[0, :, 0, 0].detach()  # near enough to the mean
         apart = wide - _by_channel(middle)
         first, second = _once(apart.mean(PIXELS)), _once(apart.square().mean(PIXELS))
         mean, variance = middle + first, (second - first.square()).clamp_min(0)

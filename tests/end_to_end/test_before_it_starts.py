@@ -55,7 +55,7 @@ def huge(tmp_path, monkeypatch):
 def test_flags_that_no_run_reads_are_named(flags, unread, tmp_path, capsys):
     command = ["--seeds", "0", "--output", str(tmp_path), "--dry-run", "--strategy", *flags]
     assert main(command) == 0
-    said = f"note: {unread}: no run of this command reads it\n" if unread else ""
+    said = f"note: {unread}: read by no run of this command\n" if unread else ""
     assert capsys.readouterr().err == said
 
 
