@@ -24,7 +24,7 @@ from .costs import costs_of
 from .errors import UserError
 from .galot import BorrowedGalot, Galot
 from .oracle import ReferenceOracle
-from .plan import Plan, Request, Run
+from .plan import Plan, Request, Run, unread_note
 from .probe import Probe, timed
 from .quotas import new_counts
 from .results import Row, RunFolder
@@ -82,7 +82,9 @@ class Campaign:
         if not all(cost.finished for cost in counted):
             if load and cost_table.is_long(counted, self.request.device):
                 counted = timed(counted, self._probe())
-            print(cost_table.summary(counted, self.request.device), file=sys.stderr)
+            said = [*unread_note(self.request, self.plan),
+                    cost_table.summary(counted, self.request.device)]  # fmt: skip
+            print(*said, sep="\n", file=sys.stderr)
         return folders
 
     def _probe(self) -> Probe:
@@ -261,3 +263,4 @@ def dry_run(campaign: Campaign) -> Iterator[str]:
     request, plan = campaign.request, campaign.plan
     counted = timed(costs_of(plan, request.output), campaign._probe())
     yield from cost_table.table(counted, request.output, request.device)
+    yield from unread_note(request, plan)

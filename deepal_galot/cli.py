@@ -410,7 +410,7 @@ def _experiments(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace) -> int:
     from .campaign import Campaign, dry_run
     from .engines import check_engine, play_all
-    from .plan import make_plan, unread_flags
+    from .plan import make_plan
     from .report.write import write_report
     from .reporting import check_baseline, wish_of
     from .request import request_of
@@ -419,9 +419,6 @@ def _run(args: argparse.Namespace) -> int:
     request, wish = request_of(args), wish_of(args)
     campaign = Campaign(request, make_plan(request, download=not args.dry_run))
     check_baseline(wish, campaign.plan)
-    unread = unread_flags(request, campaign.plan)
-    if unread:
-        print(f"note: {', '.join(unread)}: read by no run of this command", file=sys.stderr)
     if args.dry_run:
         return _say(dry_run(campaign))
     folders = play_all(campaign, args)

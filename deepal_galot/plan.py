@@ -164,15 +164,16 @@ def make_plan(request: Request, download: bool = True) -> Plan:
     return Plan(spec, request.words or spec.class_names, tuple(runs.values()), by_entry)
 
 
-def unread_flags(request: Request, plan: Plan) -> list[str]:
-    """Flags that were given and have no effect on any of the runs."""
+def unread_note(request: Request, plan: Plan) -> list[str]:
+    """A line that names the flags that were given and have no effect on any of the runs, or none."""
     configs = [run.config for run in plan.runs]
     read = {"protocol", "n_rounds", "quota"}.union(*(c.fields_read() for c in configs))
     if any(c.uses_generated_images for c in configs):
         read |= {"generator", "synthetic_from"}  # hashes stand for them
     else:
         read -= {"synthetic_weight", "synthetic_norm"}
-    return [f"--{name.replace('_', '-')}" for name in request.flags if name not in read]
+    unread = [f"--{name.replace('_', '-')}" for name in request.flags if name not in read]
+    return [f"note: {', '.join(unread)}: read by none of these runs"] if unread else []
 
 
 def parse_strategy(text: str) -> tuple[type[Strategy], dict[str, Any]]:

@@ -55,8 +55,16 @@ def huge(tmp_path, monkeypatch):
 def test_flags_that_no_run_reads_are_named(flags, unread, tmp_path, capsys):
     command = ["--seeds", "0", "--output", str(tmp_path), "--dry-run", "--strategy", *flags]
     assert main(command) == 0
-    said = f"note: {unread}: read by no run of this command\n" if unread else ""
-    assert capsys.readouterr().err == said
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said == f"note: {unread}: read by none of these runs" if unread else "note" not in said
+
+
+@pytest.mark.usefixtures("no_report")
+def test_a_run_names_them_too(tmp_path, capsys):
+    assert main([*QUICK, "--strategy", "RandomSampling", "--output", str(tmp_path)]) == 0
+    first, second, *_ = capsys.readouterr().err.splitlines()
+    assert first.startswith("note: --") and "--ascent-steps" in first and "--n-init" not in first
+    assert second.startswith("to do: 1 run")
 
 
 def dry(capsys, tmp_path, *args) -> dict[str, dict[str, str]]:
