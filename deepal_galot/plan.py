@@ -165,7 +165,7 @@ def make_plan(request: Request, download: bool = True) -> Plan:
 
 
 def unread_note(request: Request, plan: Plan) -> list[str]:
-    """A line that names the flags that were given and have no effect on any of the runs, or none."""
+    """A line that names the flags that were given and change none of the runs; or no line."""
     configs = [run.config for run in plan.runs]
     read = {"protocol", "n_rounds", "quota"}.union(*(c.fields_read() for c in configs))
     if any(c.uses_generated_images for c in configs):
