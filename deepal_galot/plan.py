@@ -171,7 +171,7 @@ def unread_note(request: Request, plan: Plan) -> list[str]:
     if any(c.uses_generated_images for c in configs):
         read |= {"generator", "synthetic_from"}  # hashes stand for them
     else:
-        read -= {"synthetic_weight", "synthetic_norm"}
+        read -= {"synthetic_weight", "synthetic_norm"}  # every training's, but without effect
     unread = [f"--{name.replace('_', '-')}" for name in request.flags if name not in read]
     return [f"note: {', '.join(unread)}: read by none of these runs"] if unread else []
 

@@ -38,7 +38,7 @@ from .gpu_sharing import side_by_side
 from .learner import Learner
 from .pool import ImageSet
 from .precision import product_dtype
-from .timing import alternately, matrix_rate, plainly, with_spread
+from .timing import alternately, matrix_rate, readable, with_spread
 from .training import make_optimizer
 
 CIFAR_SHAPE = (32, 32, 3)
@@ -163,7 +163,7 @@ def _at_once(fits: _Fits, jobs: int, flops: float, limit: float) -> str:
     rate = jobs * epochs * len(fits.data) / seconds
     return (
         f"{len(fits.data):6,} images  batch {fits.config.batch_size:<4} {jobs} fits at once: "
-        f"{plainly(rate)} (n=1) in all  {_share(rate, flops, limit)}"
+        f"{readable(rate)} (n=1) in all  {_share(rate, flops, limit)}"
     )
 
 

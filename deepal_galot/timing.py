@@ -27,11 +27,11 @@ def measured(run: Callable[[], float]) -> list[float]:
 
 def with_spread(values: Sequence[float]) -> str:
     """Median, range and n."""
-    low, middle, high = map(plainly, (min(values), statistics.median(values), max(values)))
+    low, middle, high = map(readable, (min(values), statistics.median(values), max(values)))
     return f"{middle} ({low}–{high}, n={len(values)})"
 
 
-def plainly(x: float) -> str:
+def readable(x: float) -> str:
     """Three digits, or all before the point."""
     return f"{x:,.0f}" if x >= 1000 else f"{x:.3g}"
 

@@ -67,6 +67,36 @@ def test_a_run_names_them_too(tmp_path, capsys):
     assert second.startswith("to do: 1 run")
 
 
+def test_a_probe_knows_that_generators_are_compiled(tmp_path, monkeypatch):
+    """What is compiled in the first call is no price of an image or of a chain."""
+    asked, repeat = [], probe._repeat
+
+    def remember(run, clock, compiles=False):
+        asked.append(compiles)
+        return repeat(run, clock)
+
+    monkeypatch.setattr(probe, "_repeat", remember)
+    monkeypatch.setattr(Tiny, "compile", lambda self: None)  # takes a minute, and is not asked here
+    command = [*QUICK, "--strategy", "GALOT", "--output", str(tmp_path), "--dry-run"]
+    for flags, generated in (([], False), (["--compile"], True)):
+        asked.clear()
+        assert main([*command, *flags]) == 0
+        assert asked == [False, generated, generated]  # the pass, an image, a chain
+
+
+@pytest.mark.parametrize(("flags", "said"), [
+    ([], "\ninterrupted: the same command goes on where this one stopped\n"),
+    (["--dry-run"], "\ninterrupted\n"), (["--report"], "\ninterrupted\n"),
+])  # fmt: skip
+def test_only_what_is_recorded_goes_on(flags, said, monkeypatch, capsys):
+    def stop(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("deepal_galot.cli._dispatch", stop)
+    assert main(flags) == 130
+    assert capsys.readouterr().err == said
+
+
 def dry(capsys, tmp_path, *args) -> dict[str, dict[str, str]]:
     """The table of a dry run: first column -> head -> cell; and "notes"."""
     assert main([*QUICK, *args, "--output", str(tmp_path), "--dry-run"]) == 0

@@ -53,6 +53,7 @@ def test_a_fresh_process_prints_a_table_and_leaves_pictures(fresh):
     done, output = fresh
     assert "MarginSampling" in done.stdout and "average" in done.stdout
     assert "what the text optimisation of GALOT adds is not known" in done.stdout
+    assert "next: --strategy GALOT:mode=full in the command that ran Digits, " in done.stdout
     assert "all GALOT with ascent_samples=1,ascent_steps=2" in done.stdout
     assert "round 1/1: 15 labels + 30 generated" in done.stderr
     files = list((output / "report").iterdir())

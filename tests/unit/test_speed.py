@@ -75,6 +75,16 @@ def test_short_runs_are_warmed_up_and_repeated(monkeypatch):
     assert timing.with_spread([0.01234, 999.4, 23912.3]) == "999 (0.0123–23,912, n=3)"
 
 
+def test_the_rate_of_a_device_is_measured_once(monkeypatch):
+    timing.matrix_rate.cache_clear()
+    works = []
+    monkeypatch.setattr(timing, "seconds_of", lambda work, device: works.append(work) or [2.0, 4.0])
+    cpu = torch.device("cpu")
+    flops = 2 * 9 * 16 * 256 * 16 * 16 * 256  # of the convolution, in 3 s
+    assert timing.matrix_rate(cpu) == timing.matrix_rate(cpu) == flops / 3 and len(works) == 2
+    timing.matrix_rate.cache_clear()
+
+
 # -- generate ----------------------------------------------------------------------------------
 
 

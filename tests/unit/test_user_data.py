@@ -209,7 +209,7 @@ def test_sizes_that_cannot_be_used(tmp_path):
 @pytest.mark.parametrize(
     ("name", "says"),
     [("gone", "no such folder or .npz"), ("gone.npz", "no such folder or .npz"),
-     ("notes.txt", "neither a folder nor an .npz"), ("x.npz", "damaged or not an .npz")],
+     ("notes.txt", "neither a folder nor an .npz"), ("x.npz", "damaged or not an .npz file$")],
 )  # fmt: skip
 def test_a_path_to_nothing_useful(tmp_path, name, says):
     for file in ("notes.txt", "x.npz"):
