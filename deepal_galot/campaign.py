@@ -19,7 +19,7 @@ from generators.base import Generator
 from generators.image_store import DrawBatches, Gallery, ImageStore, draw_here
 
 from . import cost_table
-from .config import COMPILED_FROM, RunConfig
+from .config import COMPILED_FROM, GENERATOR, RunConfig, fields_of
 from .costs import costs_of
 from .errors import UserError
 from .galot import BorrowedGalot, Galot
@@ -198,7 +198,7 @@ class Campaign:
     def generator(self, run: Run) -> Generator:
         """Loaded once for all runs that use it alike."""
         c = run.config
-        key = (c.generator, c.steps, c.guidance, c.scheduler, c.resolution, c.dtype)
+        key = tuple(getattr(c, name) for name in fields_of(GENERATOR))
         if key not in self._generators:
             self._generators[key] = run.generator(c, self.request.device)
             if self.request.compile:

@@ -265,13 +265,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _dispatch(args)
     except UserError as error:
         return complain(error)
-    except (*registry.FAULTS, MemoryError) as error:
+    except OSError as error:  # a full disk, a lost file system
+        return complain(f"{error}; {KEPT}")
+    except Exception as error:
         fault = _fault(error)
         if fault is None:
             raise  # a bug of ours; its traceback is wanted
         return complain(fault)
-    except OSError as error:  # a full disk, a lost file system
-        return complain(f"{error}; {KEPT}")
     except KeyboardInterrupt as stop:
         word, code = ("ended", 143) if isinstance(stop, Ended) else ("interrupted", 130)
         goes_on = args is not None and not _asked(args)

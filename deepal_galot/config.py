@@ -267,15 +267,9 @@ class RunConfig:
         if self.uses_generated_images:
             groups |= {GALOT, GENERATOR}
         read = {"strategy": self.strategy, "mode": self.mode, "dataset": self.dataset}
-        read |= {
-            f.name: getattr(self, f.name) for f in option_fields() if f.metadata["group"] in groups
-        }
-        for f in option_fields():
-            if f.metadata["group"] == STRATEGY and getattr(self, f.name) is None:
-                read.pop(f.name, None)
-        for name in self._unread():
-            read.pop(name, None)
-        return read
+        read |= {name: getattr(self, name) for name in fields_of(*groups)}
+        unread = self._unread() | {n for n in fields_of(STRATEGY) if getattr(self, n) is None}
+        return {name: value for name, value in read.items() if name not in unread}
 
     def _unread(self) -> set[str]:
         """Fields that have no effect given the others."""
@@ -312,6 +306,11 @@ class RunConfig:
 def option_fields() -> list[dataclasses.Field]:
     """The fields with help, in the order of the class; each is a command-line flag."""
     return [f for f in dataclasses.fields(RunConfig) if f.metadata]
+
+
+def fields_of(*groups: str) -> tuple[str, ...]:
+    """Names of the fields of these groups, in the order of the class."""
+    return tuple(f.name for f in option_fields() if f.metadata["group"] in groups)
 
 
 def usual_values() -> dict[str, Any]:
@@ -441,8 +440,7 @@ def resolve(
     recipe = protocol(chosen)
     values = {**usual_values(), **(generator_defaults or {}), **recipe.sets, **dataset_defaults,
               **recipe.datasets.get(dataset, {}), **flags, **(fixed or {})}  # fmt: skip
-    values |= {f.name: None for f in option_fields()
-               if f.metadata["group"] == STRATEGY and f.name not in reads}  # fmt: skip
+    values |= {name: None for name in fields_of(STRATEGY) if name not in reads}
     if values["mc_noise"] == "batchnorm":
         values["head_dropout"] = None
     values["text_target"] = acquisition.canonical_text_target(values["text_target"])

@@ -243,11 +243,13 @@ def network_of(
     Raises:
         UserError: the classifier cannot be made, or its answer is not what it must be.
     """
-    with contextlib.suppress(*registry.FAULTS):  # one may look at its numbers when it is made
+    with contextlib.suppress(Exception):  # one may look at its numbers when it is made
         return _counted(architecture, image_shape, n_classes, "meta")
     try:
         return _counted(architecture, image_shape, n_classes, "cpu")
-    except registry.FAULTS as error:
+    except UserError:
+        raise
+    except Exception as error:
         raise UserError(
             registry.plugin_fault(error)
             or f"the classifier {registry.class_name(architecture)}, made as "

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from .classifiers.base import Classifier
-from .config import TRAINING, RunConfig, option_fields
+from .config import TRAINING, RunConfig, fields_of
 from .datasets.base import DatasetSpec
 from .learner import Learner
 from .pool import Pool
@@ -41,10 +41,7 @@ class ReferenceOracle:
             config: a run that asks it; only its training recipe is used.
         """
         self.spec, self.architecture, self.device = spec, architecture, device
-        recipe = {
-            f.name: getattr(config, f.name)
-            for f in option_fields() if f.metadata["group"] == TRAINING
-        }  # fmt: skip
+        recipe = {name: getattr(config, name) for name in fields_of(TRAINING)}
         batch = max(config.batch_size, 128)
         recipe |= {"batch_size": batch, "min_steps": math.ceil(LEAST_IMAGES / batch),
                    "epochs": max(2, round(SHARE_OF_EPOCHS * config.epochs))}  # fmt: skip

@@ -24,6 +24,7 @@ from .config import (
     TRAINING,
     RunConfig,
     field_type,
+    fields_of,
     option_fields,
     protocol,
     resolve,
@@ -228,10 +229,9 @@ def _check_settings_are_read(
     Raises:
         UserError: a setting written behind a strategy's name has no effect on it.
     """
-    group = {f.name: f.metadata["group"] for f in option_fields()}
     for key in own:
-        unread = group[key] == STRATEGY and getattr(config, key) is None
-        if unread or (group[key] in (GALOT, GENERATOR) and not cls.generates):
+        unread = key in fields_of(STRATEGY) and getattr(config, key) is None
+        if unread or (key in fields_of(GALOT, GENERATOR) and not cls.generates):
             raise UserError(
                 f"--strategy {registry.class_name(cls)}:{key}={own[key]}: this strategy does not "
                 f"read {key} here; leave it out"
@@ -341,8 +341,7 @@ def _classes(
 
 def _typed(own: Mapping[str, Any]) -> dict[str, str]:
     """Of a strategy's own settings those that tables group runs by."""
-    group = {f.name: f.metadata["group"] for f in option_fields()}
-    return {k: setting_text(v) for k, v in own.items() if group[k] in (BUDGET, TRAINING)}
+    return {k: setting_text(v) for k, v in own.items() if k in fields_of(BUDGET, TRAINING)}
 
 
 def _run(
@@ -406,7 +405,6 @@ def _settings(config: RunConfig, default: RunConfig, preset: Mapping[str, Any]) 
         preset: what the strategy sets itself; to leave that out is a difference too.
     """
     groups = (STRATEGY, GALOT, GENERATOR) if config.uses_generated_images else (STRATEGY,)
-    own = [f.name for f in option_fields() if f.metadata["group"] in groups]
     paths = {"generator": config.generator, "synthetic_from": config.synthetic_from}
     read = config.fields_read() | paths
     if config.mode == "al+gal":
@@ -415,7 +413,7 @@ def _settings(config: RunConfig, default: RunConfig, preset: Mapping[str, Any]) 
     differs = {"mode": config.mode} if moded else {}
     # A default run with another base sampler reads none of what this one's base reads.
     unset = usual_values() | protocol(config.protocol).sets
-    for key in own:
+    for key in fields_of(*groups):
         value, usual = read.get(key), getattr(default, key)
         if key in read and value != (unset[key] if usual is None else usual):
             differs[key] = setting_text(value)

@@ -17,7 +17,7 @@ from generators.prompts import fill, templates
 from generators.text_optimization import score_gradient
 
 from .classifiers.base import Classifier
-from .config import RunConfig
+from .config import GENERATOR, RunConfig, fields_of
 from .costs import Cost, Prices, ascends, size_of, training_images
 from .datasets.base import DatasetSpec
 from .generator_choice import weights_at_hand
@@ -60,7 +60,7 @@ class Probe:
         prices = self._seen[recipe]
         if run.generator is None or run.source is not None or not run.generator.reads_text:
             return prices
-        drawing = (run.architecture, c.generator, c.steps, c.guidance, c.scheduler, c.resolution,
+        drawing = (run.architecture, *(getattr(c, name) for name in fields_of(GENERATOR)),
                    c.n_synthetic, c.ascent_samples, c.ascent_denoising, ascends(c))  # fmt: skip
         if drawing not in self._seen:
             self._seen[drawing] = self._generation(c, run, middle)

@@ -16,6 +16,7 @@ import inspect
 import pkgutil
 import re
 import sys
+import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -282,19 +283,14 @@ def _rename_only_class(module: ModuleType, name: str, path: Path) -> None:
     classes[0].name, classes[0].aliases = name, ()
 
 
-# What a plug-in's code may raise, or ours where it is wrong.
-FAULTS = (TypeError, ValueError, LookupError, AttributeError, RuntimeError, ArithmeticError)
-
-
 def plugin_fault(error: Exception) -> str | None:
     """What to tell about an error that was raised below a plug-in's code; None if it was not."""
     for registry in ALL.values():
         for path in registry._plugins.values():
-            text = _where(error, path)
-            if text.endswith(")") and " (line " in text:
+            if _lines_of(error, path):
                 names = [name for name, file in registry._plugins.items() if file == path]
                 why = why_not(registry.get(name).__name__ for name in names)
-                return f"the plug-in {path} fails: {text}{why}"
+                return f"the plug-in {path} fails: {_where(error, path)}{why}"
     return None
 
 
@@ -307,7 +303,9 @@ def plugins_named() -> Iterator[None]:
     """
     try:
         yield
-    except FAULTS as error:
+    except (UserError, OSError):  # a full disk is nobody's fault
+        raise
+    except Exception as error:
         fault = plugin_fault(error)
         if fault is None:
             raise
@@ -322,9 +320,11 @@ def why_not(class_names: Iterable[str]) -> str:
 
 def _where(error: BaseException, path: Path) -> str:
     """`Type: message (line n)`, the line being the plug-in's own."""
-    line, trace = getattr(error, "lineno", None), error.__traceback__
-    while trace is not None:
-        if Path(trace.tb_frame.f_code.co_filename) == path:
-            line = trace.tb_lineno
-        trace = trace.tb_next
+    line = [getattr(error, "lineno", None), *_lines_of(error, path)][-1]
     return f"{type(error).__name__}: {error}" + (f" (line {line})" if line else "")
+
+
+def _lines_of(error: BaseException, path: Path) -> list[int]:
+    """The lines of this file that the error passed through, the innermost last."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return [frame.lineno for frame in frames if Path(frame.filename) == path]

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .config import BUDGET, GALOT, GENERATOR, RunConfig, option_fields
+from .config import BUDGET, GALOT, GENERATOR, RunConfig, fields_of
 from .datasets.base import DatasetSpec
 from .errors import UserError
 from .results import RunFolder
@@ -62,17 +62,18 @@ def inherited(source: RunFolder, chosen: Mapping[str, Any]) -> tuple[dict[str, A
     Raises:
         UserError: something is chosen that would make other images.
     """
-    group = {f.name: f.metadata["group"] for f in option_fields()}
-    stored = {name: getattr(source.config, name) for name in group}
-    made_by = {k: v for k, v in stored.items() if group[k] in (GALOT, GENERATOR) and k not in OWN}
+    made_by = {
+        name: getattr(source.config, name)
+        for name in fields_of(GALOT, GENERATOR) if name not in OWN
+    }  # fmt: skip
     for key, value in made_by.items():
         if key in chosen and chosen[key] != value:
             raise UserError(
                 f"--synthetic-from: its images were made with {key}={value}; leave out "
                 f"{key}={chosen[key]}"
             )
-    usual = {k: v for k, v in stored.items() if group[k] == BUDGET}
-    return made_by, usual | {k: stored[k] for k in ("base_sampler", "synthetic")}
+    usual = (*fields_of(BUDGET), "base_sampler", "synthetic")
+    return made_by, {name: getattr(source.config, name) for name in usual}
 
 
 def check_source(source: RunFolder, config: RunConfig, spec: DatasetSpec) -> None:

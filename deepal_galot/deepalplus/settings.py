@@ -11,7 +11,7 @@ from typing import Any
 from generators.base import Generator
 
 from .. import registry
-from ..config import FOLDER, GALOT, GENERATOR, RunConfig, option_fields, resolve
+from ..config import FOLDER, GALOT, GENERATOR, RunConfig, fields_of, resolve
 from ..datasets.class_names import prompt_words
 from ..datasets.tiny_imagenet_words import WORDS
 from ..errors import UserError
@@ -132,10 +132,9 @@ def settle(host: Host, flags: argparse.Namespace, theirs: Any) -> Settings:
 
 def read_fields(config: RunConfig) -> dict[str, Any]:
     """The fields that count in a DeepALPlus run: its training is its own."""
-    own = [f.name for f in option_fields() if f.metadata["group"] in (GALOT, GENERATOR)]
     read = config.fields_read()
-    kept = ("n_init", "n_query", "n_rounds", *(name for name in own if name not in NOT_HERE))
-    return {name: read[name] for name in kept if name in read}
+    kept = ("n_init", "n_query", "n_rounds", *fields_of(GALOT, GENERATOR))
+    return {name: read[name] for name in kept if name in read and name not in NOT_HERE}
 
 
 def known_as(dataset: str) -> str:

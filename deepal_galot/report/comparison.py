@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..config import BUDGET, TRAINING, option_fields
+from ..config import BUDGET, TRAINING, fields_of
 from ..errors import UserError
 from ..results import Row, RunFolder, label_of
 from .exhibit import Exhibit
@@ -239,7 +239,7 @@ def _budget_key(folder: RunFolder) -> tuple:
 
 
 def _values(folder: RunFolder, group: str) -> tuple:
-    names = [f.name for f in option_fields() if f.metadata["group"] == group]
+    names = fields_of(group)
     return tuple((n, getattr(folder.config, n)) for n in names if n != "n_rounds")
 
 

@@ -185,6 +185,10 @@ HEAD = "from .strategy import Strategy\nclass Bad(Strategy):\n"
     [
         (HEAD + "    def query(self, n):\n        raise ValueError('boom\\nline')\n",
          r"the plug-in .*bad\.py fails: ValueError: boom line \(line 4\)"),
+        (HEAD + "    def query(self, n):\n        return undefined\n",
+         r"bad\.py fails: NameError: .*'undefined'.* \(line 4\)"),
+        (HEAD + "    def query(self, n):\n        raise type('Own', (Exception,), {})\n",
+         r"bad\.py fails: Own: .*\(line 4\)"),
         (HEAD + "    def __init__(self, a): pass\n    def query(self, n): pass\n", "be made"),
         (HEAD + "    fixed = {'nonsense': 1}\n    def query(self, n): pass\n", "unknown fields"),
         (HEAD + "    pass\n", r"defines no query\(n\)"),

@@ -1,5 +1,6 @@
 """Names, suggestions, clashes, and plug-in files that go wrong."""
 
+import json
 import subprocess
 import sys
 
@@ -55,6 +56,18 @@ def test_bad_plugins_get_one_line(tmp_path, text, says):
     with pytest.raises(UserError, match=says) as caught:
         registry.load_plugin(plugin(tmp_path, text))
     assert "\n" not in str(caught.value)
+
+
+def test_only_what_passed_through_a_plugin_is_its_fault(tmp_path):
+    """Not an error of ours that has a line number of its own, or names one."""
+    registry.load_plugin(plugin(tmp_path, STRATEGY.replace("[]", "n.nothing"), "fine.py"))
+    assert registry.plugin_fault(ValueError("our own (line 7)")) is None
+    with pytest.raises(json.JSONDecodeError) as raised:
+        json.loads("{")
+    assert registry.plugin_fault(raised.value) is None
+    with pytest.raises(AttributeError) as raised:
+        registry.strategies.get("Mine").query(None, 1)
+    assert registry.plugin_fault(raised.value).endswith("'nothing' (line 3)")
 
 
 def test_plugin_file_must_exist_and_not_shadow(tmp_path):
