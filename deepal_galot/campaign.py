@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -21,12 +18,14 @@ from generators.image_store import DrawBatches, Gallery, ImageStore, draw_here
 from . import cost_table
 from .config import COMPILED_FROM, GENERATOR, RunConfig, fields_of
 from .costs import costs_of
+from .device import machine
 from .errors import UserError
 from .galot import BorrowedGalot, Galot
 from .oracle import ReferenceOracle
-from .plan import Plan, Request, Run, unread_note
+from .plan import Plan, Run, unread_note
 from .probe import Probe, timed
 from .quotas import new_counts
+from .request import Request
 from .results import Row, RunFolder
 from .trial import Trial
 from .unlabeled import Unlabeled
@@ -37,12 +36,12 @@ class Campaign:
     """A plan and where it runs; `run` plays what is not finished.
 
     Attributes:
-        drawing: a run -> what draws the images it trains on.
+        drawing: what draws the images that runs train on.
     """
 
     request: Request
     plan: Plan
-    drawing: Callable[[Run], DrawBatches] = lambda run: draw_here
+    drawing: DrawBatches = draw_here
     _generators: dict[tuple, Generator] = field(default_factory=dict)
     _oracles: dict[RunConfig, ReferenceOracle] = field(default_factory=dict)
 
@@ -86,6 +85,13 @@ class Campaign:
                     cost_table.summary(counted, self.request.device)]  # fmt: skip
             print(*said, sep="\n", file=sys.stderr)
         return folders
+
+    def dry_run(self) -> Iterator[str]:
+        """Lines that say what each run will cost from where it stands, after a probe of the
+        device."""
+        counted = timed(costs_of(self.plan, self.request.output), self._probe())
+        yield from cost_table.table(counted, self.request.output, self.request.device)
+        yield from unread_note(self.request, self.plan)
 
     def _probe(self) -> Probe:
         request = self.request
@@ -182,7 +188,7 @@ class Campaign:
                 keys,
             )  # fmt: skip
         gallery = self._gallery(folder) if self.request.save_full_size else None
-        store = ImageStore(self.request.output / "images", gallery, self.drawing(run))
+        store = ImageStore(self.request.output / "images", gallery, self.drawing)
         return Galot(run.config, self.generator(run), store, folder, words, shape, unlabeled)
 
     def _gallery(self, folder: RunFolder) -> Gallery:
@@ -238,29 +244,3 @@ def environment(request: Request) -> dict[str, Any]:
         "compiled": request.compile,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
-
-
-def machine(device: torch.device) -> dict[str, Any]:
-    """Versions and hardware."""
-    return {
-        "versions": versions(),
-        "device": str(device),
-        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else
-        platform.processor() or platform.machine(),
-        "cpu_cores": os.cpu_count(),
-        "torch_threads": torch.get_num_threads(),
-    }  # fmt: skip
-
-
-def versions() -> dict[str, str]:
-    """Of Python and what computes."""
-    packages = ("torch", "torchvision", "diffusers", "transformers", "numpy", "scikit-learn")
-    return {"python": platform.python_version()} | {p: version(p) for p in packages}
-
-
-def dry_run(campaign: Campaign) -> Iterator[str]:
-    """Lines that say what each run will cost from where it stands, after a probe of the device."""
-    request, plan = campaign.request, campaign.plan
-    counted = timed(costs_of(plan, request.output), campaign._probe())
-    yield from cost_table.table(counted, request.output, request.device)
-    yield from unread_note(request, plan)

@@ -408,7 +408,7 @@ def _experiments(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from .campaign import Campaign, dry_run
+    from .campaign import Campaign
     from .engines import check_engine, play_all
     from .plan import make_plan
     from .report.write import write_report
@@ -420,7 +420,7 @@ def _run(args: argparse.Namespace) -> int:
     campaign = Campaign(request, make_plan(request, download=not args.dry_run))
     check_baseline(wish, campaign.plan)
     if args.dry_run:
-        return _say(dry_run(campaign))
+        return _say(campaign.dry_run())
     folders = play_all(campaign, args)
     if campaign.plan.spec.x_test.size:
         print(write_report(folders, args.output, wish))

@@ -1,8 +1,9 @@
 """What a run is: one frozen record, every field with its help, unit and range; protocols as data.
 
-Every field is a command-line flag of the same name. Its value comes from the first of: what the
-strategy fixes by definition, the command line, the data set's defaults, the protocol, the default
-written here (the paper's preset).
+Every field is a command-line flag of the same name. Its value comes from the first that has one of:
+what the strategy is by definition, the settings written behind its name, the command line, the
+strategy's preset, the protocol's for this data set, the data set, the protocol, the generator, and
+the default written here, which is the paper's.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def full_size_on_cpu(costs: Sequence[Cost], device: torch.device) -> str:
     return (
         f"{large[0].run.config.generator} needs {each / 1e12:.0f} TFLOP an image, {_pflop(flop)} "
         f"PFLOP in all: at the {rate / 1e12:.2g} TFLOP/s of this machine's matrix products at "
-        f"least {three(flop / rate / 3600)} hours"
+        f"least {two_digits(flop / rate / 3600)} hours"
     )
 
 
@@ -114,7 +114,7 @@ def _numbers(work: Work, flop: float | None, seconds: float | None) -> tuple[str
 
 
 def _pflop(flop: float | None) -> str:
-    return "?" if flop is None else three(flop / 1e15)
+    return "?" if flop is None else two_digits(flop / 1e15)
 
 
 def _time(seconds: float | None) -> str:
@@ -123,14 +123,14 @@ def _time(seconds: float | None) -> str:
         return "?"
     for unit, length in (("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
-            return f"{three(seconds / length)} {unit}"
-    return f"{three(seconds)} s"
+            return f"{two_digits(seconds / length)} {unit}"
+    return f"{two_digits(seconds)} s"
 
 
-def three(x: float) -> str:
+def two_digits(x: float) -> str:
     """Two digits, or all before the point; never an exponent.
 
-    >>> three(0.00123), three(4.56), three(1234.5), three(0)
+    >>> two_digits(0.00123), two_digits(4.56), two_digits(1234.5), two_digits(0)
     ('0.0012', '4.6', '1,234', '0')
     """
     if x == 0 or x >= 10:
@@ -141,6 +141,6 @@ def three(x: float) -> str:
 def _bytes(n: float) -> str:
     for unit in ("B", "kB", "MB", "GB"):
         if n < 1000:
-            return f"{three(n) if unit != 'B' else n} {unit}"
+            return f"{two_digits(n) if unit != 'B' else n} {unit}"
         n /= 1000
-    return f"{three(n)} TB"
+    return f"{two_digits(n)} TB"

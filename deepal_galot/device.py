@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import platform
+from importlib.metadata import version
+from typing import Any
+
 import torch
 
 from .errors import UserError
@@ -27,6 +32,29 @@ def pick_device(name: str) -> torch.device:
     if not there.get(device.type, False):
         raise UserError(f"--device {name}: this machine has none; use --device auto or cpu")
     return device
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Versions and hardware."""
+    return {
+        "versions": versions(),
+        "device": str(device),
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else
+        platform.processor() or platform.machine(),
+        "cpu_cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+    }  # fmt: skip
+
+
+def machine_line(device: torch.device) -> str:
+    """`machine` as the first line of a measurement."""
+    return ", ".join(f"{name} {value}" for name, value in machine(device).items())
+
+
+def versions() -> dict[str, str]:
+    """Of Python and what computes."""
+    packages = ("torch", "torchvision", "diffusers", "transformers", "numpy", "scikit-learn")
+    return {"python": platform.python_version()} | {p: version(p) for p in packages}
 
 
 def has_bfloat16(device: torch.device) -> bool:

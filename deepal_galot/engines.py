@@ -23,6 +23,8 @@ def check_engine(args: argparse.Namespace) -> None:
 
         ray_engine.check(args)
         return
+    if args.jobs is not None and args.jobs < 1:
+        raise UserError(f"--jobs {args.jobs}: at least 1 run at once")
     for name in RAY_ALONE:
         if getattr(args, name) is not None:
             flag = f"--{name.replace('_', '-')} {getattr(args, name)}"

@@ -13,16 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from . import registry
-from .campaign import Campaign, dry_run
+from .campaign import Campaign
 from .config import RunConfig
-from .cost_table import three
+from .cost_table import two_digits
 from .costs import costs_of, totals
 from .engines import play_all
 from .errors import UserError
 from .experiments import ALIASES, EXPERIMENTS, Arm, Experiment, PerClass, Times, named
 from .plan import (
     Plan,
-    Request,
     Run,
     configure,
     default_mode,
@@ -31,7 +30,7 @@ from .plan import (
     setting_text,
 )
 from .report.exhibit import Exhibit, ExhibitArm, is_the_papers, save_real_examples
-from .request import request_of
+from .request import Request, request_of
 from .results import RunFolder, label_of
 
 # -- an experiment as the command line would ask for it -------------------------------------------
@@ -326,7 +325,7 @@ def _cost(name: str, args: argparse.Namespace) -> str:
     runs, done = len(counted) + len(reusing) * seeds, sum(c.finished for c in counted)
     work, flop, _ = totals(counted)
     more = " without the fits on reused images" if reusing else ""
-    known = f"{three(flop / 1e15)} PFLOP{more}" if flop is not None else "PFLOP not known"
+    known = f"{two_digits(flop / 1e15)} PFLOP{more}" if flop is not None else "PFLOP not known"
     finished = f", {done} of them finished" if done else ""
     many = f"{runs} run{'s' * (runs > 1)} of {seeds} seed{'s' * (seeds > 1)}"
     return (
@@ -341,7 +340,7 @@ def dry_run_experiments(args: argparse.Namespace) -> Iterator[str]:
         asked = ask(name, args)
         plan = plan_of(asked, download=False)
         yield f"{name}: {EXPERIMENTS[name].title}"
-        yield from dry_run(Campaign(asked.request, plan))
+        yield from Campaign(asked.request, plan).dry_run()
         if EXPERIMENTS[name].reusing:
             more = len(EXPERIMENTS[name].reusing) * len(asked.request.seeds)
             yield f"and {more} runs that train on its images; no image is made for them."

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from generators.base import Generator, Refinement, Request
+from generators.base import Generator, ImageRequest, Refinement
 from generators.image_store import Images, ImageStore
 from generators.prompts import fill, templates
 from generators.text_optimization import Ascent, ImageScore, length, optimize, optimize_each
@@ -246,7 +246,7 @@ class Galot:
         last = parts[-1]
         return SyntheticBatch(x[keep], y[keep], made, last.retried, last.failed, last.key, seen)
 
-    def _images(self, request: Request) -> Images:
+    def _images(self, request: ImageRequest) -> Images:
         return self.store.get(self.generator, request)
 
     # -- held against the unlabeled pool -----------------------------------------------------------
@@ -286,7 +286,7 @@ class Galot:
 
     # -- which images to make and to keep --------------------------------------------------------
 
-    def _request(self, text: TextState, logits: Logits | None, round: int) -> Request:
+    def _request(self, text: TextState, logits: Logits | None, round: int) -> ImageRequest:
         refinement = None
         if self.config.refines_at(round):
             refinement = Refinement(text.digest(), self._refine(logits, round))
@@ -296,9 +296,9 @@ class Galot:
 
     def _request_of(
         self, c: Tensor, c0: Tensor, counts: tuple[int, ...], round: int
-    ) -> Request:  # fmt: skip
+    ) -> ImageRequest:  # fmt: skip
         """Of images as the generator makes them."""
-        return Request(
+        return ImageRequest(
             c, c0, counts, self.prompts, self.class_names, self.image_shape, self.config.seed, round
         )
 
@@ -482,7 +482,7 @@ class BorrowedGalot(Galot):
     def _alignment_counts(self) -> tuple[int, ...]:
         return ()  # made by the other run
 
-    def _images(self, request: Request) -> Images:
+    def _images(self, request: ImageRequest) -> Images:
         """
         Raises:
             UserError: images are lost and this generator would make others.

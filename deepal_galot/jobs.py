@@ -47,8 +47,6 @@ def run_at_once(campaign: Campaign, args: argparse.Namespace) -> list[RunFolder]
         UserError: of any run; or a process was killed.
     """
     asked = 1 if args.jobs is None else args.jobs
-    if asked < 1:
-        raise UserError(f"--jobs {asked}: at least 1 run at once")
     if asked == 1:
         return campaign.run()
     folders = campaign.prepare()
@@ -81,8 +79,10 @@ def run_at_once(campaign: Campaign, args: argparse.Namespace) -> list[RunFolder]
 @contextlib.contextmanager
 def _deaf_to_interrupts() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    yield
-    signal.signal(signal.SIGINT, before)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def watch(

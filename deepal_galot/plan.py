@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from generators.base import Generator
 from query_strategies.strategy import Strategy
 
@@ -30,52 +28,16 @@ from .config import (
     resolve,
     usual_values,
 )
-from .datasets.base import Dataset, DatasetSpec
+from .datasets.base import DatasetSpec
 from .errors import UserError
 from .generator_choice import canonical, check_generator, generator_class, weights_at_hand
 from .pool import check_budget
 from .registry import did_you_mean
+from .request import Request
 from .results import RunFolder, folder_of, label_of, split_label
 from .transfer import check_source, inherited, open_source, source_hash
 
 MODES = ("al", "gal", "al+gal", "full")
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the user asked for.
-
-    Attributes:
-        strategies: names, each with optional own settings: "GALOT:epsilon=5,direction=random".
-        dataset: a data set class of the registry, or None if spec is given.
-        spec: the data in memory, if there is no data set class (class names only).
-        words: what the classes are called in prompts, if not by their names.
-        seeds: run seeds.
-        mode: what strategies that generate train on; None for each strategy's own.
-        flags: RunConfig fields set on the command line.
-        output, data_dir: folders.
-        device: resolved; device_named: whether the user chose it.
-        deterministic: forbid kernels whose result depends on timing.
-        compile: compile the generator.
-        checkpointing: take its gradient in less memory.
-        save_full_size: how many images a class and round are kept as the generator made them.
-    """
-
-    strategies: tuple[str, ...]
-    dataset: type[Dataset] | None
-    seeds: tuple[int, ...]
-    mode: str | None
-    flags: Mapping[str, Any]
-    output: Path
-    data_dir: Path
-    device: torch.device
-    deterministic: bool = False
-    compile: bool = False
-    checkpointing: bool = False
-    spec: DatasetSpec | None = None
-    device_named: bool = True
-    words: tuple[str, ...] | None = None
-    save_full_size: int = 0
 
 
 @dataclass(frozen=True)

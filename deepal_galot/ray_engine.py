@@ -26,12 +26,13 @@ from typing import Any
 
 import torch
 
-from generators.base import Generator, Request
+from generators.base import Generator, ImageRequest
 from generators.image_store import Batch, Rows, draw, draw_here
 
 from . import registry
-from .campaign import Campaign, versions
+from .campaign import Campaign
 from .costs import costs_of
+from .device import versions
 from .errors import UserError, said
 from .flags import set_environment
 from .jobs import campaign_anew, watch
@@ -285,7 +286,7 @@ def play(order: Order, i: int, actors: Sequence[Any]) -> None:
     with registry.plugins_named():
         campaign = _campaign(order)
         run = campaign.plan.runs[i]
-        campaign.drawing = lambda _: partial(_draw_there, actors, i) if actors else draw_here
+        campaign.drawing = partial(_draw_there, actors, i) if actors else draw_here
         folder = campaign.open(run)
         campaign.check(run, folder)
         campaign.play(run, folder)
@@ -299,7 +300,13 @@ class Drawer:
         self.order = order
 
     def draw(
-        self, i: int, identity: Mapping[str, Any], request: Request, n: int, rows: Rows, full: bool
+        self,
+        i: int,
+        identity: Mapping[str, Any],
+        request: ImageRequest,
+        n: int,
+        rows: Rows,
+        full: bool,
     ) -> tuple[int, Batch]:
         """Batch n of a round of run i, by the generator that `identity` describes."""
         with registry.plugins_named():
@@ -314,7 +321,7 @@ class Drawer:
 
 
 def _draw_there(
-    actors: Sequence[Any], i: int, generator: Generator, request: Request,
+    actors: Sequence[Any], i: int, generator: Generator, request: ImageRequest,
     batches: Sequence[Rows], full: bool,
 ) -> Iterator[tuple[int, Batch]]:  # fmt: skip
     """Batches of run i drawn by the actors; see generators.image_store.DrawBatches."""

@@ -1,8 +1,14 @@
-"""From parsed flags to what is asked for."""
+"""What the user asks for, from parsed flags."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
 
 from . import registry
 from .datasets.base import Dataset, DatasetSpec
@@ -11,13 +17,49 @@ from .datasets.user_data import dataset_at, is_path
 from .device import pick_device
 from .errors import UserError
 from .flags import chosen_fields
-from .plan import Request
 
 MOST_SEEDS = 10_000
 # The rows of the paper's Table 1, in its order.
 ALL = ("GAAL", "RandomSampling", "EntropySampling", "MarginSampling", "LeastConfidence",
        "BALDDropout", "BadgeSampling", "MeanSTD", "VarRatio", "KMeansSampling", "KCenterGreedy",
        "LossPredictionLoss", "GALOTBasic", "GALOT")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for.
+
+    Attributes:
+        strategies: names, each with optional own settings: "GALOT:epsilon=5,direction=random".
+        dataset: a data set class of the registry, or None if spec is given.
+        spec: the data in memory, if there is no data set class (class names only).
+        words: what the classes are called in prompts, if not by their names.
+        seeds: run seeds.
+        mode: what strategies that generate train on; None for each strategy's own.
+        flags: RunConfig fields set on the command line.
+        output, data_dir: folders.
+        device: resolved; device_named: whether the user chose it.
+        deterministic: forbid kernels whose result depends on timing.
+        compile: compile the generator, and fits that are long enough.
+        checkpointing: take its gradient in less memory.
+        save_full_size: how many images a class and round are kept as the generator made them.
+    """
+
+    strategies: tuple[str, ...]
+    dataset: type[Dataset] | None
+    seeds: tuple[int, ...]
+    mode: str | None
+    flags: Mapping[str, Any]
+    output: Path
+    data_dir: Path
+    device: torch.device
+    deterministic: bool = False
+    compile: bool = False
+    checkpointing: bool = False
+    spec: DatasetSpec | None = None
+    device_named: bool = True
+    words: tuple[str, ...] | None = None
+    save_full_size: int = 0
 
 
 def request_of(args: argparse.Namespace) -> Request:

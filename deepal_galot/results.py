@@ -75,11 +75,7 @@ class RunFolder:
         """The folder of this run, made if it is new, checked if it is not.
 
         Args:
-            output: the results root.
-            config: the run.
-            content: hashes of what it reads, see config.fingerprint.
-            settings: what tells it from the strategy's default, for tables.
-            remark: how its network or training differs from other strategies', for tables.
+            output: the results root; the others: see the class.
 
         Raises:
             UserError: the folder cannot be written, or holds another configuration.
@@ -302,7 +298,7 @@ class RunFolder:
         """Record the machine of this part of the run beside those of the earlier parts."""
         file = self.path / "env.json"
         try:
-            parts = json.loads(file.read_text(encoding="utf-8"))["parts"]
+            parts = list(json.loads(file.read_text(encoding="utf-8"))["parts"])
         except (OSError, ValueError, LookupError, TypeError):
             parts = []  # none yet; nothing is ever computed from them
         atomic_write(file, _json({"parts": [*parts, dict(environment)]}))

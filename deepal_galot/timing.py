@@ -27,26 +27,19 @@ def measured(run: Callable[[], float]) -> list[float]:
 
 def with_spread(values: Sequence[float]) -> str:
     """Median, range and n."""
-    low, middle, high = map(readable, (min(values), statistics.median(values), max(values)))
+    low, middle, high = map(three_digits, (min(values), statistics.median(values), max(values)))
     return f"{middle} ({low}–{high}, n={len(values)})"
 
 
-def readable(x: float) -> str:
-    """Three digits, or all before the point."""
+def three_digits(x: float) -> str:
+    """1,234 or 1.23: three digits, or all before the point."""
     return f"{x:,.0f}" if x >= 1000 else f"{x:.3g}"
 
 
 def seconds_of(work: Callable[[], object], device: torch.device) -> list[float]:
     """`measured`, and until the device is done."""
 
-    def run() -> float:
-        _wait_for(device)
-        started = time.perf_counter()
-        work()
-        _wait_for(device)
-        return time.perf_counter() - started
-
-    return measured(run)
+    return measured(lambda: _timed(work, device))
 
 
 def alternately(
@@ -61,19 +54,29 @@ def alternately(
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(MOST):
         for name, work in works.items():
-            _wait_for(device)
-            started = time.perf_counter()
-            work()
-            _wait_for(device)
-            seconds[name].append(time.perf_counter() - started)
+            seconds[name].append(_timed(work, device))
         if sum(map(sum, seconds.values())) > len(works) * ENOUGH_SECONDS:
             break
     return seconds
 
 
+def _timed(work: Callable[[], object], device: torch.device) -> float:
+    _wait_for(device)
+    started = time.perf_counter()
+    work()
+    _wait_for(device)
+    return time.perf_counter() - started
+
+
 def _wait_for(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def share_of_peak(flops: float, device: torch.device, dtype: torch.dtype) -> str:
+    """FLOP a second, and what part they are of the device's own matrix rate in this dtype."""
+    limit = matrix_rate(device, dtype)
+    return f"{flops / 1e12:.3g} TFLOP/s  {flops / limit:.1%} of {limit / 1e12:.3g}"
 
 
 @functools.cache

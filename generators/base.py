@@ -50,7 +50,7 @@ class Refinement:
 
     Attributes:
         identity: hash of all that `apply` depends on but its arguments.
-        apply: (c [B, L, D], the images' seeds, [B] rows of Request.c) -> c [B, L, D].
+        apply: (c [B, L, D], the images' seeds, [B] rows of ImageRequest.c) -> c [B, L, D].
     """
 
     identity: str
@@ -58,7 +58,7 @@ class Refinement:
 
 
 @dataclass(frozen=True)
-class Request:
+class ImageRequest:
     """One round's images.
 
     Attributes:
@@ -213,7 +213,7 @@ class Generator(ABC):
         None if that is not known."""
         return None
 
-    def draw(self, request: Request, rows: Sequence[tuple[int, int]], attempt: int) -> Tensor:
+    def draw(self, request: ImageRequest, rows: Sequence[tuple[int, int]], attempt: int) -> Tensor:
         """The training images at some addresses of a request; what the image store asks for.
 
         Args:

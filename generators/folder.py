@@ -19,7 +19,7 @@ from deepal_galot.errors import UserError
 from deepal_galot.images import fit_to, image_files, read_image, to_unit_float
 from deepal_galot.registry import did_you_mean
 
-from .base import Generator, Graph, Request, Size
+from .base import Generator, Graph, ImageRequest, Size
 
 Listing = tuple[tuple[Path, int, int], ...]  # (file, bytes, time of its last change)
 
@@ -106,7 +106,7 @@ class FolderGenerator(Generator):
     ) -> Tensor:
         raise NotImplementedError("a folder's images do not follow a text")
 
-    def draw(self, request: Request, rows: Sequence[tuple[int, int]], attempt: int) -> Tensor:
+    def draw(self, request: ImageRequest, rows: Sequence[tuple[int, int]], attempt: int) -> Tensor:
         """[B, C, H, W] of the request's shape: files may be of any size. A file that is blank is
         so at every attempt."""
         order = {}

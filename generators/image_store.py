@@ -31,7 +31,7 @@ from deepal_galot.disk import atomic_write, npz_bytes
 from deepal_galot.errors import UserError
 from deepal_galot.images import png_bytes, to_uint8
 
-from .base import ONE_IN, Generator, Request
+from .base import ONE_IN, Generator, ImageRequest
 
 SHARD = 256  # image indices a shard
 ATTEMPTS = 4  # the first and three retries for an image that comes out blank
@@ -71,7 +71,7 @@ class _Drawn:
         seconds: [N] that drawing it took.
     """
 
-    def __init__(self, request: Request, key: str) -> None:
+    def __init__(self, request: ImageRequest, key: str) -> None:
         self.request, self.key, self.rows = request, key, request.rows()
         self.y = np.array([k for k, _ in self.rows], np.int64)
         self.x = np.zeros((len(self.rows), *request.image_shape), np.uint8)
@@ -117,7 +117,7 @@ class Gallery:
     folder: Path
     first: int
 
-    def file(self, request: Request, row: tuple[int, int]) -> Path:
+    def file(self, request: ImageRequest, row: tuple[int, int]) -> Path:
         """Where the image of this (class, index) belongs."""
         k, i = row
         name = re.sub(r"[^\w.+-]+", "_", request.class_names[k])
@@ -139,7 +139,7 @@ class DrawBatches(Protocol):
     """Draws batches of a request, here or elsewhere; an image depends on its address alone."""
 
     def __call__(
-        self, generator: Generator, request: Request, batches: Sequence[Rows], full: bool
+        self, generator: Generator, request: ImageRequest, batches: Sequence[Rows], full: bool
     ) -> Iterator[tuple[int, Batch]]:
         """
         Args:
@@ -153,7 +153,7 @@ class DrawBatches(Protocol):
 
 
 def draw_here(
-    generator: Generator, request: Request, batches: Sequence[Rows], full: bool
+    generator: Generator, request: ImageRequest, batches: Sequence[Rows], full: bool
 ) -> Iterator[tuple[int, Batch]]:
     """One batch after the other in this process; see DrawBatches."""
     for position, rows in enumerate(batches):
@@ -168,7 +168,7 @@ class ImageStore:
     ) -> None:
         self.root, self.gallery, self.draw_batches = root, gallery, draw_batches
 
-    def get(self, generator: Generator, request: Request) -> Images:
+    def get(self, generator: Generator, request: ImageRequest) -> Images:
         """The requested images: read where they exist, made and stored where they do not.
 
         Raises:
@@ -179,7 +179,7 @@ class ImageStore:
         drawn.check()
         return drawn.images(self._make(generator, drawn, missing))
 
-    def find(self, key: str, request: Request) -> Images | None:
+    def find(self, key: str, request: ImageRequest) -> Images | None:
         """What is stored of a request whose key is known, without its generator.
 
         Returns:
@@ -249,7 +249,7 @@ class ImageStore:
                 atomic_write(file, png_bytes(full[i]))
 
 
-def draw(generator: Generator, request: Request, rows: Rows, full: bool = True) -> Batch:
+def draw(generator: Generator, request: ImageRequest, rows: Rows, full: bool = True) -> Batch:
     """One batch of images; those that come out blank or not finite are drawn again, three times.
 
     Args:

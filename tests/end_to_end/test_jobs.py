@@ -133,7 +133,7 @@ def test_no_process_outlives_a_killed_parent(tmp_path):
     assert len(workers) == 2 and not any(map(is_alive, workers))
 
 
-def test_a_plugins_error_is_said_as_ever(tmp_path, capsys):
+def test_a_plugins_error_is_said_as_ever(tmp_path):
     (tmp_path / "fails.py").write_text(FAILS)
     plugin = ["--plugin", tmp_path / "fails.py", "--output", tmp_path / "r"]
     done = run_benchmark(*QUICK, "--strategy", "Fails", "RandomSampling", "--jobs", 2, *plugin,
@@ -141,5 +141,10 @@ def test_a_plugins_error_is_said_as_ever(tmp_path, capsys):
     assert done.returncode == 2
     assert "Traceback" not in done.stderr and "leaked" not in done.stderr
     assert "fails.py fails: KeyError: 'nothing here' (line 8)" in done.stderr
-    assert main(["--jobs", "0"]) == 2
-    assert "--jobs 0: at least 1 run at once" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"], ["--experiment", "table1"]])
+def test_no_run_at_once_is_refused_before_anything_is_done(capsys, more):
+    assert main(["--jobs", "0", *more]) == 2
+    said = capsys.readouterr()
+    assert said.err == "error: --jobs 0: at least 1 run at once\n" and not said.out

@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from deepal_galot import speed
 from deepal_galot.cli import build_parser, main
 from deepal_galot.engines import check_engine
+from deepal_galot.speed.__main__ import build_parser as speed_parser
 from helpers import QUICK, ROOT, rows_of, run_benchmark
 
 PAGES = {
@@ -55,7 +55,7 @@ def test_every_printed_measurement_parses():
     found = [flags for page in PAGES.values() for flags in re.findall(form, page)]
     assert len(found) >= 10
     for flags in found:
-        speed.build_parser().parse_args(flags.split())
+        speed_parser().parse_args(flags.split())
 
 
 def test_every_command_inside_a_cluster_script_parses():

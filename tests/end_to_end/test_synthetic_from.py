@@ -7,7 +7,8 @@ import torch
 
 from deepal_galot import registry
 from deepal_galot.cli import main
-from deepal_galot.plan import Request, make_plan
+from deepal_galot.plan import make_plan
+from deepal_galot.request import Request
 from deepal_galot.results import RunFolder
 from generators.tiny import Tiny
 from helpers import QUICK, image_hashes, rows_of

@@ -28,7 +28,7 @@ from deepal_galot.errors import UserError
 from deepal_galot.report.annotation import read_marks
 from deepal_galot.report.exhibit import find_exhibits
 from deepal_galot.results import RunFolder
-from generators.base import Request
+from generators.base import ImageRequest
 from generators.image_store import ImageStore
 from helpers import FakeGenerator
 
@@ -315,7 +315,7 @@ def test_reports_of_any_results(finished, tmp_path, monkeypatch, name, n):
 def test_any_shard_and_manifest(tmp_path, part, n):
     """It is what was written, or it is made again."""
     c = FakeGenerator().encode(["one", "two"])
-    request = Request(c, c, (3, 2), ("one", "two"), ("one", "two"), (8, 8, 1), 0, 0)
+    request = ImageRequest(c, c, (3, 2), ("one", "two"), ("one", "two"), (8, 8, 1), 0, 0)
     store = ImageStore(tmp_path)
     first = store.get(FakeGenerator(), request)
     file = sorted(tmp_path.rglob(f"*{part}"))[0]

@@ -15,8 +15,8 @@ from deepal_galot.compiled_layers import in_compiled_forms
 from deepal_galot.learner import Learner
 from deepal_galot.pool import Pool
 from deepal_galot.request import ALL
-from deepal_galot.speed import main as speed
-from deepal_galot.speed import make_problem, pool_strategies
+from deepal_galot.speed.__main__ import main as speed
+from deepal_galot.speed.query import make_problem, pool_strategies
 from deepal_galot.timing import measured, with_spread
 from generators import attention_kernel
 from generators.networks import attend

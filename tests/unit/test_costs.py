@@ -14,8 +14,9 @@ from deepal_galot.classifiers.base import Classifier
 from deepal_galot.costs import Prices, Work, costs_of, network_of
 from deepal_galot.datasets.digits import Digits
 from deepal_galot.learner import Learner
-from deepal_galot.plan import Request, make_plan
+from deepal_galot.plan import make_plan
 from deepal_galot.probe import Probe, _repeat
+from deepal_galot.request import Request
 from generators.flops import pipeline_size, read_configs
 from generators.stable_diffusion import StableDiffusion21Base
 from generators.tiny import Tiny
@@ -140,6 +141,20 @@ def test_fits_of_other_recipes_are_timed_apart(tmp_path, monkeypatch):
     assert len(plan.runs) == 6 and len(timed) == 4
 
 
+def test_generators_of_other_arithmetic_are_timed_apart(tmp_path, monkeypatch):
+    timed = []
+    monkeypatch.setattr(Probe, "_training", lambda self, c, _: Prices(*[0.0] * 6))
+    monkeypatch.setattr(
+        Probe, "_generation", lambda self, c, run, round: timed.append(c) or Prices(*[0.0] * 6)
+    )
+    own = ("", ":dtype=bfloat16", ":steps=3", ":direction=gradient", ":ascent_denoising=2")
+    request, plan = plan_of(tmp_path, *(f"GALOT{settings}" for settings in own))
+    probe = Probe(plan.spec, request.device, None)
+    for run in plan.runs:
+        probe.prices(run, 0)
+    assert len(plan.runs) == 5 and len(timed) == 4
+
+
 # -- work --------------------------------------------------------------------------------------
 
 
@@ -231,7 +246,7 @@ def test_what_is_left_of_a_run(tmp_path):
 
 
 def test_numbers_for_people():
-    assert [cost_table.three(x) for x in (0, 0.00123, 0.5, 4.56, 12.3, 1234.5)] == [
+    assert [cost_table.two_digits(x) for x in (0, 0.00123, 0.5, 4.56, 12.3, 1234.5)] == [
         "0", "0.0012", "0.50", "4.6", "12", "1,234"]  # fmt: skip
     assert [cost_table._time(x) for x in (None, 0.0, 5.0, 130.0, 7200.0, 360_000.0)] == [
         "?", "0 s", "5.0 s", "2.2 min", "2.0 h", "100 h"]  # fmt: skip

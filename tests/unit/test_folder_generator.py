@@ -13,7 +13,7 @@ from deepal_galot.datasets.digits import DIGIT_NAMES
 from deepal_galot.errors import UserError
 from deepal_galot.images import load_image
 from deepal_galot.results import RunFolder
-from generators.base import Request
+from generators.base import ImageRequest
 from generators.folder import FolderGenerator
 from generators.image_store import ImageStore
 from helpers import QUICK, rows_of
@@ -37,7 +37,7 @@ def fill(root, counts, seed=0):
 
 def request(counts=(6, 3), seed=0, round=1):
     none = torch.zeros(2, 1, 0)
-    return Request(none, none, counts, NAMES, NAMES, SHAPE, seed, round)
+    return ImageRequest(none, none, counts, NAMES, NAMES, SHAPE, seed, round)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from deepal_galot.errors import UserError
 from deepal_galot.galot import Galot
 from deepal_galot.images import load_image
 from generators import image_store
-from generators.base import Request
+from generators.base import ImageRequest
 from generators.image_store import Gallery, ImageStore, read_manifest
 from helpers import FakeGenerator, NoJournal, small_config
 
@@ -24,7 +24,7 @@ SHAPE = (8, 8, 1)
 def request(counts=(5, 4, 3), round=0, seed=0, shift=0.0):
     c0 = torch.randn(3, 6, 5, generator=torch.Generator().manual_seed(1))
     prompts, names = ("a one", "a two", "a three"), ("one", "two", "three")
-    return Request(c0 + shift, c0, counts, prompts, names, SHAPE, seed, round)
+    return ImageRequest(c0 + shift, c0, counts, prompts, names, SHAPE, seed, round)
 
 
 def test_images_and_pseudo_labels_in_order(tmp_path, fake_generator):

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-LAYERS = [  # a file may import from its own layer's earlier files and from lower layers
+LAYERS = [  # a file may import from the layers above its own here
     ["errors"],
     ["registry"],
     ["seeding", "acquisition", "selection", "images", "disk", "timing", "device", "gpu_sharing"],
@@ -27,16 +27,15 @@ LAYERS = [  # a file may import from its own layer's earlier files and from lowe
     ["deepalplus"],
     ["query_strategies"],
     ["results"],
-    ["transfer"],
+    ["transfer", "request"],
     ["trial", "plan"],
-    ["costs", "request"],
+    ["costs"],
     ["probe"],
     ["cost_table"],
     ["campaign"],
     ["jobs"],
     ["ray_engine"],
     ["engines"],
-    ["speed_of_generation", "speed_of_training"],
     ["predict", "speed"],
     ["report"],
     ["experiments"],

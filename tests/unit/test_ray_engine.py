@@ -12,7 +12,7 @@ from deepal_galot.campaign import Campaign
 from deepal_galot.errors import UserError
 from deepal_galot.plan import make_plan
 from deepal_galot.request import request_of
-from generators.base import Refinement, Request
+from generators.base import ImageRequest, Refinement
 from generators.image_store import draw_here
 from helpers import QUICK
 
@@ -200,7 +200,7 @@ def test_an_actor_whose_images_would_be_others_stops(engine, order):
 def test_images_with_texts_of_their_own_are_drawn_with_the_run(engine, fake_generator):
     """Their texts ask the classifier, which stays there."""
     c0 = torch.randn(1, 6, 5, generator=torch.Generator().manual_seed(1))
-    plain = Request(c0, c0, (6,), ("a one",), ("one",), (8, 8, 1), 0, 0)
+    plain = ImageRequest(c0, c0, (6,), ("a one",), ("one",), (8, 8, 1), 0, 0)
     own = dataclasses.replace(plain, refinement=Refinement("x", lambda c, seeds, rows: c + 1))
     batches, no_actors = [[(0, 0), (0, 1)], [(0, 5)]], []
     there = list(engine._draw_there(no_actors, 0, fake_generator, own, batches, False))

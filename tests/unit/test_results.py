@@ -110,6 +110,14 @@ def test_environments_of_all_parts_are_kept(tmp_path):
     assert [p["device"] for p in parts] == ["cpu", "cuda"]
 
 
+@pytest.mark.parametrize("damaged", ['{"parts": 3}', '{"parts": null}', "[]", "{", '"parts"'])
+def test_a_damaged_environment_stops_no_run(tmp_path, damaged):
+    folder = create(tmp_path)
+    (folder.path / "env.json").write_text(damaged)
+    folder.save_environment({"device": "cpu"})
+    assert json.loads((folder.path / "env.json").read_text()) == {"parts": [{"device": "cpu"}]}
+
+
 def test_a_run_is_found_by_any_path(tmp_path, monkeypatch):
     folder = create(tmp_path)
     monkeypatch.chdir(folder.path)

@@ -7,23 +7,25 @@ import numpy as np
 import pytest
 import torch
 
-from deepal_galot import cli, registry, speed, speed_of_training, timing
+from deepal_galot import cli, registry, timing
 from deepal_galot.classifiers.resnet18 import ResNet18
 from deepal_galot.classifiers.small_cnn import SmallCNN
 from deepal_galot.config import resolve
+from deepal_galot.costs import network_of
 from deepal_galot.errors import UserError
 from deepal_galot.learner import Learner
 from deepal_galot.pool import Pool
 from deepal_galot.selection import k_center
-from deepal_galot.speed_of_generation import (
+from deepal_galot.speed import query, train
+from deepal_galot.speed.__main__ import main as speed
+from deepal_galot.speed.generate import (
     MINIATURE,
     SD_21_BASE,
     count_flops,
     make_generator,
     plain_pipeline,
 )
-from deepal_galot.speed_of_training import count_flops as count_training_flops
-from deepal_galot.speed_of_training import fit_plainly
+from deepal_galot.speed.train import fit_plainly
 from helpers import small_config
 
 SIZES = ["--pool", "300", "--dim", "16", "--picks", "20", "--device", "cpu"]
@@ -31,32 +33,32 @@ SIZES = ["--pool", "300", "--dim", "16", "--picks", "20", "--device", "cpu"]
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setattr(speed, "SMALL_POOL", 200)
-    monkeypatch.setattr(speed, "SMALL_PICKS", 10)
+    monkeypatch.setattr(query, "SMALL_POOL", 200)
+    monkeypatch.setattr(query, "SMALL_PICKS", 10)
     monkeypatch.setattr(timing, "MOST", 1)
 
 
 def test_a_line_a_strategy_and_class_count(capsys):
-    assert speed.main(["query", *SIZES, "--classes", "3", "5"]) == 0
+    assert speed(["query", *SIZES, "--classes", "3", "5"]) == 0
     lines = capsys.readouterr().out.splitlines()
     for name in registry.strategies.names():
         expected = 0 if name in ("GAAL", "GALOT", "GALOTBasic", "GALOTMatched") else 2
         assert sum(f"classes  {name} " in line for line in lines) == expected, name
-    assert sum(line.endswith("×") for line in lines) == len(speed.PLAIN)
+    assert sum(line.endswith("×") for line in lines) == len(query.PLAIN)
 
 
 def test_errors_are_one_line(capsys):
-    assert speed.main(["query", *SIZES, "--strategies", "CoreSett"]) == 2
+    assert speed(["query", *SIZES, "--strategies", "CoreSett"]) == 2
     assert "did you mean CoreSet" in capsys.readouterr().err
-    assert speed.main(["query", *SIZES, "--strategies", "GAAL", "BADGE"]) == 2
+    assert speed(["query", *SIZES, "--strategies", "GAAL", "BADGE"]) == 2
     assert "--strategies GAAL: makes images" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", speed.PLAIN)
+@pytest.mark.parametrize("name", query.PLAIN)
 def test_the_plain_ways_do_the_same_work(name):
     """As many distinct picks; of k-center, which draws nothing, the same ones."""
-    problem = speed.make_problem(200, 16, 3, 10, torch.device("cpu"))
-    picks = speed.PLAIN[name](problem)
+    problem = query.make_problem(200, 16, 3, 10, torch.device("cpu"))
+    picks = query.PLAIN[name](problem)
     assert len(np.unique(picks)) == 10
     if name == "KCenterGreedy":
         _, labeled = problem.pool.get_labeled_data()
@@ -131,7 +133,7 @@ RATIO = re.compile(r"ours is ([\d.]+)× plain with batch 10 at T=(\d+)$")
 
 def test_lines_of_generate(capsys):
     sizes = ["--small", "--steps", "3", "2", "--batch", "2", "--device", "cpu", "--checkpointing"]
-    assert speed.main(["generate", *sizes]) == 0
+    assert speed(["generate", *sizes]) == 0
     lines = capsys.readouterr().out.splitlines()
     rates = [m.groups() for m in map(RATE.match, lines) if m]
     assert [r[:3] for r in rates] == [
@@ -170,12 +172,12 @@ TRAIN = re.compile(
 
 def test_lines_of_train(capsys):
     sizes = ["--batch", "8", "16", "--images", "24", "40", "--device", "cpu"]
-    assert speed.main(["train", "--classifier", "small_cnn", "--protocol", "demo", *sizes]) == 0
+    assert speed(["train", "--classifier", "small_cnn", "--protocol", "demo", *sizes]) == 0
     first, _, *lines = capsys.readouterr().out.splitlines()
     assert first.startswith("versions")
     found = [TRAIN.fullmatch(line).groups() for line in lines]
     assert [f[:2] for f in found] == [("24", "8"), ("24", "16"), ("40", "8"), ("40", "16")]
-    flops = count_training_flops(SmallCNN, (32, 32, 3))
+    flops = network_of(SmallCNN, (32, 32, 3), 10).train
     for _, _, ours, tflop, share, limit, plain, ratio in found:
         assert number(tflop) == pytest.approx(number(ours) * flops / 1e12, rel=0.02)
         share_of = number(tflop) / number(limit)
@@ -190,7 +192,7 @@ def test_lines_of_train(capsys):
     (["--batch", "32"], 1.1),
 ])  # fmt: skip
 def test_a_fit_is_faster_than_the_plain_loop_on_a_cpu(capsys, flags, least):
-    assert speed.main(["train", "--device", "cpu", *flags]) == 0
+    assert speed(["train", "--device", "cpu", *flags]) == 0
     said = capsys.readouterr().out
     print(said)
     assert float(re.search(r"ours is ([\d.]+)× plain", said)[1]) >= least
@@ -198,11 +200,11 @@ def test_a_fit_is_faster_than_the_plain_loop_on_a_cpu(capsys, flags, least):
 
 def test_lines_of_fits_at_once(capsys):
     sizes = ["--batch", "8", "--images", "24", "--epochs", "2", "--device", "cpu", "--jobs", "2"]
-    assert speed.main(["train", "--classifier", "small_cnn", "--protocol", "demo", *sizes]) == 0
+    assert speed(["train", "--classifier", "small_cnn", "--protocol", "demo", *sizes]) == 0
     line = capsys.readouterr().out.splitlines()[-1]
     at_once = rf" *24 images +batch 8 +2 fits at once: {NUMBER} \(n=1\) in all +{NUMBER} TFLOP/s .*"
     rate, tflop = map(number, re.fullmatch(at_once, line).groups())
-    flops = count_training_flops(SmallCNN, (32, 32, 3))
+    flops = network_of(SmallCNN, (32, 32, 3), 10).train
     assert tflop == pytest.approx(rate * flops / 1e12, rel=0.02)
 
 
@@ -211,22 +213,22 @@ def test_a_fit_at_once_that_fails_is_said():
     """The first to fail; the other would wait for it to get ready."""
     fields = {"protocol": "paper", "optimizer": "sgd", "lr": 1e9, "min_steps": 50, "epochs": 1}
     config = resolve("RandomSampling", "random", flags=fields)
-    data = speed_of_training._images(None, Path(), 64)
-    fits = speed_of_training._Fits(config, SmallCNN, data, torch.device("cpu"), False)
+    data = train._images(None, Path(), 64)
+    fits = train._Fits(config, SmallCNN, data, torch.device("cpu"), False)
     with pytest.raises(UserError, match="64 images diverged"):
-        speed_of_training._at_once(fits, 2, 1.0, 1.0)
+        train._at_once(fits, 2)
 
 
 def test_precision_of_train_is_said_and_used(capsys):
     sizes = ["--classifier", "small_cnn", "--batch", "8", "--images", "16", "--device", "cpu"]
-    assert speed.main(["train", *sizes, "--precision", "bfloat16"]) == 0
+    assert speed(["train", *sizes, "--precision", "bfloat16"]) == 0
     assert "ours: bfloat16; plain: float32" in capsys.readouterr().out
-    assert speed.main(["train", *sizes, "--precision", "bf16"]) == 2
+    assert speed(["train", *sizes, "--precision", "bf16"]) == 2
     assert "--precision 'bf16'" in capsys.readouterr().err
 
 
 def test_fits_are_compiled_on_a_gpu_alone(capsys):
-    assert speed.main(["train", "--device", "cpu", "--compile"]) == 2
+    assert speed(["train", "--device", "cpu", "--compile"]) == 2
     said = "error: --compile: fits are compiled on a GPU alone; leave it out\n"
     assert capsys.readouterr().err == said
 
@@ -236,7 +238,7 @@ def test_fits_are_compiled_on_a_gpu_alone(capsys):
     ["--epochs", "1.5"], ["--what"],
 ])  # fmt: skip
 def test_bad_flags_of_train_are_one_line(flags, capsys):
-    assert speed.main(["train", *flags]) == 2
+    assert speed(["train", *flags]) == 2
     said = capsys.readouterr()
     assert said.err.startswith("error: ") and said.err.count("\n") == 1 and not said.out
     assert flags[-1] in said.err and "_" not in said.err
@@ -253,8 +255,8 @@ def test_lost_memory_and_an_interrupt_are_one_line(capsys, monkeypatch, error, c
     def fails(*args):
         raise error
 
-    monkeypatch.setattr(speed_of_training, "_images", fails)
-    assert speed.main(["train", "--device", "cpu"]) == code
+    monkeypatch.setattr(train, "_images", fails)
+    assert speed(["train", "--device", "cpu"]) == code
     assert capsys.readouterr().err == says
 
 
@@ -263,9 +265,9 @@ def test_a_compiler_that_is_missing_is_one_line(capsys, monkeypatch):
 
     monkeypatch.setattr(config.cpp, "cxx", (None, "no-such-compiler"))
     draw = torch.compile(lambda x: x.sin() + 1, dynamic=False)
-    monkeypatch.setattr(speed_of_training, "_images", lambda *args: draw(torch.rand(3)))
+    monkeypatch.setattr(train, "_images", lambda *args: draw(torch.rand(3)))
     monkeypatch.setattr(cli, "_run", lambda args: draw(torch.rand(3)))
-    for command in (speed.main, lambda flags: cli.main([])):
+    for command in (speed, lambda flags: cli.main([])):
         assert command(["train", "--device", "cpu"]) == 2
         said = capsys.readouterr().err
         assert said.startswith("error: --compile: ") and said.count("\n") == 1
@@ -273,34 +275,34 @@ def test_a_compiler_that_is_missing_is_one_line(capsys, monkeypatch):
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):
-    monkeypatch.setattr(speed_of_training, "_images", lambda *args: 1 + "")
+    monkeypatch.setattr(train, "_images", lambda *args: 1 + "")
     with pytest.raises(TypeError):
-        speed.main(["train", "--device", "cpu"])
+        speed(["train", "--device", "cpu"])
 
 
 def test_data_of_train_are_looked_for_where_it_is_said(capsys, tmp_path):
     flags = ["train", "--device", "cpu", "--dataset", "MNIST", "--data-dir", str(tmp_path)]
     (tmp_path / "MNIST.npz").write_bytes(b"nothing")
-    assert speed.main(flags) == 2
+    assert speed(flags) == 2
     assert str(tmp_path / "MNIST.npz") in capsys.readouterr().err
 
 
 def test_more_steps_than_the_model_has_are_one_line(capsys):
-    assert speed.main(["generate", "--small", "--device", "cpu", "--steps", "50", "5000"]) == 2
+    assert speed(["generate", "--small", "--device", "cpu", "--steps", "50", "5000"]) == 2
     said = capsys.readouterr()
     assert said.err == "error: --steps 5000: the model has at most 1,000\n" and not said.out
 
 
 def test_a_batch_that_no_memory_holds_is_one_line(capsys):
     """Before, the process was killed."""
-    assert speed.main(["generate", "--small", "--device", "cpu", "--batch", "100000"]) == 2
+    assert speed(["generate", "--small", "--device", "cpu", "--batch", "100000"]) == 2
     said = capsys.readouterr()
     assert said.err == "error: --batch 100000: at most 1,024\n" and not said.out
 
 
 def test_operations_of_a_training_step():
     """ResNet18 at 32 px: 0.5564 G multiply-adds forwards, as published for this stem."""
-    assert count_training_flops(ResNet18, (32, 32, 3)) == pytest.approx(3 * 2 * 0.5564e9, rel=0.01)
+    assert network_of(ResNet18, (32, 32, 3), 10).train == pytest.approx(3 * 2 * 0.5564e9, rel=0.01)
 
 
 def test_the_plain_loop_trains_as_well(digits):

@@ -1,41 +1,28 @@
-"""What this machine does a second: `python -m deepal_galot.speed train | query | generate`.
-
-train: images a second of a fit, beside a plain DataLoader loop.
-query: seconds of each strategy's query beyond the pass over the pool, on random logits and
-embeddings, and beside it the plain way on a smaller pool, in the same run.
-generate: images a second of Stable Diffusion 2.1 base with random weights, beside a plain pipeline
-call; the gradient of the text optimisation; how much of ‖c − c0‖ reaches the network.
-"""
+"""Seconds of each strategy's query, for `python -m deepal_galot.speed query`."""
 
 from __future__ import annotations
 
 import argparse
 import functools
 import statistics
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import registry, seeding
-from .campaign import machine
-from .classifiers.base import Classifier
-from .config import HUGE, resolve, usual_values
-from .datasets.base import DatasetSpec
-from .device import compiler_fault, is_out_of_memory, pick_device
-from .errors import UserError, complain, said
-from .flags import Parser
-from .learner import Learner, Outputs
-from .pool import UNKNOWN, ImageSet, Pool, check_query
-from .speed_of_generation import generate_lines
-from .speed_of_training import train_lines
-from .timing import measured, with_spread
+from .. import registry, seeding
+from ..classifiers.base import Classifier
+from ..config import resolve, usual_values
+from ..datasets.base import DatasetSpec
+from ..device import machine_line
+from ..errors import UserError
+from ..learner import Learner, Outputs
+from ..pool import UNKNOWN, ImageSet, Pool, check_query
+from ..timing import measured, with_spread
 
 LABELED = 1000
 SMALL_POOL, SMALL_PICKS = 5000, 100  # the plain ways' memory and patience end soon after
@@ -201,9 +188,8 @@ def pool_strategies() -> list[str]:
     return [name for name, cls in classes.items() if cls.picks_real and not cls.generates]
 
 
-def query_lines(args: argparse.Namespace) -> Iterator[str]:
+def query_lines(args: argparse.Namespace, device: torch.device) -> Iterator[str]:
     """The report of `query`, line by line as it is measured."""
-    device = pick_device(args.device)
     known = pool_strategies()
     names = [registry.class_name(registry.strategies.get(n)) for n in args.strategies or known]
     if set(names) - set(known):
@@ -211,7 +197,7 @@ def query_lines(args: argparse.Namespace) -> Iterator[str]:
         raise UserError(f"--strategies {others}: makes images, has no query of a pool to time")
     if args.picks > args.pool:
         raise UserError(f"--picks {args.picks}: more than the {args.pool} images of --pool")
-    yield ", ".join(f"{k} {v}" for k, v in machine(device).items())
+    yield machine_line(device)
     yield (
         f"seconds of a query beyond the pass over the pool (of LossPrediction: the ranking): "
         f"{args.pool:,} blank 8×8 images, embeddings of {args.dim}, {args.picks:,} picks; median "
@@ -230,84 +216,3 @@ def query_lines(args: argparse.Namespace) -> Iterator[str]:
     for name in names:
         if name in PLAIN:
             yield f"{name:24} {compare_with_plain(name, small)}"
-
-
-# -- the command -------------------------------------------------------------------------------
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """`train`, `query` and `generate`, and their sizes."""
-    parser = Parser(prog="python -m deepal_galot.speed", description=__doc__)
-    commands = parser.add_subparsers(dest="what", required=True)
-    train = commands.add_parser("train")
-    train.set_defaults(lines=train_lines)
-    train.add_argument("--classifier", default="resnet18", metavar="NAME")
-    train.add_argument("--dataset", metavar="NAME", help="default: 32×32 colour images of noise")
-    train.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR",
-                       help="of --dataset; default: data")  # fmt: skip
-    train.add_argument("--protocol", default="paper", metavar="NAME", help="default: paper")
-    train.add_argument("--precision", default="auto", metavar="NAME", help="default: auto")
-    train.add_argument("--epochs", type=_positive, help="of one fit that is timed; default: the "
-                       "protocol's (minutes with 10,000 images), on a CPU 1; on a GPU the plain "
-                       "loop has no more than 4,000 images need, fits at once 300,000")  # fmt: skip
-    train.add_argument("--batch", type=_positive, nargs="+",
-                       help="default: 32 128 512, on a CPU 32")  # fmt: skip
-    train.add_argument("--images", type=_positive, nargs="+",
-                       help="in the training set; default: 1000 10000, on a CPU 256")  # fmt: skip
-    train.add_argument("--workers", type=_natural, help="of the plain loader; default: 1, on "
-                       "a CPU 0")  # fmt: skip
-    train.add_argument("--compile", action="store_true", help="ours compiled, however short a fit "
-                       "is (GPU)")  # fmt: skip
-    train.add_argument("--jobs", type=_positive, help="also as many fits at once")
-    query = commands.add_parser("query")
-    query.set_defaults(lines=query_lines)
-    query.add_argument("--pool", type=_positive, default=50_000, help="unlabeled images")
-    query.add_argument("--dim", type=_positive, default=512, help="length of an embedding")
-    query.add_argument("--classes", type=_positive, nargs="+", default=[10, 100, 200])
-    query.add_argument("--picks", type=_positive, default=1000, help="images a query")
-    query.add_argument("--strategies", nargs="+", metavar="NAME", help="default: all that query")
-    generate = commands.add_parser("generate")
-    generate.set_defaults(lines=generate_lines)
-    generate.add_argument("--steps", type=_positive, nargs="+", default=[50, 20], help="T")
-    generate.add_argument("--batch", type=_positive, default=16, help="images of ours at once")
-    generate.add_argument("--small", action="store_true", help="a miniature, for a CPU")
-    generate.add_argument("--compile", action="store_true", help="ours compiled")
-    generate.add_argument(
-        "--checkpointing", action="store_true", help="the gradient in less memory"
-    )
-    for command in (train, query, generate):
-        command.add_argument("--device", default="auto", help="auto, cpu, cuda, … (default: auto)")
-    return parser
-
-
-def _natural(text: str, least: int = 0) -> int:
-    if not text.isdecimal() or not least <= int(text) <= HUGE:
-        raise argparse.ArgumentTypeError(f"{text}: a whole number, {least} to {HUGE:,.0f}")
-    return int(text)
-
-
-_positive = functools.partial(_natural, least=1)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    try:
-        args = build_parser().parse_args(argv)
-        for line in args.lines(args):
-            print(line, flush=True)
-    except UserError as error:
-        return complain(error)
-    except (RuntimeError, MemoryError) as error:
-        lost = f"out of memory ({said(error)}): ask for less"
-        fault = lost if is_out_of_memory(error) else compiler_fault(error)
-        if fault is None:
-            raise
-        return complain(fault)
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return 130
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -12,7 +12,7 @@ import math
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -26,24 +26,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
-from torch.utils.flop_counter import FlopCounterMode
 
-from . import registry
-from .campaign import machine
-from .classifiers.base import Classifier
-from .config import RunConfig, resolve
-from .device import pick_device
-from .errors import UserError
-from .gpu_sharing import side_by_side
-from .learner import Learner
-from .pool import ImageSet
-from .precision import product_dtype
-from .timing import alternately, matrix_rate, readable, with_spread
-from .training import make_optimizer
+from .. import registry
+from ..classifiers.base import Classifier
+from ..config import RunConfig, resolve
+from ..costs import network_of
+from ..device import machine_line
+from ..errors import UserError
+from ..gpu_sharing import side_by_side
+from ..learner import Learner
+from ..pool import ImageSet
+from ..precision import product_dtype
+from ..timing import alternately, share_of_peak, three_digits, with_spread
+from ..training import make_optimizer
 
 CIFAR_SHAPE = (32, 32, 3)
 N_CLASSES = 10
-BACKWARD = 2  # a backward pass takes as many products again for the inputs, and for the weights
 ON_GPU = {"batch": (32, 128, 512), "images": (1000, 10_000), "workers": 1}
 ON_CPU = {"batch": (32,), "images": (256,), "workers": 0}
 # Images that the plain loop sees on a GPU, and each of some fits at once, if the protocol's are not
@@ -52,25 +50,22 @@ ON_CPU = {"batch": (32,), "images": (256,), "workers": 0}
 SEEN_PLAINLY, SEEN_AT_ONCE = 4000, 300_000
 
 
-def train_lines(args: argparse.Namespace) -> Iterator[str]:
+def train_lines(args: argparse.Namespace, device: torch.device) -> Iterator[str]:
     """The report of `train`, line by line as it is measured."""
-    device = pick_device(args.device)
     if args.compile and device.type != "cuda":
         raise UserError("--compile: fits are compiled on a GPU alone; leave it out")
     usual = ON_GPU if device.type == "cuda" else ON_CPU
     batches, sizes = args.batch or usual["batch"], args.images or usual["images"]
     workers = usual["workers"] if args.workers is None else args.workers
-    torch.backends.cudnn.allow_tf32 = False  # as a run has it
     architecture = registry.classifiers.get(args.classifier)
     data = _images(args.dataset, args.data_dir, max(sizes))
-    flops = count_flops(architecture, data.X.shape[1:])
+    flops = network_of(architecture, data.X.shape[1:], N_CLASSES).train
     fields = {"protocol": args.protocol, "min_steps": 0, "precision": args.precision}
     if args.epochs or device.type != "cuda":
         fields["epochs"] = args.epochs or 1
     config = resolve("RandomSampling", args.dataset or "random", flags=fields)
     dtype = product_dtype(config, device)
-    limit = matrix_rate(device, dtype)
-    yield ", ".join(f"{k} {v}" for k, v in machine(device).items())
+    yield machine_line(device)
     yield (
         f"{registry.class_name(architecture)}, protocol {args.protocol}, images "
         f"{'×'.join(map(str, data.X.shape[1:]))} of {args.dataset or 'random noise'}, "
@@ -83,9 +78,9 @@ def train_lines(args: argparse.Namespace) -> Iterator[str]:
             of_batch = dataclasses.replace(config, batch_size=batch)
             part = dataclasses.replace(data, X=data.X[:n], Y=data.Y[:n])
             fits = _Fits(of_batch, architecture, part, device, args.compile)
-            yield _compare(fits, workers, flops, limit)
+            yield _compare(fits, workers)
             if args.jobs:
-                yield _at_once(fits, args.jobs, flops, limit)
+                yield _at_once(fits, args.jobs)
 
 
 @dataclass(frozen=True)
@@ -117,8 +112,13 @@ class _Fits:
             return self.config.epochs
         return min(self.config.epochs, math.ceil(seen / len(self.data)))
 
+    def share(self, rate: float) -> str:
+        """What this many images a second are of what the device can do."""
+        flops = network_of(self.architecture, self.data.X.shape[1:], N_CLASSES).train
+        return share_of_peak(rate * flops, self.device, product_dtype(self.config, self.device))
 
-def _compare(fits: _Fits, workers: int, flops: float, limit: float) -> str:
+
+def _compare(fits: _Fits, workers: int) -> str:
     many, few = fits.config.epochs, fits.epochs(SEEN_PLAINLY)
     plainly = dataclasses.replace(fits.config, epochs=few)
 
@@ -134,16 +134,12 @@ def _compare(fits: _Fits, workers: int, flops: float, limit: float) -> str:
     ratio = statistics.median(ours) / statistics.median(theirs)
     return (
         f"{n:6,} images  batch {fits.config.batch_size:<4} ours {with_spread(ours)}  "
-        f"{_share(statistics.median(ours), flops, limit)}  plain {with_spread(theirs)}  ours is "
+        f"{fits.share(statistics.median(ours))}  plain {with_spread(theirs)}  ours is "
         f"{ratio:.2f}× plain"
     )
 
 
-def _share(rate: float, flops: float, limit: float) -> str:
-    return f"{rate * flops / 1e12:.3g} TFLOP/s  {rate * flops / limit:.1%} of {limit / 1e12:.3g}"
-
-
-def _at_once(fits: _Fits, jobs: int, flops: float, limit: float) -> str:
+def _at_once(fits: _Fits, jobs: int) -> str:
     """As many fits at once, each in a process, as --jobs has them."""
     epochs, context = fits.epochs(SEEN_AT_ONCE), multiprocessing.get_context("spawn")
     threads = max(1, torch.get_num_threads() // jobs)
@@ -163,7 +159,7 @@ def _at_once(fits: _Fits, jobs: int, flops: float, limit: float) -> str:
     rate = jobs * epochs * len(fits.data) / seconds
     return (
         f"{len(fits.data):6,} images  batch {fits.config.batch_size:<4} {jobs} fits at once: "
-        f"{readable(rate)} (n=1) in all  {_share(rate, flops, limit)}"
+        f"{three_digits(rate)} (n=1) in all  {fits.share(rate)}"
     )
 
 
@@ -202,15 +198,6 @@ def _images(dataset: str | None, folder: Path, n: int) -> ImageSet:
         raise UserError(f"--dataset {dataset}: needs images of at most {N_CLASSES} classes")
     rows = np.arange(n) % len(spec.x_train)  # again from the start where there are fewer
     return ImageSet(spec.x_train[rows], torch.as_tensor(spec.y_train[rows]), spec.mean, spec.std)
-
-
-def count_flops(architecture: type[Classifier], image_shape: Sequence[int]) -> float:
-    """Of a training step, an image."""
-    height, width, channels = image_shape
-    clf = architecture(tuple(image_shape), N_CLASSES).eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        clf(torch.zeros(1, channels, height, width))
-    return counter.get_total_flops() * (1 + BACKWARD)
 
 
 class _OneByOne(Dataset):

@@ -22,12 +22,11 @@ from generators.flops import Flops, count
 from generators.networks import KeysAndValues, Networks
 from generators.text_optimization import score_gradient
 
-from .campaign import machine
-from .config import resolve
-from .device import pick_device
-from .errors import UserError
-from .images import fit_to, to_uint8
-from .timing import matrix_rate, seconds_of, with_spread
+from ..config import resolve
+from ..device import machine_line
+from ..errors import UserError
+from ..images import fit_to, to_uint8
+from ..timing import seconds_of, share_of_peak, with_spread
 
 PLAIN_BATCHES = (1, 10)
 GUIDANCE = 7.5
@@ -122,20 +121,19 @@ def make_generator(architecture: Architecture, batch: int, device: torch.device)
     return type("RandomWeights", (_RandomWeights,), made)(config, device)
 
 
-def generate_lines(args: argparse.Namespace) -> Iterator[str]:
+def generate_lines(args: argparse.Namespace, device: torch.device) -> Iterator[str]:
     """The report of `generate`, line by line as it is measured."""
-    return _Report(args).lines()
+    return _Report(args, device).lines()
 
 
 class _Report:
     """What the measurements share."""
 
-    def __init__(self, args: argparse.Namespace) -> None:
-        self.device, self.steps, self.batch = pick_device(args.device), args.steps, args.batch
+    def __init__(self, args: argparse.Namespace, device: torch.device) -> None:
+        self.device, self.steps, self.batch = device, args.steps, args.batch
         self.compile, self.checkpointing = args.compile, args.checkpointing
         self.architecture = MINIATURE if args.small else SD_21_BASE
         self.flops = count_flops(self.architecture)
-        self.rates: dict[torch.dtype, float] = {}
         if max(self.steps) > MOST_STEPS:
             raise UserError(f"--steps {max(self.steps)}: the model has at most {MOST_STEPS:,}")
         if self.batch > MOST_AT_ONCE:
@@ -143,8 +141,7 @@ class _Report:
 
     def lines(self) -> Iterator[str]:
         """All of them; the plain call is measured in the same run, right before ours."""
-        torch.backends.cudnn.allow_tf32 = False  # as a run has it
-        yield ", ".join(f"{k} {v}" for k, v in machine(self.device).items())
+        yield machine_line(self.device)
         yield (
             f"TFLOP, counted: UNet {self.flops.noise / 1e12:.3g}, decoder "
             f"{self.flops.decode / 1e12:.3g}, gradient {self.flops.chain(2) / 1e12:.3g}; guidance "
@@ -177,14 +174,8 @@ class _Report:
         flops = statistics.median(rates) * self.flops.image(steps, 2)
         return (
             f"{who:5}  T={steps:<3} batch {batch:<3} {_name(dtype):8}  {with_spread(rates)} "
-            f"images/s  {self._share(flops, dtype)}"
+            f"images/s  {share_of_peak(flops, self.device, dtype)}"
         )
-
-    def _share(self, flops: float, dtype: torch.dtype) -> str:
-        if dtype not in self.rates:
-            self.rates[dtype] = matrix_rate(self.device, dtype)
-        limit = self.rates[dtype]
-        return f"{flops / 1e12:.3g} TFLOP/s  {flops / limit:.1%} of {limit / 1e12:.3g}"
 
     def _plain(self) -> Iterator[tuple[int, int, list[float], torch.dtype]]:
         pipe = plain_pipeline(self.architecture, self.device)
@@ -235,7 +226,8 @@ class _Report:
         yield (
             f"gradient  {self.batch} images, {generator.gradients.rows} at once, float32"
             f"{', checkpointed' if self.checkpointing else ''}  "
-            f"{with_spread(seconds)} s{memory}  {self._share(flops, torch.float32)}"
+            f"{with_spread(seconds)} s{memory}  "
+            f"{share_of_peak(flops, self.device, torch.float32)}"
         )
 
 
