@@ -20,7 +20,7 @@ setup(
     packages=find_packages(include=["deepal_galot*", "query_strategies*", "generators*"]),
     py_modules=["run_benchmark"],
     package_data={
-        "deepal_galot.report": ["*.csv", "*.css", "*.js"],
+        "deepal_galot.report": ["*.csv", "*.css", "*.html", "*.js"],
         "generators.tiny_sd": ["*.json", "*.md", "pipeline/*", "pipeline/*/*"],
     },
     entry_points={"console_scripts": ["deepal-galot = run_benchmark:main"]},

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .errors import UserError
-from .registry import did_you_mean
+from .errors import UserError, did_you_mean
 
 Score = Callable[[Tensor], Tensor]
 

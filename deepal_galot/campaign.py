@@ -181,7 +181,7 @@ class Campaign:
         """The generating half of a run."""
         words, shape = self.plan.words, self.plan.spec.image_shape
         if run.source is not None:
-            theirs = ImageStore(run.source.path.parents[3] / "images")
+            theirs = ImageStore(run.source.output / "images")
             keys = [row["images_key"] for row in run.source.rows()]
             return BorrowedGalot(
                 run.source.config, lambda: self.generator(run), theirs, run.source, words, shape,

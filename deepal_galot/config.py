@@ -18,8 +18,7 @@ from functools import cache
 from typing import Any, get_type_hints
 
 from . import acquisition
-from .errors import UserError
-from .registry import did_you_mean
+from .errors import UserError, did_you_mean
 
 SCHEMA = 7  # raise it when the meaning of a field or of a stored row changes
 

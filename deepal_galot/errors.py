@@ -1,6 +1,8 @@
 """The one exception that is meant for the person who typed the command, and how it is said."""
 
+import difflib
 import sys
+from collections.abc import Iterable
 
 
 class UserError(Exception):
@@ -15,6 +17,20 @@ def said(error: BaseException, most: int = 200) -> str:
     """
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The tail of an error line: the closest known names, or all of them.
+
+    >>> did_you_mean("GALOTT", ["GALOT", "BADGE"])
+    'did you mean GALOT?'
+    """
+    known = sorted(known)
+    by_fold = {k.casefold(): k for k in known}
+    close = difflib.get_close_matches(name.casefold(), by_fold, n=3, cutoff=0.6)
+    if close:
+        return f"did you mean {' or '.join(by_fold[c] for c in close)}?"
+    return f"known: {', '.join(known)}"
 
 
 def complain(error: BaseException | str) -> int:

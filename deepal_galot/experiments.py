@@ -16,8 +16,7 @@ from typing import Any
 from generators.prompts import TEMPLATES
 
 from .config import PROTOCOLS, usual_values
-from .errors import UserError
-from .registry import did_you_mean
+from .errors import UserError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -85,13 +84,16 @@ def _galot(label: str, paper: tuple[str, str] | None = None, **settings: Any) ->
     return Arm(label, "GALOT", settings, paper)
 
 
+# The rows of the paper's Table 1, by its names; what `--strategy all` means.
+TABLE1 = ("GAAL", "RandomSampling", "EntropySampling", "MarginSampling", "LeastConfidence", "BALD",
+          "BADGE", "MeanSTD", "VarRatio", "KMeans", "CoreSet", "LossPrediction", "GALOT (basic)",
+          "GALOT")  # fmt: skip
+
+
 def _table1() -> tuple[Arm, ...]:
     """The paper's fourteen rows, and the control of the last."""
-    names = ("GAAL", "RandomSampling", "EntropySampling", "MarginSampling", "LeastConfidence",
-             "BALD", "BADGE", "MeanSTD", "VarRatio", "KMeans", "CoreSet", "LossPrediction",
-             "GALOT (basic)", "GALOT")  # fmt: skip
     # The paper's GAAL is its SVM's accuracy, ours the common network's: nothing to compare.
-    arms = (Arm(n, n, paper=None if n == "GAAL" else ("table1", n)) for n in names)
+    arms = (Arm(n, n, paper=None if n == "GAAL" else ("table1", n)) for n in TABLE1)
     return (*arms, CONTROL)
 
 

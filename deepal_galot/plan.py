@@ -29,10 +29,9 @@ from .config import (
     usual_values,
 )
 from .datasets.base import DatasetSpec
-from .errors import UserError
+from .errors import UserError, did_you_mean
 from .generator_choice import canonical, check_generator, generator_class, weights_at_hand
 from .pool import check_budget
-from .registry import did_you_mean
 from .request import Request
 from .results import RunFolder, folder_of, label_of, split_label
 from .transfer import check_source, inherited, open_source, source_hash

@@ -8,7 +8,6 @@ class name; `aliases` are further names; the first line of its docstring is its 
 from __future__ import annotations
 
 import contextlib
-import difflib
 import hashlib
 import importlib
 import importlib.util
@@ -21,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 
-from .errors import UserError
+from .errors import UserError, did_you_mean
 
 # DeepALPlus's strategies that run in its own demo alone, and why.
 NEEDS_MORE = {
@@ -37,20 +36,6 @@ PACKAGE_ROOT = Path(__file__).resolve().parent.parent
 def file_hash(path: Path) -> str:
     """Sixteen hex digits over a file's bytes."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The tail of an error line: the closest known names, or all of them.
-
-    >>> did_you_mean("GALOTT", ["GALOT", "BADGE"])
-    'did you mean GALOT?'
-    """
-    known = sorted(known)
-    by_fold = {k.casefold(): k for k in known}
-    close = difflib.get_close_matches(name.casefold(), by_fold, n=3, cutoff=0.6)
-    if close:
-        return f"did you mean {' or '.join(by_fold[c] for c in close)}?"
-    return f"known: {', '.join(known)}"
 
 
 class Registry:

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .datasets.user_data import is_path, results_name
-from .errors import UserError
+from .errors import UserError, did_you_mean
 from .experiment_campaigns import run_experiments
 from .experiments import named
 from .plan import Plan
-from .registry import did_you_mean
 from .report.annotation import read_marks
-from .report.comparison import run_key
 from .report.exhibit import Exhibit, find_exhibits
 from .report.write import Wish, write_annotation_page, write_report
 from .results import RunFolder, find_runs, label_of
@@ -49,7 +47,7 @@ def annotate(args: argparse.Namespace) -> str:
     folders = found.folders
     if args.experiment:
         wanted = {arm.folder for e in found.exhibits for arm in e.arms}
-        folders = tuple(f for f in folders if run_key(f).parent.as_posix() in wanted)
+        folders = tuple(f for f in folders if f.method in wanted)
     return write_annotation_page(folders, args.output, args.annotate)
 
 

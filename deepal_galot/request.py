@@ -16,13 +16,10 @@ from .datasets.class_names import from_class_names, prompt_words
 from .datasets.user_data import dataset_at, is_path
 from .device import pick_device
 from .errors import UserError
+from .experiments import TABLE1
 from .flags import chosen_fields
 
 MOST_SEEDS = 10_000
-# The rows of the paper's Table 1, in its order.
-ALL = ("GAAL", "RandomSampling", "EntropySampling", "MarginSampling", "LeastConfidence",
-       "BALDDropout", "BadgeSampling", "MeanSTD", "VarRatio", "KMeansSampling", "KCenterGreedy",
-       "LossPredictionLoss", "GALOTBasic", "GALOT")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,7 @@ def request_of(args: argparse.Namespace) -> Request:
     if args.protocol is not None:
         flags["protocol"] = args.protocol
     asked = args.strategy or ["MarginSampling", "GALOT"]
-    strategies = [name for s in asked for name in (ALL if s == "all" else [s])]
+    strategies = [name for s in asked for name in (TABLE1 if s == "all" else [s])]
     dataset, spec, words = None, None, None
     if args.class_names is not None and args.dataset is None:
         spec = _class_names_only(args)

@@ -63,6 +63,21 @@ class RunFolder:
         self.content, self.settings, self.remark = dict(content), dict(settings), remark
         self.seals = Seals(path)
 
+    @property
+    def output(self) -> Path:
+        """The results root it lies in."""
+        return self.path.parents[3]
+
+    @property
+    def method(self) -> str:
+        """What its seeds share, `<data set>/<strategy>/<fingerprint>`; alike on every machine."""
+        return "/".join(self.path.parts[-4:-1])
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Its method and seed's folder."""
+        return self.method, self.path.name
+
     @classmethod
     def create(
         cls,

@@ -15,9 +15,8 @@ from torch import Tensor
 from deepal_galot import seeding
 from deepal_galot.config import FOLDER, RunConfig
 from deepal_galot.datasets.user_data import prompt_word
-from deepal_galot.errors import UserError
+from deepal_galot.errors import UserError, did_you_mean
 from deepal_galot.images import fit_to, image_files, read_image, to_unit_float
-from deepal_galot.registry import did_you_mean
 
 from .base import Generator, Graph, ImageRequest, Size
 

@@ -11,8 +11,7 @@ from typing import Any
 
 import torch
 
-from deepal_galot.errors import UserError, said
-from deepal_galot.registry import did_you_mean
+from deepal_galot.errors import UserError, did_you_mean, said
 
 from .networks import reads_text_plainly
 

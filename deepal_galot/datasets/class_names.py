@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import UserError, said
-from ..registry import did_you_mean
+from ..errors import UserError, did_you_mean, said
 from .base import DatasetSpec, check_class_names
 from .user_data import results_name
 

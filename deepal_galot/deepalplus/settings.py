@@ -14,10 +14,10 @@ from .. import registry
 from ..config import FOLDER, GALOT, GENERATOR, RunConfig, fields_of, resolve
 from ..datasets.class_names import prompt_words
 from ..datasets.tiny_imagenet_words import WORDS
-from ..errors import UserError
+from ..errors import UserError, did_you_mean
 from ..flags import Parser, add_fields, chosen_fields
 from ..generator_choice import canonical, check_generator, generator_class, weights_at_hand
-from ..registry import NEEDS_MORE, did_you_mean
+from ..registry import NEEDS_MORE
 from .host import Host
 
 NAME = "GALOT"

@@ -76,7 +76,7 @@ def annotation_page(galleries: Sequence[Gallery], n: int, title: str) -> str:
     key = hashlib.sha256("".join(sorted(images)).encode()).hexdigest()[:16]
     data = json.dumps({"key": f"marks {key}", "images": asked}).replace("<", r"\u003c")
     style, script = asset("annotation.css"), asset("annotation.js")
-    return PAGE.substitute(
+    return Template(asset("annotation.html")).substitute(
         title=escape(title), style=style, script=script, data=data,
         style_hash=csp_hash(style), script_hash=csp_hash(script),
         contents=_contents([image["shows"] for image in images.values()], n),
@@ -107,63 +107,6 @@ def _contents(shown: Sequence[str], n: int) -> str:
         f"its last round, or all where it made fewer. Methods are mixed, and an image that "
         f"several share is asked for once.</p><ul>{counts}</ul>"
     )
-
-
-PAGE = Template("""\
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; \
-style-src '$style_hash'; script-src '$script_hash'; base-uri 'none'; form-action 'none'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Generated images: $title</title>
-<link rel="icon" href="data:,">
-<style>$style</style>
-</head>
-<body>
-<main>
-<h1>Generated images: $title</h1>
-<noscript><p>This page needs JavaScript.</p></noscript>
-<section id="marking" aria-label="marking">
-<img id="image" alt="">
-<div id="now" tabindex="-1" aria-live="polite" aria-atomic="true">
-<p id="question">Does this image show: <strong><bdi id="name"></bdi></strong>?</p>
-<p id="place"></p>
-</div>
-<div class="answers">
-<button type="button" id="no">no <kbd>←</kbd> <kbd>n</kbd></button>
-<button type="button" id="yes">yes <kbd>→</kbd> <kbd>y</kbd></button>
-</div>
-</section>
-<section id="done" aria-labelledby="all-marked" tabindex="-1" hidden>
-<h2 id="all-marked">All marked</h2>
-<p id="summary"></p>
-<p>Save the marks below. Then type this, with the <code>--output</code> of the results:</p>
-<pre><code><span>python run_benchmark.py</span> <span>--report</span> \
-<span>--annotations annotations.json</span></code></pre>
-</section>
-<button type="button" id="back">back one <kbd>backspace</kbd> <kbd>u</kbd></button>
-<progress id="progress" aria-label="images marked" value="0"></progress>
-<section class="file" aria-label="marks">
-<label>your name, if you like
-<input type="text" id="annotator" maxlength="100" autocomplete="name"></label>
-<button type="button" id="save">save marks</button>
-<label>load marks, to go on with them here
-<input type="file" id="load" accept=".json,application/json"></label>
-<button type="button" id="again">start again, for someone else</button>
-<p id="message" role="status"></p>
-</section>
-<details>
-<summary>What is on this page</summary>
-$contents
-</details>
-</main>
-<script type="application/json" id="data">$data</script>
-<script>$script</script>
-</body>
-</html>
-""")
 
 
 # -- the files that it saves ---------------------------------------------------------------------

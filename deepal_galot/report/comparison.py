@@ -6,7 +6,6 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -149,7 +148,7 @@ class Comparison:
         return self.name
 
 
-Methods = dict[Path, list[RunFolder]]  # by the folder that their seeds share
+Methods = dict[str, list[RunFolder]]  # by RunFolder.method
 
 
 def compare(folders: Sequence[RunFolder]) -> list[Comparison]:
@@ -164,7 +163,7 @@ def compare(folders: Sequence[RunFolder]) -> list[Comparison]:
     for folder in filter(has_accuracy, folders):
         by_budget = tables.setdefault(_recipe_key(folder), {})
         methods = by_budget.setdefault(_budget_key(folder), {})
-        methods.setdefault(_method_key(folder), []).append(folder)
+        methods.setdefault(folder.method, []).append(folder)
     comparisons = []
     for recipe, by_budget in tables.items():
         full = by_budget.pop((), {})
@@ -177,7 +176,7 @@ def of_exhibit(exhibit: Exhibit, folders: Sequence[RunFolder]) -> Comparison | N
     """The arms of an exhibit that have finished runs, each run once; None if none has."""
     curves = []
     for arm in {arm.folder: arm for arm in reversed(exhibit.arms)}.values():
-        runs = [f for f in folders if _method_key(f).as_posix() == arm.folder and has_accuracy(f)]
+        runs = [f for f in folders if f.method == arm.folder and has_accuracy(f)]
         if runs:
             curves.insert(0, _curve(arm.label, runs))
     if not curves:
@@ -199,17 +198,17 @@ def merge(folders: Sequence[RunFolder]) -> tuple[list[RunFolder], list[str]]:
         (of a run that several folders hold, the one with most rounds; lines about runs whose
         copies have other accuracies).
     """
-    found: dict[Path, RunFolder] = {}
+    found: dict[tuple[str, str], RunFolder] = {}
     differ: list[RunFolder] = []
     for folder in folders:
-        first = found.setdefault(run_key(folder), folder)
+        first = found.setdefault(folder.key, folder)
         if first is folder:
             continue
         ours, theirs = ([r.get("accuracy") for r in f.rows()] for f in (first, folder))
         if any(a != b for a, b in zip(ours, theirs, strict=False)):
             differ.append(folder)
         elif len(theirs) > len(ours):
-            found[run_key(folder)] = folder
+            found[folder.key] = folder
     lines = []
     if differ:
         lines = [
@@ -217,15 +216,6 @@ def merge(folders: Sequence[RunFolder]) -> tuple[list[RunFolder], list[str]]:
             f"different machines may have; the first folder's count, not {differ[0].path}"
         ]
     return list(found.values()), lines
-
-
-def run_key(folder: RunFolder) -> Path:
-    """<data set>/<strategy>/<fingerprint>/seed<k>, alike on every machine."""
-    return Path(*folder.path.parts[-4:])
-
-
-def _method_key(folder: RunFolder) -> Path:
-    return run_key(folder).parent
 
 
 def _recipe_key(folder: RunFolder) -> tuple:

@@ -117,7 +117,7 @@ class Gallery:
         def gone() -> Generator:
             raise UserError("the image store has lost some of them")
 
-        keys, store = [row["images_key"] for row in self.folder.rows()], self.folder.path.parents[3]
+        keys, store = [row["images_key"] for row in self.folder.rows()], self.folder.output
         galot = BorrowedGalot(
             self.folder.config, gone, ImageStore(store / "images"), self.folder, self.class_names,
             tuple(self.folder.classifier()[1]["image_shape"]), keys,
@@ -177,7 +177,7 @@ def one_class(galleries: Sequence[Gallery], k: int = 0) -> Figure | None:
     rows = [(g.label, g.probes[-1].images[1, k]) for g in galleries if g.probes]
     if not rows:
         return None
-    output = galleries[0].folder.path.parents[3]
+    output = galleries[0].folder.output
     real = real_examples(output, galleries[0].folder.config.dataset)
     if real is not None and real.shape[2:] == rows[0][1].shape[1:]:
         rows.insert(0, ("real images", real[k, : len(rows[0][1])]))

@@ -24,7 +24,7 @@ from .html import asset, csp_hash, data_uri
 from .pseudo_labels import Judge
 from .section import Section
 from .statistics import has_spread, mean_sem, paired_difference
-from .tables import PERCENT, Cell, Table, with_error
+from .tables import Cell, Table, with_error
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,36 +60,6 @@ class Part:
     body: str
 
 
-# Styles need "unsafe-inline" since drawings and shaded cells have style attributes.
-PAGE = Template("""\
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; \
-style-src 'unsafe-inline'; script-src '$script_hash'; base-uri 'none'; form-action 'none'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
-<link rel="icon" href="data:,">
-<style>$look</style>
-</head>
-<body>
-<a class="skip" href="#content">Skip to the content</a>
-<header>
-<h1>$title</h1>
-$navigation
-</header>
-<main id="content" tabindex="-1">
-$sections
-</main>
-$footer
-<p id="said" class="unseen" role="status"></p>
-<script>$script</script>
-</body>
-</html>
-""")
-
-
 def page(sections: Sequence[Section]) -> str:
     """The whole page; of the same sections always the same.
 
@@ -99,7 +69,8 @@ def page(sections: Sequence[Section]) -> str:
     parts = list(map(_parts, sections, keys))
     datasets = dict.fromkeys(s.comparison.dataset for s in sections)
     script, look = asset("page.js"), asset("page.css")
-    return PAGE.substitute(
+    # Its styles are "unsafe-inline" since drawings and shaded cells have style attributes.
+    return Template(asset("page.html")).substitute(
         title=escape(f"Report: {', '.join(datasets)}"),
         script_hash=csp_hash(script),
         look=look,
@@ -179,7 +150,7 @@ def headline(comparison: Comparison) -> str:
     about_images = comparison.exhibit is not None and comparison.exhibit.kind != "curves"
     if not budgets or len(comparison.learning) < 2 or about_images:
         return ""
-    averages = [(PERCENT * c.average(budgets), c) for c in comparison.learning]
+    averages = [(100 * c.average(budgets), c) for c in comparison.learning]
     (a, first), (b, second), *others = sorted(averages, key=lambda pair: -pair[0].mean())
     d = paired_difference(first, second, budgets)
     text = (
@@ -188,7 +159,7 @@ def headline(comparison: Comparison) -> str:
     )
     if d is None or np.isnan(d.half_width):
         return text + "Without three seeds in common nothing says whether they differ."
-    apart = f"{PERCENT * d.mean:+.2f} ± {PERCENT * d.half_width:.2f} points, 95 % interval"
+    apart = f"{100 * d.mean:+.2f} ± {100 * d.half_width:.2f} points, 95 % interval"
     if d.mean <= d.half_width:
         return text + f"Their {d.n} common seeds do not tell them apart ({apart})."
     picked = f"; not corrected for picking the best of {len(others) + 2}" if others else ""

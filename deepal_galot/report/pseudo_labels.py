@@ -14,10 +14,10 @@ from ..learner import Learner
 from ..pool import ImageSet
 from ..predict import load_classifier
 from ..results import RunFolder
-from .comparison import Comparison, has_accuracy, run_key
+from .comparison import Comparison, has_accuracy
 from .gallery import Gallery, galleries_of
-from .statistics import mean_sem
-from .tables import Cell, Table, mean_over
+from .statistics import LEAST_SEEDS
+from .tables import Cell, Table, mean_cell, mean_over
 
 JUDGED = 1000  # images of a run at most, the first of each class
 COLUMNS = 20  # more classes than that have no column of their own
@@ -65,7 +65,7 @@ def find_judge(comparison: Comparison, folders: Sequence[RunFolder]) -> Judge | 
         if f.config.mode == "full" and f.content["data"] in data and has_accuracy(f)
     ]  # fmt: skip
     own = comparison.exhibit.judge if comparison.exhibit else None
-    runs = [f for f in runs if run_key(f).parent.as_posix() == own] or runs
+    runs = [f for f in runs if f.method == own] or runs
     return max((Judge(f) for f in runs), key=lambda j: j.accuracy, default=None)
 
 
@@ -135,9 +135,4 @@ def accuracy_by_class(
 def _percent(runs: Sequence[np.ndarray]) -> Cell:
     """The mean share of several runs, with its error if there are enough."""
     shares = [100 * float(right.mean()) for right in runs if len(right)]
-    if not shares:
-        return Cell("")
-    mean, sem = mean_sem(shares)
-    if np.isnan(sem):
-        return Cell(f"{mean:.0f}", mean)
-    return Cell(f"{mean:.1f} ±{sem:.1f}", mean, sem)
+    return mean_cell(shares, digits=int(len(shares) >= LEAST_SEEDS)) if shares else Cell("")

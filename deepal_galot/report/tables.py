@@ -24,7 +24,6 @@ from .statistics import (
 )
 
 SECONDS = ("query s", "train s", "extra s", "gen s")
-PERCENT = 100
 
 
 @dataclass(frozen=True)
@@ -63,6 +62,12 @@ def mean_over(what: str, rows: Sequence[Sequence[Cell]]) -> str:
     """What the cells are; of an error only where one is shown."""
     known = any(cell.error is not None for row in rows for cell in row)
     return f"mean{' ±SEM' if known else ''} over {what}"
+
+
+def mean_cell(values: Sequence[float] | np.ndarray, digits: int = 1, best: bool = False) -> Cell:
+    """Mean ± SEM, with so many digits behind the point."""
+    mean, sem = mean_sem(values)
+    return Cell(with_error(mean, sem, digits), mean, None if np.isnan(sem) else sem, best)
 
 
 # -- which tables there are ----------------------------------------------------------------------
@@ -111,13 +116,11 @@ def _accuracy(values: np.ndarray | None, best: float | None = None) -> Cell:
     """Mean ± SEM in percent; the best if that is the mean."""
     if values is None:
         return Cell("")
-    mean, sem = mean_sem(PERCENT * values)
-    error = None if np.isnan(sem) else sem
-    return Cell(with_error(mean, sem), mean, error, best is not None and _same(values.mean(), best))
+    return mean_cell(100 * values, best=best is not None and _same(values.mean(), best))
 
 
-def with_error(mean: float, error: float) -> str:
-    return f"{mean:.1f}" + ("" if np.isnan(error) else f" ±{error:.1f}")
+def with_error(mean: float, error: float, digits: int = 1) -> str:
+    return f"{mean:.{digits}f}" + ("" if np.isnan(error) else f" ±{error:.{digits}f}")
 
 
 def difference_table(comparison: Comparison) -> Table | None:
@@ -130,8 +133,8 @@ def difference_table(comparison: Comparison) -> Table | None:
         known = not np.isnan(d.half_width)
         rows.append((
             Cell(curve.label),
-            Cell(signed(PERCENT * d.mean), PERCENT * d.mean),
-            Cell(f"±{PERCENT * d.half_width:.2f}", PERCENT * d.half_width) if known else Cell(""),
+            Cell(signed(100 * d.mean), 100 * d.mean),
+            Cell(f"±{100 * d.half_width:.2f}", 100 * d.half_width) if known else Cell(""),
             Cell(f"{d.p:.2g}", d.p) if known else Cell(""),
             Cell(str(d.n), d.n),
         ))  # fmt: skip
@@ -159,7 +162,7 @@ def gains_table(comparison: Comparison) -> Table | None:
 def _gain(d: PairedDifference | None) -> Cell:
     if d is None or np.isnan(d.half_width):
         return Cell("")
-    mean, half_width = PERCENT * d.mean, PERCENT * d.half_width
+    mean, half_width = 100 * d.mean, 100 * d.half_width
     return Cell(f"{signed(mean)} ±{half_width:.2f}", mean, half_width)
 
 
@@ -209,7 +212,7 @@ def _win_matrix(name: str, title: str, labels: Sequence[str], shares: np.ndarray
 
 
 def _share(share: float) -> Cell:
-    return Cell("") if np.isnan(share) else Cell(f"{PERCENT * share:.0f}", PERCENT * share)
+    return Cell("") if np.isnan(share) else Cell(f"{100 * share:.0f}", 100 * share)
 
 
 def labels_table(comparison: Comparison, targets: Sequence[float] = ()) -> Table | None:
@@ -227,7 +230,7 @@ def labels_table(comparison: Comparison, targets: Sequence[float] = ()) -> Table
         f"human labels needed for a test accuracy, {mean_over('seeds', rows)}, linear between "
         f"budgets"
     )
-    header = ("strategy", *(f"{round(PERCENT * t, 6):g} %" for t in targets))
+    header = ("strategy", *(f"{round(100 * t, 6):g} %" for t in targets))
     return Table("labels", title, header, tuple(rows)) if rows else None
 
 
@@ -258,9 +261,9 @@ def paper_table(comparison: Comparison) -> Table | None:
     for curve, printed in paper_rows(comparison):
         theirs, ours = {}, {}
         for key, own in _comparable(curve, printed).items():
-            value, mark = PERCENT * printed.accuracy[key], "?" * (key in printed.doubtful)
+            value, mark = 100 * printed.accuracy[key], "?" * (key in printed.doubtful)
             theirs[key] = Cell(f"{value:.2f}{mark}", value)
-            ours[key] = Cell(signed(PERCENT * own - value) + mark, PERCENT * own - value)
+            ours[key] = Cell(signed(100 * own - value) + mark, 100 * own - value)
         rows += [(f"{curve.marked_label}: paper", theirs), ("  ours − paper", ours)]
     if not rows:
         return None
@@ -321,9 +324,7 @@ def _mean_of(rows: Sequence[dict], key: str) -> Cell:
     """Over seeds; empty where not all have it."""
     if not all(key in row for row in rows):
         return Cell("")
-    mean, sem = mean_sem([row[key] for row in rows])
-    error = "" if np.isnan(sem) else f" ±{sem:.4f}"
-    return Cell(f"{mean:.4f}{error}", mean, None if np.isnan(sem) else sem)
+    return mean_cell([row[key] for row in rows], digits=4)
 
 
 def tables_of(comparison: Comparison, targets: Sequence[float] = ()) -> list[Table]:

@@ -9,11 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..disk import atomic_write
-from ..errors import UserError, said
-from ..registry import did_you_mean
+from ..errors import UserError, did_you_mean, said
 from ..results import RunFolder, label_of, split_label
 from .annotation import Annotation, annotation_page
-from .comparison import Comparison, compare, merge, of_exhibit, run_key
+from .comparison import Comparison, compare, merge, of_exhibit
 from .exhibit import Exhibit
 from .figures import glyphs_missing, render
 from .gallery import gallery_of
@@ -121,13 +120,13 @@ def _comparisons(
         UserError: there is nothing, or no method is called like the baseline.
     """
     shown = list(filter(None, (of_exhibit(e, folders) for e in exhibits)))
-    in_exhibits = {run_key(f) for c in shown for curve in c.curves for f in curve.folders}
+    in_exhibits = {f.key for c in shown for curve in c.curves for f in curve.folders}
     judges = {e.judge for e in exhibits}
-    in_exhibits |= {run_key(f) for f in folders if run_key(f).parent.as_posix() in judges}
+    in_exhibits |= {f.key for f in folders if f.method in judges}
     if not wish.exhibits_only:
         shown += [
             c for c in compare(folders)
-            if any(run_key(f) not in in_exhibits for curve in c.curves for f in curve.folders)
+            if any(f.key not in in_exhibits for curve in c.curves for f in curve.folders)
         ]  # fmt: skip
     if not shown:
         waiting = sum(not f.finished for f in folders)

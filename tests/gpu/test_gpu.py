@@ -12,9 +12,9 @@ from deepal_galot.classifiers.resnet18 import ResNet18
 from deepal_galot.classifiers.small_cnn import SmallCNN
 from deepal_galot.cli import main
 from deepal_galot.compiled_layers import in_compiled_forms
+from deepal_galot.experiments import TABLE1
 from deepal_galot.learner import Learner
 from deepal_galot.pool import Pool
-from deepal_galot.request import ALL
 from deepal_galot.speed.__main__ import main as speed
 from deepal_galot.speed.query import make_problem, pool_strategies
 from deepal_galot.timing import measured, with_spread
@@ -228,7 +228,7 @@ def test_ascent_gradient_is_the_cpus():
 
 
 @pytest.mark.parametrize(
-    "strategy", ["GALOT", "GALOT:align=pool", *(n for n in ALL if not n.startswith("GALOT"))]
+    "strategy", ["GALOT", "GALOT:align=pool", *(n for n in TABLE1 if not n.startswith("GALOT"))]
 )
 def test_deterministic_runs_are_identical(tmp_path, strategy):
     args = [*QUICK, "--strategy", strategy, "--device", "cuda", "--deterministic", "--output"]

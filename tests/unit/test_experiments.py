@@ -10,8 +10,9 @@ from deepal_galot.config import PROTOCOLS
 from deepal_galot.datasets.base import DatasetSpec
 from deepal_galot.errors import UserError
 from deepal_galot.experiment_campaigns import ask, comparable, list_experiments, plan_of
-from deepal_galot.experiments import ALIASES, EXPERIMENTS, named
+from deepal_galot.experiments import ALIASES, EXPERIMENTS, TABLE1, named
 from deepal_galot.plan import make_plan, parse_strategy
+from deepal_galot.registry import strategies
 from deepal_galot.report.exhibit import (
     Exhibit,
     ExhibitArm,
@@ -19,7 +20,7 @@ from deepal_galot.report.exhibit import (
     is_the_papers,
     paper_numbers,
 )
-from deepal_galot.request import ALL, request_of
+from deepal_galot.request import request_of
 
 
 def args_of(*flags):
@@ -83,7 +84,7 @@ def test_runs_that_differ_in_training_are_told_apart_while_they_run():
 
 def test_table1_is_all_and_the_control():
     names = [parse_strategy(e)[0].__name__ for e in ask("table1", args_of()).entries]
-    assert names == [*ALL, "GALOT"]
+    assert names == [*(strategies.get(n).__name__ for n in TABLE1), "GALOT"]
     assert settings("table1")[-1] == {"epsilon": 0.0}
 
 
