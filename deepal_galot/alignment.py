@@ -17,11 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .images import fit_to, to_unit_float
+from .images import fit_to, in_parts, to_unit_float
 
 PLAIN = 0.9  # share of corner pixels that must be background, to within ...
 NEAR = 0.1  # ... so much of the range of values
-AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ def moments_of(images: np.ndarray) -> Moments:
     corners = corners.astype(np.float32) / np.float32(255)  # what to_unit_float makes of them
     background = np.median(corners, axis=0).astype(np.float64)
     plain = (np.abs(corners - background) <= NEAR).all(1).mean() >= PLAIN
-    sums = [_sums(part, background) for part in np.array_split(images, -(-len(images) // AT_ONCE))]
+    sums = [_sums(part, background) for part in in_parts(images)]
     value, square, center, covariance, seen = (sum(s) for s in zip(*sums, strict=True))
     mean = value / len(images)
     std = (square / len(images) - mean.square()).clamp_min(0).sqrt()

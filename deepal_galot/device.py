@@ -80,6 +80,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed, of a device, of torch on the CPU or of Python."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    # Of the CPU on Linux and macOS, on Windows; of a CUDA library.
-    says = ("can't allocate memory", "not enough memory", "out of memory")
+    # Of the CPU on Linux and macOS, on Windows; of CUDA's libraries.
+    says = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
     return isinstance(error, RuntimeError) and any(text in str(error) for text in says)

@@ -397,11 +397,10 @@ class Galot:
         texts = self._probed_texts()
         seeds = [seeding.derive(config.seed, "probe", round, k, i) for k, i in address]
         score = self._image_score(logits, texts)
-        ascent = Ascent.none(self.c0[texts])
-        if self.config.refines_at(round):
+        ascent = Ascent.none(c[texts])
+        if config.refines_at(round):
             ascent = optimize_each(self.generator, self.c0[texts], seeds, score, config, epsilon)
-        after = ascent.c if self.config.refines_at(round) else c[texts]
-        pictures, scores = self._seen(self.c0[texts], after, seeds, score, epsilon)
+        pictures, scores = self._seen(self.c0[texts], ascent.c, seeds, score, epsilon)
         shape = (2, self.n_classes, PROBES)
         return ascent, scores.reshape(shape), pictures.reshape(*shape, *self.image_shape)
 

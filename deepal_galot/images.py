@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import os
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 
 from .errors import UserError, said
 
+AT_ONCE = 2**24  # values of images that are held as floats at once, 64 MiB of float32
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
 
 
@@ -57,6 +59,11 @@ def _resize_matrix(n: int, m: int) -> Tensor:
     return F.interpolate(identity, (m, n), mode="bilinear", antialias=True)[0, 0]
 
 
+def in_parts(images: np.ndarray) -> list[np.ndarray]:
+    """[N, H, W, C] images, N ≥ 1, in even parts of some AT_ONCE values, at least an image each."""
+    return np.array_split(images, min(len(images), -(-images.size // AT_ONCE)))
+
+
 def to_uint8(images: Tensor) -> np.ndarray:
     """[B, C, H, W] float in [0, 1] -> [B, H, W, C] uint8, rounded."""
     return images.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
@@ -80,9 +87,10 @@ def image_files(folder: Path) -> list[Path]:
     """The image files of a folder, sorted by name, hidden ones left out; empty if there is none."""
     if not folder.is_dir():
         return []
-    files = (p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-    # Not is_file(): a link that leads nowhere must be named when it is read, not passed over.
-    return sorted(p for p in files if not p.is_dir() and not p.name.startswith("."))
+    with os.scandir(folder) as entries:  # which knows what is a folder without asking for each
+        # Not is_file(): a link that leads nowhere must be named when it is read, not passed over.
+        names = [e.name for e in entries if not e.is_dir() and not e.name.startswith(".")]
+    return sorted(folder / n for n in names if Path(n).suffix.lower() in IMAGE_SUFFIXES)
 
 
 def read_image(file: Path | zipfile.Path) -> np.ndarray:

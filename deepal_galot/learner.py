@@ -28,7 +28,7 @@ from .pool import ImageSet
 from .precision import autocast
 from .training import Training, for_batchnorm, split_batches
 
-GPU_EVAL_BATCH = 1024
+GPU_EVAL_BATCH = 1024  # of 32×32 pixels; of larger images fewer
 CPU_EVAL_BATCH = 64  # its activations stay in the cache: 2.5× as fast as 1024 for small_cnn, 28 px
 MC_BLOCK = 3 * 2**19  # probabilities of all Monte Carlo passes scored at once: 6 MB
 MC_GROUPS = 64
@@ -93,11 +93,11 @@ class Learner:
             UserError: memory does not suffice, or the fit diverged.
         """
         self._new_classifier(round)
-        self._use_statistics(data)
+        self._set_statistics(data.mean, data.std)
         self._use_dropout(round)
         rng = seeding.torch_rng(self.config.seed, "batches", round)
         training = Training(self.clf, self.objective, self.config, self._normalise)
-        with self._said_if_too_large(data):
+        with self._said_if_too_large(data), self._seeded("network", round):
             x, y = self._on_device(data.X), data.Y.to(self.device)
             return training.run(x, y, data.n_generated, rng, self.compiled_from)
 
@@ -108,12 +108,19 @@ class Learner:
     def _new_classifier(self, round: int) -> None:
         """Initialise without disturbing the global generator; the same for every strategy."""
         self._seen = None
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seeding.derive(self.config.seed, "weights", round))
+        with self._seeded("weights", round):
             clf = self.architecture(self.image_shape, self.n_classes)
             self.objective.build(clf, self.image_shape)
         self.clf = clf.to(self.device, memory_format=torch.channels_last)
         self.objective.to(self.device)
+
+    @contextlib.contextmanager
+    def _seeded(self, stream: str, round: int) -> Iterator[None]:
+        """torch's global generators start a stream, and are afterwards as they were before."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(seeding.derive(self.config.seed, stream, round))
+            yield
 
     def _use_dropout(self, round: int) -> None:
         """Head dropout in training, if this run's strategy reads it."""
@@ -260,7 +267,7 @@ class Learner:
     @torch.no_grad()
     def _dropped_heads(self, data: ImageSet, passes: int) -> Iterator[tuple[Tensor, Tensor]]:
         """(rows [B], their probabilities [T, B, K]), group by group; a pass multiplies by the kept
-        rows of the head alone, and two passes share the product of the rows that both keep."""
+        rows of the head alone."""
         p, head = self.config.head_dropout, self.clf.head
         embeddings, weight = self.outputs(data).embeddings, head.weight.T.contiguous() / (1 - p)
         bias = weight.new_zeros(()) if head.bias is None else head.bias
@@ -270,12 +277,9 @@ class Learner:
             # Transposed, because whole rows are quicker to pick than columns.
             h = embeddings[rows.to(self.device)].T.contiguous()
             logits = buffer[:, : len(rows)]
-            masks = dropout_masks((passes, len(h)), p)
-            for out, kept in zip(logits.split(2), masks.split(2), strict=True):
-                shared = kept.all(0)
-                _add_product(bias, h, weight, shared, out=out[0])
-                for k in reversed(range(len(out))):  # out[0] last: the other begins with it
-                    _add_product(out[0], h, weight, kept[k] & ~shared, out=out[k])
+            for out, kept in zip(logits, dropout_masks((passes, len(h)), p), strict=True):
+                used = kept.nonzero()[:, 0].to(h.device)
+                torch.addmm(bias, h[used].T, weight[used], out=out)
             for part in split_batches(len(rows), at_once):
                 yield rows[part], logits[:, part].softmax(2)
 
@@ -309,7 +313,10 @@ class Learner:
 
     def _eval_batches(self, data: ImageSet) -> Iterator[tuple[slice, Tensor]]:
         """(slice, normalised images) of all N."""
-        size = CPU_EVAL_BATCH if self.device.type == "cpu" else GPU_EVAL_BATCH
+        size = CPU_EVAL_BATCH
+        if self.device.type != "cpu":
+            pixels = self.image_shape[0] * self.image_shape[1]
+            size = min(GPU_EVAL_BATCH, max(1, GPU_EVAL_BATCH * 32 * 32 // pixels))
         for part in split_batches(len(data), size):
             yield part, self._batch(data, part)
 
@@ -356,9 +363,6 @@ class Learner:
         x = torch.from_numpy(np.ascontiguousarray(x)).to(self.device)
         return x.permute(0, 3, 1, 2)
 
-    def _use_statistics(self, data: ImageSet) -> None:
-        self._set_statistics(data.mean, data.std)
-
     def _set_statistics(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         self._mean, self._std = (
             torch.tensor(v, dtype=torch.float32, device=self.device)[:, None, None]
@@ -369,9 +373,3 @@ class Learner:
         """[0, 1] -> zero mean, unit variance, channels_last."""
         x = (x - self._mean) / self._std
         return x.contiguous(memory_format=torch.channels_last)
-
-
-def _add_product(x: Tensor, h: Tensor, weight: Tensor, kept: Tensor, out: Tensor) -> None:
-    """out [B, K] = x + hᵀ·weight over the kept of D rows; h: [D, B], weight: [D, K]."""
-    rows = kept.nonzero()[:, 0].to(h.device)
-    torch.addmm(x, h.index_select(0, rows).T, weight.index_select(0, rows), out=out)

@@ -201,7 +201,7 @@ class Pool:
 
     def get_unlabeled_data_by_idx(self, idx: np.ndarray) -> np.ndarray:
         """Images by position among the unlabeled ones."""
-        return self.X_train[np.flatnonzero(~self.labeled_idxs)][idx]
+        return self.X_train[np.flatnonzero(~self.labeled_idxs)[idx]]
 
     def get_data_by_idx(self, idx: np.ndarray) -> tuple[np.ndarray, Tensor]:
         """(images, labels as far as bought) by pool index."""

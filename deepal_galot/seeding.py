@@ -9,6 +9,7 @@ was drawn before it, so order, batching, restarts and other strategies change no
 | weights(round)                        | classifier initialisation, shared by all strategies    |
 | batches(round)                        | batch order and augmentation, shared by all strategies |
 | dropout(round)                        | head dropout while training                            |
+| network(round)                        | what a network of the user's draws while training      |
 | query(round)                          | a strategy's own randomness                            |
 | model(i)                              | networks that a strategy trains once a run             |
 | quota(round)                          | which classes get one generated image more             |
@@ -30,8 +31,9 @@ import random
 import numpy as np
 import torch
 
-STREAMS = ("init_pool", "weights", "batches", "dropout", "query", "model", "quota", "keep",
-           "chosen", "measured", "ascent", "direction", "probe", "image", "folder")  # fmt: skip
+STREAMS = ("init_pool", "weights", "batches", "dropout", "network", "query", "model", "quota",
+           "keep", "chosen", "measured", "ascent", "direction", "probe", "image",
+           "folder")  # fmt: skip
 
 
 def derive(seed: int, stream: str, *key: int) -> int:

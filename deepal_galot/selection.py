@@ -18,7 +18,7 @@ DistanceTo = Callable[[int], Tensor]  # index -> squared distances [N] of all po
 def k_center(points: Tensor, centers: Tensor, n: int) -> Tensor:
     """The greedy 2-approximation of k-center: always the point farthest from all centers so far.
 
-    Sener & Savarese 2018, algorithm 1. Equal distances go to the lower index.
+    Sener & Savarese 2018, algorithm 1. Equal distances go to the lower index, but for rounding.
 
     Args:
         points: [N, D]; centers: [L, D], already covered.
@@ -33,7 +33,7 @@ def k_center(points: Tensor, centers: Tensor, n: int) -> Tensor:
     for i in range(n):
         chosen[i] = nearest.argmax()
         torch.minimum(nearest, distances(points, points[chosen[i]]), out=nearest)
-        nearest[chosen[: i + 1]] = -1.0
+        nearest[chosen[i]] = -1.0
     return chosen
 
 
@@ -138,9 +138,10 @@ def nearest_distance(points: Tensor, centers: Tensor) -> Tensor:
     nearest = torch.full((len(points),), torch.inf, device=points.device, dtype=points.dtype)
     mean = points.mean(0)
     centers = centers - mean
+    norms = centers.square().sum(1)
     for part in _blocks(points, centers):
         block = points[part] - mean
-        gap = centers.square().sum(1) - 2 * (block @ centers.T)
+        gap = norms - 2 * (block @ centers.T)
         nearest[part] = (gap.amin(1) + block.square().sum(1)).clamp_min(0)
     return nearest
 

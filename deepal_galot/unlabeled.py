@@ -18,7 +18,7 @@ from . import seeding
 from .acquisition import mutual_information
 from .alignment import Moments, moments_of
 from .config import usual_values
-from .images import to_unit_float
+from .images import in_parts, to_unit_float
 from .learner import Learner
 from .pool import ImageSet, Pool
 from .quotas import best_of_each
@@ -49,13 +49,17 @@ class Unlabeled:
             x: [N, H, W, C] uint8.
             round: names the random stream of the measured images.
         """
-        idxs, unlabeled = self.pool.get_unlabeled_data()
+        idxs, device = np.flatnonzero(~self.pool.labeled_idxs), self.learner.device
         if not len(idxs) or not len(x):
             return None
         rng = seeding.numpy_rng(self.learner.config.seed, "measured", round)
-        shown = unlabeled.X[rng.permutation(len(idxs))[:MEASURED]]
-        real, made = (to_unit_float(v).flatten(1).to(self.learner.device) for v in (shown, x))
-        return (nearest_distance(real, made) / real.shape[1]).sqrt().double().mean().item()
+        shown = self.pool.X_train[rng.permutation(idxs)[:MEASURED]]
+        real = to_unit_float(shown).flatten(1).to(device)
+        squared = torch.full((len(real),), torch.inf, device=device)
+        for part in in_parts(x):
+            made = to_unit_float(part).flatten(1).to(device)
+            torch.minimum(squared, nearest_distance(real, made), out=squared)
+        return (squared / real.shape[1]).sqrt().double().mean().item()
 
     def choose(
         self, x: np.ndarray, y: np.ndarray, plain: np.ndarray, counts: tuple[int, ...], round: int
@@ -93,7 +97,12 @@ class Unlabeled:
         return np.concatenate(kept)
 
     def _bootstrap(self, x: np.ndarray, y: np.ndarray, round: int, dropout: bool) -> Learner:
-        """The classifier that plain generation would end the round with, its streams and all."""
+        """What plain generation would end the round with, its streams and all, but for a strategy's
+        own objective.
+
+        Args:
+            dropout: with the head dropout that a Monte Carlo strategy would have.
+        """
         own, config = self.learner, self.learner.config
         if dropout:
             fields = ("head_dropout", "mc_noise", "mc_passes")

@@ -27,6 +27,8 @@ from .memory import Parts
 from .networks import Networks
 from .weights import find_weights, hash_weights, load, make_scheduler
 
+ARRIVED_AT_ONCE = 8  # texts; of Stable Diffusion's size each takes 34 MiB of float64
+
 
 class DiffusionGenerator(Generator):
     """Base of the generators that diffusers loads; a subclass names a folder or hub id.
@@ -139,7 +141,9 @@ class DiffusionGenerator(Generator):
     def arrived(self, c: Tensor) -> Tensor:
         if self.networks.dtype.itemsize >= 4:
             return c  # nothing is rounded, and the least squares of a full-size model take a while
-        return self.networks.text.arrived(c.to(self.device), self.networks.dtype).cpu()
+        text, dtype = self.networks.text, self.networks.dtype
+        few = c.to(self.device).split(ARRIVED_AT_ONCE)
+        return torch.cat([text.arrived(part, dtype).cpu() for part in few])
 
     def compile(self) -> None:
         """Compile the UNet and the decoder, for batches of one size each, where no gradient is
@@ -155,21 +159,32 @@ class DiffusionGenerator(Generator):
     ) -> Tensor:
         steps = steps or self.steps
         if graph != "none":  # whoever takes the gradient cuts the batches, its memory is there
-            x = self._denoise(c, seeds, graph, steps)
+            x = self._denoise(c, seeds, graph, steps, self.gradients)
             with torch.enable_grad():
-                return self._images(self._exact, x)
+                return self._images(self._exact, x, self.gradients)
         with torch.no_grad():
-            x = torch.cat(
-                self._sampled.each(len(c), lambda p: self._denoise(c[p], seeds[p], graph, steps))
-            )
-            return torch.cat(
-                self._decoded.each(len(x), lambda p: self._images(self.networks, x[p]))
-            )
+            x = torch.cat(self._sampled.each(
+                len(c), lambda p: self._denoise(c[p], seeds[p], graph, steps, self._sampled)
+            ))  # fmt: skip
+            return torch.cat(self._decoded.each(
+                len(x), lambda p: self._images(self.networks, x[p], self._decoded)
+            ))  # fmt: skip
 
-    def _denoise(self, c: Tensor, seeds: Sequence[int], graph: Graph, steps: int) -> Tensor:
-        """x_T … x_0: latents [B, *latent], float32."""
+    def _denoise(
+        self, c: Tensor, seeds: Sequence[int], graph: Graph, steps: int, parts: Parts
+    ) -> Tensor:
+        """x_T … x_0: latents [B, *latent], float32.
+
+        Args:
+            parts: whose these images are one of; compiled, they are filled up to its size.
+        """
+        n = len(c)
+        if self._compiled:
+            c, seeds = _padded(c, parts.rows), [*seeds, *[seeds[-1]] * (-n % parts.rows)]
         scheduler = type(self._scheduler).from_config(self._scheduler.config)
         scheduler.set_timesteps(steps, device=self.device)  # multistep solvers keep state
+        if hasattr(scheduler, "noise_sampler_seed"):  # it takes no generators
+            scheduler.noise_sampler_seed = list(seeds)
         with torch.set_grad_enabled(graph != "none"):
             text = self.networks.text(c.to(self.device, self.networks.text.weight.dtype))
         ours = self.networks, self._read(self.networks, text.detach())
@@ -183,7 +198,7 @@ class DiffusionGenerator(Generator):
                 # In float32 where autograd looks on.
                 networks, of_text = (self._exact, self._read(self._exact, text)) if seen else ours
                 x = self._reverse_step(scheduler, networks, x, t, of_text, rngs)
-        return x
+        return x[:n]
 
     def _read(self, networks: Networks, text: Tensor) -> Tensor:
         """What networks read of the texts; with guidance after as often what they read of none."""
@@ -201,7 +216,7 @@ class DiffusionGenerator(Generator):
         if self._is_guided:
             noise = self._guided(networks, x_in, t, text)
         else:
-            noise = self._noise(networks, x_in, t, text)
+            noise = networks.noise(x_in, t, text, self._guidance_embedding)
         extra = {"generator": rngs} if _takes_generator(scheduler) else {}
         return scheduler.step(noise, t, x, **extra).prev_sample
 
@@ -226,24 +241,17 @@ class DiffusionGenerator(Generator):
             # In the last step the unconditional branch does not depend on c: no graph for it.
             empty, of_text = text.chunk(2)
             with torch.no_grad():
-                without = self._noise(networks, x, t, empty)
-            with_text = self._noise(networks, x, t, of_text)
+                without = networks.noise(x, t, empty)
+            with_text = networks.noise(x, t, of_text)
         else:
-            both = self._noise(networks, torch.cat([x, x]), t, text)
+            both = networks.noise(torch.cat([x, x]), t, text)
             without, with_text = both.chunk(2)
         return without + self.guidance * (with_text - without)
 
-    def _noise(self, networks: Networks, x: Tensor, t: Tensor, text: Tensor) -> Tensor:
+    def _images(self, networks: Networks, x: Tensor, parts: Parts) -> Tensor:
         n = len(x)
         if self._compiled and networks is self.networks:
-            size = self._sampled.rows * (2 if self._is_guided else 1)
-            x, text = _padded(x, size), _padded(text, size)
-        return networks.noise(x, t, text, self._guidance_embedding)[:n]
-
-    def _images(self, networks: Networks, x: Tensor) -> Tensor:
-        n = len(x)
-        if self._compiled and networks is self.networks:
-            x = _padded(x, self._decoded.rows)
+            x = _padded(x, parts.rows)
         return networks.images(x)[:n]
 
 

@@ -53,8 +53,9 @@ def pipeline_size(configs: Configs, config: RunConfig) -> Size:
     tokens = configs["tokenizer"]["model_max_length"]
     parts = (json.dumps(configs[part], sort_keys=True) for part in ("unet", "vae"))
     flops = _count(*parts, tokens, config.resolution)
+    told = configs["unet"].get("time_cond_proj_dim")  # of the guidance scale: one branch is enough
     image, climbing = (
-        flops.image(timesteps(steps), 2 if config.guidance > 1 else 1)
+        flops.image(timesteps(steps), 2 if config.guidance > 1 and not told else 1)
         for steps in (config.steps, config.ascent_denoising or config.steps)
     )
     return Size(image, climbing + flops.gradient, tokens * configs["unet"]["cross_attention_dim"])

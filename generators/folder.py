@@ -90,7 +90,8 @@ class FolderGenerator(Generator):
 
     @classmethod
     def supply(cls, class_name: str) -> int:
-        return len(cls._by_class()[class_name])
+        of_class = (f for f in cls.path.iterdir() if prompt_word(f.name) == class_name)
+        return sum(len(image_files(f)) for f in of_class if not f.name.startswith("."))
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """[P, 1, 0]: there is no text to embed."""

@@ -17,10 +17,11 @@ from deepal_galot.learner import Learner
 from deepal_galot.plan import make_plan
 from deepal_galot.probe import Probe, _repeat
 from deepal_galot.request import Request
+from generators.diffusion import DiffusionGenerator
 from generators.flops import pipeline_size, read_configs
 from generators.stable_diffusion import StableDiffusion21Base
 from generators.tiny import Tiny
-from helpers import small_config
+from helpers import changed_pipeline, small_config
 
 QUICK = {"n_init": 10, "n_query": 5, "n_rounds": 1, "epochs": 2, "min_steps": 9, "steps": 1,
          "ascent_steps": 2, "ascent_samples": 1, "n_synthetic": 2.0}  # fmt: skip
@@ -55,6 +56,21 @@ def test_flop_of_a_pipeline_are_those_of_its_images(changes):
         torch.autograd.grad(images.sum(), c)
     counted = forth.get_total_flops() + back.get_total_flops()
     assert size.chain == pytest.approx(counted / 2, rel=0.01)
+
+
+@sdpa_kernel(SDPBackend.MATH)
+def test_flop_of_a_model_that_is_told_the_guidance_scale(tmp_path):
+    """Which computes one branch, whatever the scale."""
+    folder = changed_pipeline(
+        tmp_path / "lcm", {"time_cond_proj_dim": 32}, _class_name="LCMScheduler"
+    )
+    config = small_config(scheduler="LCMScheduler", steps=3, guidance=8.0)
+    generator = DiffusionGenerator.at(folder)(config, torch.device("cpu"))
+    c = generator.encode(["zero"])
+    with FlopCounterMode(display=False) as counted, torch.no_grad():
+        generator.sample(c, [1])
+    size = pipeline_size(read_configs(folder), config)
+    assert size.image == pytest.approx(counted.get_total_flops(), rel=0.01)
 
 
 def test_flop_of_stable_diffusion():

@@ -207,26 +207,67 @@ def test_float32_keeps_one_copy_of_the_networks(tiny):
 # -- one batch size ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("graph", ["none", "last"])
-@pytest.mark.parametrize("guidance", [1.0, 2.0])
-def test_compiled_batches_are_padded_to_one_size(monkeypatch, guidance, graph):
+def compiled_calls(monkeypatch, **fields):
+    """(plain generator, compiled one, how many rows each call of its UNet and decoder had)."""
     monkeypatch.setattr(torch, "compile", lambda function, **kwargs: function)
     monkeypatch.setattr(Tiny, "batch_size", 4)
-    config = small_config(steps=3, guidance=guidance)
+    config = small_config(steps=3, **fields)
     plain, compiled = Tiny(config, CPU), Tiny(config, CPU)
     compiled.compile()
     sizes, decoded = [], []
     networks = compiled.networks
     networks.unet.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
     networks.vae.decoder.register_forward_pre_hook(lambda _, args: decoded.append(len(args[0])))
+    return plain, compiled, sizes, decoded
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_compiled_batches_are_padded_to_one_size(monkeypatch, guidance):
+    plain, compiled, sizes, decoded = compiled_calls(monkeypatch, guidance=guidance)
     c = plain.encode([PROMPTS[i % 2] for i in range(6)])
-    images = compiled.sample(c, range(6), graph)
-    assert (images - plain.sample(c, range(6), graph)).abs().max() < 1e-5
-    full = 4 if guidance == 1 else 8
-    assert {s % full for s in sizes} == {0}
-    assert graph == "last" or set(sizes) == {full}
+    images = compiled.sample(c, range(6))
+    assert (images - plain.sample(c, range(6))).abs().max() < 1e-5
+    assert sizes == [4 if guidance == 1 else 8] * 6  # two parts of three steps
     assert decoded == [Tiny.decoded_at_once]
     assert len(images) == 6
+
+
+@pytest.mark.parametrize("rows", [4, 2])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_compiled_batches_of_a_gradient_are_as_large_as_its_parts(monkeypatch, dtype, rows):
+    """Before, each had the UNet work on as many rows as sampling has, however many were wanted,
+    so that in float32 a part that did not fit did not when it was halved."""
+    plain, compiled, sizes, decoded = compiled_calls(monkeypatch, guidance=2.0, dtype=dtype)
+    compiled.gradients.rows = rows
+    c = plain.encode([PROMPTS[0]]).requires_grad_()
+    images = compiled.sample(c, [7], "last")
+    torch.testing.assert_close(images, plain.sample(c, [7], "last"), rtol=0, atol=1e-5)
+    exact = dtype == "float32"  # else the last step and the decoder are other networks'
+    assert sizes == [2 * rows, 2 * rows, *[rows, rows] * exact]  # its branches are apart
+    assert decoded == [rows] * exact
+    gradients = [torch.autograd.grad(x[..., :16].mean(), c)[0] for x in
+                 (images, plain.sample(c, [7], "last"))]  # fmt: skip
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-8)
+
+
+def test_a_scheduler_that_makes_its_own_noise_makes_each_images(tiny, monkeypatch):
+    """As DPMSolverSDEScheduler does, of another library, by one global number for all images."""
+    from diffusers import DDIMScheduler
+
+    class Own(DDIMScheduler):
+        noise_sampler_seed = None
+
+        def step(self, output, t, x):
+            noise = [torch.randn(x.shape[1:], generator=torch.Generator().manual_seed(s))
+                     for s in self.noise_sampler_seed]  # fmt: skip
+            return super().step(output, t, x + 0.1 * torch.stack(noise))
+
+    generator = Tiny(small_config(steps=2), CPU)
+    generator._scheduler = Own.from_config(generator._scheduler.config)
+    c = generator.encode(PROMPTS)
+    together = generator.sample(c, [1, 2, 3])
+    alone = torch.cat([generator.sample(c[i : i + 1], [i + 1]) for i in range(3)])
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
 
 
 def test_checkpointing_keeps_less_for_the_same_gradient(tiny):

@@ -11,7 +11,7 @@ from deepal_galot import seeding
 from deepal_galot.cli import main
 from deepal_galot.datasets.digits import DIGIT_NAMES
 from deepal_galot.errors import UserError
-from deepal_galot.images import load_image
+from deepal_galot.images import image_files, load_image
 from deepal_galot.results import RunFolder
 from generators.base import ImageRequest
 from generators.folder import FolderGenerator
@@ -58,6 +58,17 @@ def test_each_is_one_of_its_class_none_twice_in_the_streams_order(folder, tmp_pa
         order = seeding.numpy_rng(0, "folder", 1, k).permutation(len(files))
         expected = [load_image(files[i], SHAPE) for i in order[: (6, 3)[k]]]
         assert (images.x[images.y == k] == np.stack(expected)).all()
+
+
+def test_the_images_of_a_class_are_counted_without_listing_the_others(folder, monkeypatch):
+    """Of many classes the whole folder was listed once for each."""
+    listed = []
+    monkeypatch.setattr(
+        "generators.folder.image_files", lambda f: listed.append(f.name) or image_files(f)
+    )
+    generator = FolderGenerator.at(folder)
+    assert [generator.supply(name) for name in NAMES] == [8, 3]
+    assert listed == ["great_cat", "dog"]
 
 
 def test_seed_and_round_change_the_choice(folder, tmp_path):

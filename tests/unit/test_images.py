@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
+from deepal_galot import images
 from deepal_galot.errors import UserError
 from deepal_galot.images import fit_to, image_files, load_image, to_uint8, to_unit_float
 
@@ -14,6 +17,16 @@ def test_downsizing_is_antialiased():
     board = (torch.arange(32)[:, None] + torch.arange(32)[None]) % 2
     small = fit_to(board.float().expand(1, 3, 32, 32), (8, 8, 3))
     torch.testing.assert_close(small, torch.full((1, 3, 8, 8), 0.5), atol=0.02, rtol=0)
+
+
+@given(st.integers(1, 50), st.integers(1, 6), st.integers(1, 400))
+def test_parts_are_all_images_in_order_and_small(n, side, at_once):
+    x = np.arange(n * side * side * 3).reshape(n, side, side, 3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(images, "AT_ONCE", at_once)
+        parts = images.in_parts(x)
+    assert np.array_equal(np.concatenate(parts), x) and min(map(len, parts)) > 0
+    assert max(part.size for part in parts) <= at_once + x[0].size
 
 
 def test_downsizing_by_hand():

@@ -102,6 +102,37 @@ def test_same_seed_same_weights_other_round_other_weights(toy):
     assert not torch.equal(weights(1), weights(1, seed=1))
 
 
+class Noisy(SmallCNN):
+    """A network of a user's, which draws from torch's global generator while it is trained."""
+
+    def forward(self, x):
+        return super().forward(F.dropout(x, 0.5, self.training))
+
+
+def test_a_network_that_draws_numbers_draws_the_same_ones_again(toy):
+    """Before, what the query had drawn changed the fit, so that a run which went on had others."""
+    learner, weights = learner_for(toy, Noisy), []
+    for before, round in ((1, 0), (2, 0), (2, 1)):
+        torch.manual_seed(before)
+        state = torch.get_rng_state()
+        learner.fit(labeled(toy, 20), round)
+        assert torch.equal(torch.get_rng_state(), state)
+        weights.append(learner.clf.head.weight)
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize(("shape", "at_most"), [
+    ((8, 8, 1), 1024), ((32, 32, 3), 1024), ((64, 64, 3), 256), ((224, 224, 3), 20),
+    ((4000, 4000, 3), 1),
+])  # fmt: skip
+def test_larger_images_are_scored_fewer_at_once_on_a_gpu(toy, monkeypatch, shape, at_most):
+    learner = learner_for(toy)
+    learner.image_shape, learner.device = shape, torch.device("cuda")
+    monkeypatch.setattr(learner, "_batch", lambda data, part: range(data)[part])
+    sizes = [part.stop - part.start for part, _ in learner._eval_batches(range(3000))]
+    assert max(sizes) <= at_most and len(sizes) == -(-3000 // at_most)
+
+
 def test_one_step_equals_plain_pytorch(toy):
     """One batch, no augmentation: cross-entropy and SGD written out by hand."""
     fields = {"optimizer": "sgd", "epochs": 1, "shift": 0, "rotate": 0.0, "zoom": 0.0,

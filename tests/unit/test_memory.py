@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from deepal_galot.device import is_out_of_memory
 from deepal_galot.errors import UserError
 from generators.memory import Parts
 from generators.networks import Networks
@@ -45,6 +46,15 @@ def test_it_stays_small_and_says_so_once(capsys):
 def test_not_even_one_row():
     with pytest.raises(UserError, match=r"sampling does not fit with one image.*--resolution"):
         Parts(16, "sampling").each(3, SmallMemory(0))
+
+
+@pytest.mark.parametrize("says", [
+    "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    "cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "[enforce fail] DefaultCPUAllocator: can't allocate "
+    "memory: you tried to allocate 8 bytes.",
+])  # fmt: skip
+def test_what_libraries_say_of_memory(says):
+    assert is_out_of_memory(RuntimeError(says)) and not is_out_of_memory(ValueError(says))
 
 
 def test_other_errors_are_not_memory():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from deepal_galot import images
 from deepal_galot.acquisition import mutual_information
 from deepal_galot.classifiers.small_cnn import SmallCNN
 from deepal_galot.config import ASKS_POOL
@@ -152,7 +153,9 @@ def test_mutual_information_is_the_entropy_of_the_mean_less_the_mean_entropy():
     torch.testing.assert_close(mutual_information(p.clone()), naive)
 
 
-def test_the_distance_is_that_of_a_loop(toy):
+@pytest.mark.parametrize("at_once", [2**24, 500])  # values: all images, or some seven
+def test_the_distance_is_that_of_a_loop(toy, monkeypatch, at_once):
+    monkeypatch.setattr(images, "AT_ONCE", at_once)
     pool = Pool(toy)
     pool.label(np.arange(50))  # ten are left
     x, _, _ = bank(toy)
