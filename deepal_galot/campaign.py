@@ -21,10 +21,10 @@ from .costs import costs_of
 from .device import machine
 from .errors import UserError
 from .galot import BorrowedGalot, Galot
+from .image_counts import new_counts
 from .oracle import ReferenceOracle
 from .plan import Plan, Run, unread_note
 from .probe import Probe, timed
-from .quotas import new_counts
 from .request import Request
 from .results import Row, RunFolder
 from .trial import Trial

@@ -27,8 +27,8 @@ from .config import RunConfig
 from .datasets.base import DatasetSpec
 from .errors import UserError, said
 from .galot import ALIGNED_BY, PROBES
+from .image_counts import image_counts, new_counts
 from .plan import Plan, Run
-from .quotas import image_counts, new_counts
 from .results import RunFolder
 from .training import count_batches
 

@@ -28,8 +28,8 @@ from .acquisition import text_score
 from .alignment import Alignment, Match, Moments, fit_aligned, mismatch, moments_of
 from .config import RunConfig
 from .errors import UserError
+from .image_counts import best_of_each, first_of_each, grows, image_counts, new_counts
 from .images import to_uint8, to_unit_float
-from .quotas import best_of_each, first_of_each, grows, image_counts, new_counts
 
 PROBES = 4  # fresh-noise images a class, drawn from c0 and from c, for people and for the scores
 SCORED_AT_ONCE = 256

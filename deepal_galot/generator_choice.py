@@ -16,7 +16,7 @@ from . import registry
 from .acquisition import canonical_text_target
 from .config import FOLDER, RunConfig
 from .errors import UserError
-from .quotas import image_counts
+from .image_counts import image_counts
 
 
 def generator_class(source: str) -> type[Generator]:

@@ -34,7 +34,7 @@ from .generator_choice import canonical, check_generator, generator_class, weigh
 from .pool import check_budget
 from .request import Request
 from .results import RunFolder, folder_of, label_of, split_label
-from .transfer import check_source, inherited, open_source, source_hash
+from .synthetic_from import check_source, inherited, open_source, source_hash
 
 MODES = ("al", "gal", "al+gal", "full")
 

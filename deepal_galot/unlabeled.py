@@ -18,10 +18,10 @@ from . import seeding
 from .acquisition import mutual_information
 from .alignment import Moments, moments_of
 from .config import usual_values
+from .image_counts import best_of_each
 from .images import in_parts, to_unit_float
 from .learner import Learner
 from .pool import ImageSet, Pool
-from .quotas import best_of_each
 from .selection import finite, k_means, nearest_distance, nearest_points
 
 MEASURED = 1000  # pool images whose distance to the nearest generated one is recorded

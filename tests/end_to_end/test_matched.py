@@ -12,7 +12,7 @@ from deepal_galot.cli import main
 from deepal_galot.report.comparison import compare
 from deepal_galot.report.gallery import gallery_of
 from deepal_galot.results import RunFolder, find_runs
-from deepal_galot.transfer import source_hash
+from deepal_galot.synthetic_from import source_hash
 from helpers import QUICK, rows_of
 
 pytestmark = pytest.mark.xdist_group("matched")  # its fixture is worth sharing

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from deepal_galot.alignment import moments_of
 from deepal_galot.errors import UserError
 from deepal_galot.galot import BorrowedGalot, Galot
-from deepal_galot.quotas import grows, image_counts, new_counts
+from deepal_galot.image_counts import grows, image_counts, new_counts
 from generators.image_store import ImageStore
 from helpers import small_config
 
