@@ -133,6 +133,20 @@ def test_synthesize_adds_images_and_spends_no_label(toy, name, tmp_path):
     assert np.array_equal(before, strategy.dataset.labeled_idxs)
 
 
+def test_deepalplus_helpers_buy_labels_and_train_on_all_there_is(toy, monkeypatch):
+    strategy = ready(toy, "RandomSampling")
+    unlabeled = np.flatnonzero(~strategy.dataset.labeled_idxs)
+    with pytest.raises(ValueError, match="cannot be given back"):
+        strategy.update(unlabeled[:2], unlabeled[2:3])
+    strategy.update(unlabeled[:2], [])
+    assert strategy.get_labeled_count() == 14 and strategy.dataset.labeled_idxs[unlabeled[:2]].all()
+    trained = []
+    monkeypatch.setattr(strategy.net, "train", trained.append)
+    strategy.dataset.set_synthetic(toy.x_test[:3], toy.y_test[:3], accumulate=False)
+    strategy.train()
+    assert len(trained[0]) == 14 + 3
+
+
 def test_scores_are_ranked_from_the_highest(toy):
     strategy = ready(toy, "MarginSampling")
     idxs = np.array([10, 20, 30, 40])

@@ -188,6 +188,15 @@ def gradient_embeddings(logits, embeddings):
     return np.array(rows)
 
 
+def test_dense_gradient_embeddings():
+    """What DeepALPlus's own strategies get from the net."""
+    rng = np.random.default_rng(0)
+    logits, h = rng.normal(size=(30, 3)), rng.normal(size=(30, 5))
+    _, data = indexed_pool(30).get_train_data()
+    ours = FixedLearner(logits, h).get_grad_embeddings(data)
+    np.testing.assert_allclose(ours, gradient_embeddings(logits, h), rtol=1e-4, atol=1e-6)
+
+
 def badge(logits, embeddings, labeled=()):
     """BADGE on a pool of images with these outputs."""
     pool = indexed_pool(len(logits), labeled)

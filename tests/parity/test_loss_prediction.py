@@ -165,6 +165,16 @@ def test_picks_have_the_largest_predicted_losses(toy):
     assert picks.tolist() == unlabeled[np.argsort(-naive)[:9]].tolist()
 
 
+def test_the_loss_module_comes_back_with_the_classifier(toy):
+    strategy = fitted(toy, epochs=1)
+    learner = Learner(strategy.net.config, SmallCNN, (8, 8, 1), 3, torch.device("cpu"))
+    again = make_strategy("LossPredictionLoss", strategy.dataset, learner)
+    learner.load_state(strategy.net.state(), toy.mean, toy.std)
+    _, data = strategy.dataset.get_unlabeled_data()
+    ours, theirs = (s.net.apply(data, s.objective.predict) for s in (again, strategy))
+    assert torch.equal(ours, theirs)
+
+
 def test_predicted_losses_learn_to_rank(toy):
     """On the images it was trained on, where the losses differ: rank correlation above 0.5."""
     fields = {"lr": 3e-4, "epochs": 25, "shift": 0, "rotate": 0.0, "zoom": 0.0}

@@ -229,6 +229,29 @@ def test_number_of_passes(toy, noise, asked, given):
     assert set(asked_for.tolist()) == {given}
 
 
+def test_ten_passes_where_the_strategy_does_not_ask_for_a_number(toy):
+    """DeepALPlus's default, for strategies that are written for it."""
+    learner = Learner(small_config(), SmallCNN, (8, 8, 1), 3, torch.device("cpu"))
+    pool = Pool(toy)
+    pool.initialize_labels(20, 0)
+    learner.fit(pool.training_set(), 0)
+    assert len(learner.predict_prob_dropout_split(pool.get_unlabeled_data()[1])) == 10
+
+
+def test_each_round_trains_with_masks_of_its_own():
+    config = small_config(strategy="BALDDropout", reads=MonteCarloStrategy.reads)
+
+    def mask(round):
+        learner = Learner(config, SmallCNN, (8, 8, 1), 3, torch.device("cpu"))
+        learner._new_classifier(round)
+        learner._use_dropout(round)
+        return learner.objective.dropout.draw(4, 50)
+
+    assert torch.equal(mask(1), mask(1)) and not torch.equal(mask(1), mask(2))
+    rng = seeding.torch_rng(config.seed, "dropout", 1)
+    assert torch.equal(mask(1), dropout_masks((4, 50), config.head_dropout, rng))
+
+
 # -- BatchNorm noise ---------------------------------------------------------------------------
 
 

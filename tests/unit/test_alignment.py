@@ -115,6 +115,30 @@ def test_white_backgrounds_stay_white():
     assert mismatch(moments_of(aligned), moments_of(pool), "pool") < 0.03
 
 
+def test_what_comes_in_from_outside_has_the_generated_background():
+    generated, pool = 255 - blobs(20, (0.3, 0.3)), blobs(20, seed=3)
+    alignment = Alignment.between(moments_of(generated), moments_of(pool), "pool")
+    aligned = mapped(alignment, generated)
+    assert (aligned[:, 0, 0] >= 250).all() and (aligned[:, -1, -1] >= 250).all()
+
+
+@pytest.mark.parametrize(("photos", "plain"), [(1, True), (3, False)])
+def test_nine_in_ten_corners_of_one_value_are_a_background(photos, plain):
+    images = blobs(20)
+    images[:photos, [0, 0, -1, -1], [0, -1, 0, -1]] = 200
+    assert (moments_of(images).center is not None) == plain
+
+
+def test_what_is_flat_is_not_stretched():
+    """Neither a line in the plane nor a channel of one value."""
+    line, circle = torch.diag(torch.tensor([0.25, 0.0])).double(), torch.eye(2).double()
+    assert torch.equal(_transport(line, circle), torch.eye(2).double())
+    assert torch.equal(_transport(circle, line), torch.eye(2).double())
+    grey = moments_of(np.full((3, 8, 8, 1), 51, np.uint8))
+    alignment = Alignment.between(grey, moments_of(blobs(3)), "channels")
+    assert alignment.gain.tolist() == [1.0]
+
+
 def test_channels_get_the_pools_mean_and_deviation():
     rng = np.random.default_rng(0)
     generated = rng.integers(100, 140, (30, 16, 16, 3)).astype(np.uint8)
@@ -167,6 +191,15 @@ def test_mismatch_of_circles_is_known():
     shift, size = 0.1, 0.1 * np.sqrt(2)  # W2 of N(m, s²I): |m - m'|² + 2 (s - s')²
     assert mismatch(a, b, "pool") == pytest.approx(np.hypot(shift, size), abs=0.01)
     assert mismatch(a, a, "pool") == pytest.approx(0, abs=1e-6)
+
+
+def test_mismatch_of_channels_by_hand():
+    """Root mean square of the differences of mean (0.2, or 0) and of deviation (0, or 0.2)."""
+    grey, lighter = (np.full((1, 4, 4, 2), v, np.uint8) for v in (51, 102))
+    striped = np.tile(np.array([0, 102], np.uint8)[:, None], (1, 4, 2, 2))
+    a, b, c = map(moments_of, (grey, lighter, striped))
+    for other in (b, c):
+        assert mismatch(a, other, "channels") == pytest.approx(0.2 / np.sqrt(2))
 
 
 def test_rounding_keeps_what_is_not_moved():

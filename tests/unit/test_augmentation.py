@@ -67,6 +67,28 @@ def test_zoom_keeps_a_constant_centre():
     assert not torch.allclose(out, x)
 
 
+def test_a_scale_above_one_magnifies():
+    """Two columns of light, bilinear: 4 ± 0.5 pixels of the result are 4 ± 0.25 of the image."""
+    x = torch.zeros(1, 1, 8, 8)
+    x[..., 3:5] = 1
+    draws = {"angle": torch.zeros(1), "scale": torch.tensor([[2.0, 1.0]])}
+    out = augment(x, draws, small_config(shift=0, flip=0))
+    row = torch.tensor([0, 0.25, 0.75, 1, 1, 0.75, 0.25, 0])
+    torch.testing.assert_close(out[0, 0, 2:6], row.expand(4, 8), atol=1e-5, rtol=0)
+
+
+def test_what_is_drawn_fills_its_range():
+    config = small_config(rotate=30.0, zoom=0.2)
+    draws = draw(4000, config, torch.Generator().manual_seed(0))
+    ranges = [(draws["angle"], -math.pi / 6, math.pi / 6)]
+    ranges += [(side, 0.8, 1.2) for side in draws["scale"].T]
+    for values, low, high in ranges:
+        assert low <= values.min() and values.max() <= high
+        assert values.mean() == pytest.approx((low + high) / 2, abs=0.02 * (high - low))
+        assert values.std() == pytest.approx((high - low) / 12**0.5, rel=0.05)
+    assert abs(torch.corrcoef(draws["scale"].T)[0, 1]) < 0.1  # each side by its own factor
+
+
 def test_augmentation_does_not_depend_on_the_global_generator():
     x = torch.rand(4, 1, 8, 8)
     first = augmented(x, shift=1, rotate=9.0, zoom=0.1, flip=1)
@@ -146,6 +168,16 @@ def test_values_stay_in_range_and_grey_has_no_colour(channels):
             assert out.shape == x.shape and out.min() >= 0 and out.max() <= 1
     if channels == 1:
         torch.testing.assert_close(applied("saturation", x, 1, 1.0), x, atol=1e-5, rtol=0)
+
+
+def test_layers_follow_each_other_at_half_of_the_greatest_magnitude():
+    """0.5 darkened by 0.9 · 15 / 30, then left alone or made lighter by as much."""
+    config = small_config(shift=0, rotate=0.0, zoom=0.0, rand_augment=2, rand_magnitude=15.0)
+    names = [["brightness", "identity"], ["brightness", "brightness"]]
+    which = torch.tensor([[RAND_AUGMENT.index(name) for name in of] for of in names])
+    draws = {"operation": which, "sign": torch.tensor([[-1.0, 1.0]] * 2)}
+    out = augment(torch.full((2, 1, 4, 4), 0.5), draws, config)[:, 0, 1, 1]
+    torch.testing.assert_close(out, torch.tensor([0.5 * 0.55, 0.5 * 0.55 * 1.45]))
 
 
 def test_each_image_has_operations_of_its_own():

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from deepal_galot import cost_table, registry
 from deepal_galot.classifiers.base import Classifier
-from deepal_galot.costs import Prices, Work, costs_of, network_of
+from deepal_galot.costs import Prices, Work, costs_of, flop_prices, network_of, totals
 from deepal_galot.datasets.digits import Digits
 from deepal_galot.learner import Learner
 from deepal_galot.plan import make_plan
@@ -130,6 +130,25 @@ def test_prices_of_work():
     assert work + work == Work(*(2 * n for n in dataclasses.astuple(work)))
 
 
+def test_a_chain_goes_through_the_classifier_and_back(tmp_path):
+    _, plan = plan_of(tmp_path, "GALOT")
+    (run,), size = plan.runs, Tiny.size(plan.runs[0].config)
+    net = network_of(run.architecture, plan.spec.image_shape, 10)
+    assert flop_prices(run, plan.spec, size) == Prices(
+        image=size.image, chain=size.chain + net.train, trained=net.train, passed=net.forward
+    )
+
+
+def test_flop_of_a_generator_that_cannot_be_counted_are_not_known(tmp_path, monkeypatch):
+    monkeypatch.setattr(Tiny, "size", classmethod(lambda cls, config: None))
+    _, plan = plan_of(tmp_path, "GALOT", "MarginSampling")
+    unknown, known = costs_of(plan, tmp_path)
+    assert unknown.flop is None and known.flop > 0
+    assert totals([known])[1] == known.flop and totals([unknown, known])[1] is None
+    finished = dataclasses.replace(unknown, done=unknown.run.config.cycles)
+    assert totals([finished, known])[1] == known.flop  # nothing is left of it
+
+
 @pytest.mark.parametrize(("seconds", "compiles", "price"), [
     ([60, 1, 1, 1], True, 1), ([60, 1, 1, 1], False, 60), ([2, 1, 1, 1], False, 1),
 ])  # fmt: skip
@@ -186,6 +205,7 @@ def test_generators_of_other_arithmetic_are_timed_apart(tmp_path, monkeypatch):
         ("GALOT", None, {"text_per": "image", "oversample": 1.5}),
         ("GALOT", None, {"template": "label | photo | realistic"}),
         ("GALOT", None, {"epsilon": 0.0, "quota": 7}),
+        ("GALOTMatched", None, {}),
     ],
 )  # fmt: skip
 def test_counted_work_is_what_a_run_does(tmp_path, monkeypatch, strategy, mode, flags):

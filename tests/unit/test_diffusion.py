@@ -123,13 +123,20 @@ def test_the_text_encoder_is_gone_when_the_prompts_are_encoded(monkeypatch):
     assert torch.equal(first, generator.encode(["two"]))
 
 
-def test_identity_follows_what_an_image_depends_on(tiny):
-    other = Tiny(small_config(steps=3), CPU)
-    assert other.identity != tiny.identity
-    assert {k for k in tiny.identity if other.identity[k] != tiny.identity[k]} == {"steps"}
-    json.dumps(tiny.identity)
-    half = Tiny(small_config(dtype="bfloat16"), CPU)
-    assert {k for k in tiny.identity if half.identity[k] != tiny.identity[k]} == {"dtype"}
+@pytest.mark.parametrize(
+    ("fields", "changed"),
+    [({"steps": 3}, "steps"), ({"guidance": 3.0}, "guidance"), ({"dtype": "bfloat16"}, "dtype"),
+     ({"scheduler": "DDIMScheduler"}, "scheduler"), ({"resolution": 64}, "latent"),
+     ({}, "batch_size")],
+)  # fmt: skip
+def test_identity_follows_what_an_image_depends_on(tiny, monkeypatch, fields, changed):
+    """What it left out would be taken from the store as if it were alike."""
+    before = tiny.identity
+    json.dumps(before)
+    if changed == "batch_size":
+        monkeypatch.setattr(Tiny, "batch_size", 3)
+    after = Tiny(small_config(**fields), CPU).identity
+    assert {k for k in before.keys() | after.keys() if before.get(k) != after.get(k)} == {changed}
 
 
 # -- 16 bits -----------------------------------------------------------------------------------
@@ -198,6 +205,20 @@ def test_the_gradient_in_sixteen_bits_is_that_of_float32(tiny):
     expected, of_half = (score_gradient(g, c, score, [[1, 2], [3, 4]])[0] for g in (one, half))
     assert expected.norm() > 0
     torch.testing.assert_close(of_half, expected, rtol=1e-5, atol=1e-8)
+
+
+def test_the_unconditional_branch_has_no_graph(tiny, monkeypatch):
+    """It does not depend on c, and its activations would be kept for nothing."""
+    seen, noise = [], Networks.noise
+
+    def call(self, *args):
+        answer = noise(self, *args)
+        seen.append(answer.requires_grad)
+        return answer
+
+    monkeypatch.setattr(Networks, "noise", call)
+    tiny.sample(tiny.encode(PROMPTS[:1]).requires_grad_(), [0], "last")
+    assert seen == [False] * (len(seen) - 1) + [True]
 
 
 def test_float32_keeps_one_copy_of_the_networks(tiny):

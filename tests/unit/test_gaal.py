@@ -219,6 +219,20 @@ def test_training_repeats_itself_and_leaves_the_global_generators_alone(toy):
     assert not torch.equal(first["last.weight"], other["last.weight"])
 
 
+def test_its_first_weights_are_the_seeds(toy):
+    first, other = (train_gan(toy.x_train, 0, seed, CPU).state_dict() for seed in (0, 1))
+    assert not torch.equal(first["last.weight"], other["last.weight"])
+
+
+@pytest.mark.parametrize(("side", "steps"), [(8, 1), (28, 1), (32, 4), (64, 16)])
+def test_each_doubling_beyond_28_pixels_takes_four_times_the_steps(monkeypatch, side, steps):
+    updates = []
+    monkeypatch.setattr(gaal, "GAN_BATCH", 2)
+    monkeypatch.setattr(gaal, "update", lambda optimizer, loss: updates.append(loss))
+    train_gan(np.zeros((2, side, side, 1), np.uint8), 1, 0, CPU)
+    assert len(updates) == 2 * steps  # of both networks
+
+
 def test_samples_come_to_look_like_the_pool(digits, trained):
     """Their mean image, and how much the pixels vary, against those of an untrained GAN."""
     z = torch.randn(500, gaal.LATENT, generator=torch.Generator().manual_seed(0))

@@ -1,5 +1,6 @@
 """Shards: complete, reusable, repaired, and the same whatever interrupted them."""
 
+import dataclasses
 import hashlib
 import shutil
 
@@ -10,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from deepal_galot.alignment import Alignment
 from deepal_galot.errors import UserError
 from deepal_galot.galot import Galot
 from deepal_galot.images import load_image
 from generators import image_store
-from generators.base import ImageRequest
+from generators.base import ImageRequest, Refinement
 from generators.image_store import Gallery, ImageStore, read_manifest
 from helpers import FakeGenerator, NoJournal, small_config
 
@@ -74,6 +76,26 @@ def test_another_address_is_another_image(tmp_path, fake_generator, change):
     )
     if "shift" not in change:
         assert (other.x != first.x).any()
+
+
+MOVED = Alignment.identity(1).tensors | {"offset": torch.tensor([0.1]).double()}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"counts": (5, 4, 4)}, {"prompts": ("a one", "a two", "a 3")}, {"image_shape": (8, 8, 3)},
+     {"refinement": Refinement("its own", None)}, {"alignment": Alignment(**MOVED)}],
+    ids=lambda change: next(iter(change)),
+)  # fmt: skip
+def test_all_that_pixels_depend_on_is_in_the_key(fake_generator, change):
+    changed = dataclasses.replace(request(), **change)
+    assert changed.key(fake_generator) != request().key(fake_generator)
+
+
+def test_another_generator_has_other_keys(fake_generator, monkeypatch):
+    before = request().key(fake_generator)
+    monkeypatch.setattr(fake_generator, "identity", {"weights": "others"})
+    assert request().key(fake_generator) != before
 
 
 @pytest.mark.parametrize("part", [".npz", ".json"])

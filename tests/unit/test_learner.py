@@ -78,6 +78,46 @@ def test_every_image_is_seen_in_every_epoch(toy, monkeypatch):
     assert torch.cat(seen).bincount().tolist() == [3] * 17 and len(seen) == steps == 9
 
 
+def test_each_round_and_epoch_has_an_order_of_its_own(toy, monkeypatch):
+    learner, seen = learner_for(toy, epochs=2), []
+    monkeypatch.setattr(Training, "_step", lambda self, inputs: seen.append(inputs["order"]))
+    for round in (1, 1, 2):
+        learner.fit(labeled(toy, 17), round)
+    first, again, other = torch.cat(seen).view(3, 2, 17).tolist()
+    assert first == again and len({tuple(order) for order in (*first, *other)}) == 4
+
+
+def test_progress_is_the_share_of_the_steps_that_are_done(toy, monkeypatch):
+    learner, seen = learner_for(toy, epochs=2), []
+    monkeypatch.setattr(Training, "_step", lambda self, inputs: seen.append(self.progress))
+    learner.fit(labeled(toy, 10), 0)
+    assert seen == [0, 0.25, 0.5, 0.75]
+
+
+def test_a_fit_leaves_the_global_generator_alone(toy):
+    learner, before = learner_for(toy), torch.get_rng_state()
+    learner.fit(labeled(toy, 20), 0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_answers_are_remembered_until_the_next_fit(toy):
+    learner, data = learner_for(toy), Pool(toy).get_test_data()
+    learner.fit(labeled(toy, 20), 0)
+    first = learner.outputs(data)
+    assert learner.outputs(data) is first
+    learner.fit(labeled(toy, 20), 1)
+    assert not torch.equal(learner.outputs(data).logits, first.logits)
+
+
+def test_extra_training_adds_up(toy, monkeypatch):
+    learner, times = learner_for(toy), iter([0.0, 2.0, 10.0, 13.0])
+    monkeypatch.setattr(learner, "clock", lambda: next(times))
+    for _ in range(2):
+        with learner.extra_training():
+            pass
+    assert learner.extra_train_seconds == 5
+
+
 def test_min_steps_adds_epochs(toy, monkeypatch):
     learner = learner_for(toy, epochs=2, min_steps=40)
     assert learner.fit(labeled(toy, 17), 0) == 42  # 14 epochs of 3 batches
@@ -204,7 +244,8 @@ def test_state_round_trip(toy):
     learner.fit(labeled(toy, 20), 0)
     other = learner_for(toy)
     other.load_state(learner.state(), toy.mean, toy.std)
-    data = Pool(toy).get_test_data()
+    data, images = Pool(toy).get_test_data(), torch.rand(3, 1, 8, 8)
+    assert torch.equal(other.logits(images), learner.logits(images))  # in eval mode at once
     assert torch.equal(other.predict_logits(data), learner.predict_logits(data))
 
 

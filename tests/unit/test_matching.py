@@ -8,10 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deepal_galot import seeding
 from deepal_galot.alignment import moments_of
 from deepal_galot.errors import UserError
 from deepal_galot.galot import BorrowedGalot, Galot
-from deepal_galot.image_counts import grows, image_counts, new_counts
+from deepal_galot.image_counts import class_counts, grows, image_counts, new_counts
+from deepal_galot.images import to_uint8
 from generators.image_store import ImageStore
 from helpers import small_config
 
@@ -109,6 +111,67 @@ def test_what_is_at_hand_is_never_less_than_what_is_chosen_from(n_init, n_query,
         assert (at_hand >= wanted).all() and (at_hand >= kept).all()
 
 
+def test_who_gets_one_image_more_is_drawn_anew_each_round():
+    counts = [class_counts(10, 3, 0, r) for r in range(60)]
+    assert {tuple(sorted(c)) for c in counts} == {(3, 3, 4)}
+    assert np.bincount([c.index(4) for c in counts], minlength=3).min() > 8
+
+
+def test_what_is_kept_at_random_is_drawn_for_each_class_and_round(fake_generator, tmp_path):
+    own, y = galot(config(), fake_generator, tmp_path), np.repeat(range(3), 20)
+    for round in (0, 1):
+        counts, _ = image_counts(own.config, 3, round)
+        expected = [
+            20 * k + np.sort(seeding.numpy_rng(0, "keep", round, k).permutation(20)[:n])
+            for k, n in enumerate(counts)
+        ]
+        assert own._keep(None, y, None, round).tolist() == np.concatenate(expected).tolist()
+
+
+def test_probes_have_noise_and_prompts_by_their_place(fake_generator, tmp_path, monkeypatch):
+    """Probe i of a class: of the round's stream, with prompt i mod P, as its images have."""
+    own = galot(config(epsilon=1.0, direction="random", template="label | photo"), fake_generator,
+                tmp_path)  # fmt: skip
+    drawn, sample = [], fake_generator.sample
+
+    def record(c, seeds, *rest):
+        drawn.extend(zip(c, seeds, strict=True))
+        return sample(c, seeds, *rest)
+
+    monkeypatch.setattr(fake_generator, "sample", record)
+    state = own.text(lambda images: images.flatten(1)[:, :3], 1)
+    places = [(k, i) for k in range(3) for i in range(4)]
+    for part, c in ((drawn[:12], state.c0), (drawn[12:], state.c)):
+        assert [s for _, s in part] == [seeding.derive(0, "probe", 1, k, i) for k, i in places]
+        assert all(
+            torch.equal(v, c[2 * k + i % 2]) for (v, _), (k, i) in zip(part, places, strict=True)
+        )
+
+
+def test_a_text_is_scored_by_the_label_of_its_class(fake_generator, tmp_path):
+    fields = {"text_target": "max_loss", "template": "label | photo", "epsilon": 1.0}
+    score = galot(config(**fields), fake_generator, tmp_path)._image_score(
+        lambda images: torch.tensor([[3.0, 1.0, 0.0]]).expand(len(images), -1)
+    )
+    expected = -torch.tensor([3.0, 1.0, 0.0]).log_softmax(0).repeat_interleave(2)
+    torch.testing.assert_close(score(torch.rand(6, 3, 16, 16), torch.arange(6)), expected)
+
+
+def test_the_distance_that_arrives_is_the_networks(fake_generator, tmp_path, monkeypatch):
+    monkeypatch.setattr(fake_generator, "arrived", lambda c: 2 * c)
+    own = galot(config(epsilon=1.0, direction="random"), fake_generator, tmp_path)
+    state = own.text(lambda images: images.flatten(1)[:, :3], 0)
+    torch.testing.assert_close(state.arrived_distance, 2 * state.ascent_distance[-1])
+
+
+def test_the_digest_is_of_all_that_was_seen_but_its_cost(fake_generator, tmp_path):
+    own = galot(config(epsilon=1.0, ascent_steps=1), fake_generator, tmp_path)
+    state = own.text(lambda images: images.flatten(1)[:, :3], 0)
+    for name, tensor in state.tensors.items():
+        other = dataclasses.replace(state, **{name: tensor + 1})
+        assert (other.digest() == state.digest()) == (name == "ascent_images"), name
+
+
 def test_the_pool_chooses_from_the_whole_bank_once(fake_generator, tmp_path):
     own, pool, journal = config(keep="pool", oversample=3.0), Asked(), Journal()
     first = galot(own, fake_generator, tmp_path, journal, pool)
@@ -161,7 +224,9 @@ def test_the_gradient_and_the_probes_see_aligned_images(fake_generator, tmp_path
     torch.testing.assert_close(aligned._as_trained(raw), by_hand, atol=1e-6, rtol=0)
     everything = torch.cat(seen)
     wanted = Asked().moments()
-    assert abs(everything.mean() - wanted.mean) < 0.05
+    for images in (everything[:6], everything[6:]):  # of the ascent, of the probes
+        got = moments_of(to_uint8(images))
+        assert abs(got.mean - wanted.mean) < 0.05 and abs(got.std - wanted.std) < 0.05
     pictures = moments_of(state.probe_images.flatten(0, 2).numpy())
     assert abs(pictures.mean - wanted.mean) < 0.05
 

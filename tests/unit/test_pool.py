@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepal_galot.errors import UserError
-from deepal_galot.pool import UNKNOWN, Pool, check_budget, check_query
+from deepal_galot.pool import UNKNOWN, Pool, SyntheticQuery, check_budget, check_query
 
 
 def test_labels_are_hidden_until_bought(toy):
     pool = Pool(toy)
     assert (pool.Y_train == UNKNOWN).all()
     picks = pool.initialize_labels(7, seed=0)
-    assert pool.n_labeled == 7
+    assert pool.n_labeled == 7 and picks.tolist() == sorted(picks)
     assert (pool.Y_train[picks].numpy() == toy.y_train[picks]).all()
     assert (pool.get_unlabeled_data()[1].Y == UNKNOWN).all()
     assert (pool.get_partial_unlabeled_data()[1] == UNKNOWN).all()
@@ -60,6 +60,24 @@ def test_too_few_indices_are_refused():
         check_query(None, 1, np.zeros(5, bool))
     with pytest.raises(ValueError, match="asked for 3"):
         check_query([1, 2], 3, np.zeros(5, bool))
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_three_images_answer_a_query_for_three(n):
+    images, mask = np.zeros((3, 8, 8, 1), np.uint8), np.zeros(5, bool)
+    with pytest.raises(ValueError, match=f"asked for {n} images, got 3"):
+        check_query(SyntheticQuery(images), n, mask)
+
+
+def test_labels_are_bought_not_brought():
+    brought = SyntheticQuery(np.zeros((3, 8, 8, 1), np.uint8), np.zeros(3, np.int64))
+    assert check_query(brought, 3, np.zeros(5, bool)).labels is None
+
+
+def test_nobody_labels_by_writing_to_the_mask(toy):
+    pool = Pool(toy)
+    pool.get_train_data()[0][:] = True
+    assert pool.n_labeled == 0
 
 
 def test_generated_images_stand_beside_the_real_ones(toy):

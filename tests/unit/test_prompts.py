@@ -63,3 +63,5 @@ def test_article_goes_by_sound(article):
 def test_label_alone():
     assert fill("{label}", "apple") == "apple"
     assert fill("digit {label}", "eight") == "digit eight"
+    assert fill("A {label}", "apple") == "An apple"
+    assert fill("a panda {label}", "apple") == "a panda apple"

@@ -95,6 +95,71 @@ def test_pairs_only_seeds_and_budgets_that_both_have(tmp_path):
     assert any("not all methods have the same seeds" in x for x in lines)
 
 
+def test_seeds_are_paired_by_their_number():
+    """Of (1, 2, 3) and (0, 1, 2) seeds 1 and 2 are common."""
+    later, earlier = (
+        Curve("", (), seeds, (10,), np.array([[0.5 + s * step] for s in seeds]), ())
+        for seeds, step in (((1, 2, 3), 0.1), ((0, 1, 2), 0.02))
+    )
+    for a, b, sign in ((later, earlier, 1), (earlier, later, -1)):
+        d = statistics.paired_difference(a, b, (10,))
+        assert (d.n, d.mean) == (2, pytest.approx(sign * 0.12))
+
+
+def test_p_is_scipys():
+    rng = np.random.default_rng(0)
+    a, b = rng.random((2, 6))
+    assert statistics.paired(a, b).p == pytest.approx(stats.ttest_rel(a, b).pvalue)
+    assert statistics.paired(1e-3 * a, 1e-3 * b).p == pytest.approx(stats.ttest_rel(a, b).pvalue)
+
+
+def test_the_difference_table_holds_scipys_interval_and_p(two_methods):
+    accuracy, folders = two_methods
+    (row,) = tables.difference_table(compare(folders)[0]).rows
+    test = stats.ttest_rel(accuracy[1].mean(1), accuracy[0].mean(1))
+    low, high = test.confidence_interval()
+    expected = [50 * (low + high), 50 * (high - low), test.pvalue, 5]
+    assert [cell.value for cell in row[1:]] == pytest.approx(expected)
+    assert [c.text for c in row[2:]] == [f"±{expected[1]:.2f}", f"{test.pvalue:.2g}", "5"]
+
+
+def test_the_pool_table_is_of_the_last_round(tmp_path):
+    fields = {"strategy": "GALOT", "mode": "al+gal", "epsilon_schedule": "constant"}
+    measured = {"pool_distance": 0.3, "mismatch_plain": 0.2, "mismatch": 0.1}
+    first = finished(tmp_path, [0.5], row=measured | {"images": 4, "images_made": 6}, **fields)
+    longer = RunFolder.create(tmp_path, small_config(n_rounds=1, **fields), {"data": "d"}, {})
+    measured = {"pool_distance": 0.25, "mismatch_plain": 0.15, "mismatch": 0.05}
+    longer.append(first.rows()[0] | measured | {"round": 1, "images": 5, "images_made": 7})
+    table = tables.pool_table(compare([RunFolder.open(longer.path)])[0])
+    assert texts(table) == [["GALOT", "13", "5", "0.2500", "0.1500", "0.0500"]]
+
+
+def test_seeds_stand_in_the_order_of_their_numbers(tmp_path):
+    runs = [finished(tmp_path, [0.5], seed=s) for s in (10, 2)]
+    assert compare(runs)[0].curves[0].seeds == (2, 10)
+
+
+def test_without_a_target_it_is_the_baselines_last_mean(tmp_path):
+    runs = [finished(tmp_path, [0.5, a], seed=s) for s, a in enumerate((0.9, 0.7))]
+    assert tables.labels_table(compare(runs)[0]).header[1] == "80 %"
+
+
+def test_costs_are_sums_over_rounds_and_means_over_seeds(tmp_path):
+    made = {"images_made": 3, "ascent_images": 4}
+    runs = [finished(tmp_path, [0.5, 0.6], seed=s, row=made | {"train_seconds": 2.0 + s})
+            for s in (0, 1)]  # fmt: skip
+    (curve,) = compare(runs)[0].curves
+    assert curve.images_made == 14 and curve.cost("train_seconds") == 5
+
+
+def test_what_a_strategy_measures_itself_is_averaged(tmp_path):
+    run = finished(tmp_path, [0.5], row={"own_svm_accuracy": 0.3})
+    longer = RunFolder.create(tmp_path, small_config(n_rounds=1), {"data": "d"}, {})
+    longer.append(run.rows()[0] | {"round": 1, "own_svm_accuracy": 0.5})
+    lines = statements(compare([RunFolder.open(longer.path)])[0])
+    assert "MarginSampling: svm accuracy 40.0 % (average)" in lines
+
+
 def test_table_holds_the_numbers(two_methods):
     accuracy, folders = two_methods
     (comparison,) = compare(folders)
@@ -218,12 +283,14 @@ def test_the_fully_supervised_run_joins_every_table_of_its_recipe(tmp_path):
     assert "FullySupervised" in tables.as_text(tables.accuracy_table(alone))
 
 
-def test_controls_are_always_called_what_they_are(tmp_path):
+@pytest.mark.parametrize("own", [{"epsilon": 0.0}, {"direction": "random"}, {"mode": "gal"}])
+def test_controls_are_always_called_what_they_are(tmp_path, own):
     """Before, where all have ε = 0, the control was called GALOT."""
-    settings = {"epsilon": "0", "n_synthetic": "2"}
-    fields = {"strategy": "GALOT", "mode": "al+gal", "epsilon": 0.0, "n_synthetic": 2.0}
+    ((name, value),) = own.items()
+    settings = {name: f"{value:g}" if name == "epsilon" else value, "n_synthetic": "2"}
+    fields = {"strategy": "GALOT", "mode": "al+gal", "n_synthetic": 2.0} | own
     (comparison,) = compare([finished(tmp_path, [0.5, 0.7], settings, **fields)])
-    assert [c.label for c in comparison.curves] == ["GALOT:epsilon=0"]
+    assert [c.label for c in comparison.curves] == [f"GALOT:{name}={settings[name]}"]
     assert comparison.shared == {"n_synthetic": "2"}
 
 
@@ -331,6 +398,8 @@ def test_wins_are_those_of_scipys_paired_test(tmp_path):
     assert 0 < np.nansum(wins) < 6  # the case has wins and draws
     table = tables.win_table(comparison)
     assert table.header == ("beats", *names) and table.rows[-1][0].text == "mean of the column"
+    means = 100 * np.nanmean(wins, axis=0)
+    assert [cell.value for cell in table.rows[-1][1:]] == pytest.approx(means.tolist())
 
 
 def test_gains_at_each_budget_are_scipys_intervals(tmp_path):
@@ -394,6 +463,12 @@ def test_labels_needed_by_hand(tmp_path):
     assert table.header[1:] == ("80 %", "5 %", "99.9 %")
     # A mean of the seeds that got there would sort and print as the best.
     assert [c.value for c in table.rows[0][1:]] == [None, 10.0, None]
+
+
+def test_the_first_budget_is_an_upper_bound_only_where_every_seed_begins_there(tmp_path):
+    runs = [finished(tmp_path, a, seed=s) for s, a in enumerate([[0.9, 0.95], [0.6, 1.0]])]
+    (cell,) = tables.labels_table(compare(runs)[0], (0.8,)).rows[0][1:]
+    assert (cell.text, cell.value) == ("11", 11.25)  # of 10 and 12.5
 
 
 def test_labels_needed_without_labels(tmp_path):
@@ -487,6 +562,9 @@ def test_other_devices_are_said(tmp_path):
     text = "\n".join(statements(compare(runs)[0]))
     assert "of different machines or versions: x with torch 2.11; x with torch 2.15" in text
     assert "different machines" not in "\n".join(statements(compare(runs[:2])[0]))
+    runs[0].save_environment({"device_name": "y", "versions": {"torch": "2.11"}})  # its later part
+    runs[0].save_environment({"device_name": "x", "versions": {"torch": "2.11"}})
+    assert "x with torch 2.11; y with torch 2.11" in "\n".join(statements(compare(runs[:2])[0]))
 
 
 # -- how a table is written ----------------------------------------------------------------------
@@ -654,6 +732,17 @@ def test_wins_over_data_sets_are_the_mean_of_theirs(tmp_path):
     runs = [f for c in comparisons for curve in c.curves for f in curve.folders]
     write_report(runs, tmp_path)
     assert (tmp_path / "report" / "SVHN_wins_overall.csv").exists()
+
+
+def test_methods_that_met_on_one_data_set_have_no_wins_over_several(tmp_path):
+    comparisons, both = [], ("BALD", "MeanSTD")
+    for dataset, names in (("Digits", (*both, "VarRatio")), ("MNIST", both)):
+        comparisons += compare([
+            finished(tmp_path, [0.5 + 0.01 * len(name)], strategy=name, seed=s, dataset=dataset)
+            for name in names for s in range(3)
+        ])  # fmt: skip
+    rows = {name: cells for name, *cells in texts(tables.overall_win_table(comparisons))}
+    assert rows["VarRatio"] == ["", "", ""] and rows["MeanSTD"] == ["100", "", ""]
 
 
 def test_alike_titles_are_told_apart(tmp_path):

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepal_galot import lock
+from deepal_galot import lock, seals
+from deepal_galot.disk import append_line, atomic_write
 from deepal_galot.errors import UserError
 from deepal_galot.results import RunFolder, find_runs
 from helpers import small_config
@@ -158,6 +160,8 @@ def test_journal_round_trip_and_damage(tmp_path):
     assert [p.tolist() for p in folder.picks()] == [[3, 1], [7]]
     folder.save("text", 0, {"c": torch.arange(6.0).reshape(2, 3)})
     assert torch.equal(folder.load("text", 0)["c"], torch.arange(6.0).reshape(2, 3))
+    folder.save("text", 1, dict.fromkeys(("c0", "c"), torch.ones(2)))  # c may be c0 itself
+    assert torch.equal(folder.load("text", 1)["c"], torch.ones(2))
     for name in ("state.npz", "text/round000.safetensors"):
         file = folder.path / name
         file.write_bytes(file.read_bytes()[:-9])
@@ -175,8 +179,22 @@ def test_journal_round_trip_and_damage(tmp_path):
 def test_classifier_carries_its_card(tmp_path):
     folder = create(tmp_path)
     folder.save_classifier({"w": torch.ones(2)}, {"round": 4, "class_names": ["ü"]})
+    (folder.path / "classifier.json").write_text("{}")  # for people; it may be of another round
     state, card = folder.classifier()
     assert torch.equal(state["w"], torch.ones(2)) and card == {"round": 4, "class_names": ["ü"]}
+
+
+def test_a_file_and_the_folder_with_its_name_are_synced(tmp_path, monkeypatch):
+    synced, fsync = [], os.fsync
+
+    def record(handle):
+        synced.append(Path(os.readlink(f"/proc/self/fd/{handle}")))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", record)
+    atomic_write(tmp_path / "a" / "b", b"x")
+    append_line(tmp_path / "a" / "c", "x")
+    assert synced[0].name.startswith(".b.") and synced[1:] == [tmp_path / "a", tmp_path / "a" / "c"]
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
@@ -251,6 +269,35 @@ def test_a_kill_between_a_seal_and_its_file_spoils_nothing(tmp_path):
         folder.seals.expect("state.npz", b"%d" % attempt, (folder.path / "state.npz").read_bytes())
         for found, wanted in zip(folder.picks(), expected, strict=True):
             assert np.array_equal(found, wanted)
+
+
+def test_a_kill_right_after_a_file_spoils_nothing(tmp_path, monkeypatch):
+    """Its seal is on disk before it."""
+    folder = files_of(create(tmp_path))
+
+    class Killed(BaseException):
+        pass
+
+    def killed(path, data):
+        atomic_write(path, data)
+        if path.name == "state.npz":
+            raise Killed
+
+    monkeypatch.setattr(seals, "atomic_write", killed)
+    with pytest.raises(Killed):
+        folder.save_picks([np.arange(5)])
+    assert folder.picks()[0].tolist() == list(range(5))
+
+
+def test_an_older_version_of_a_file_is_noticed(tmp_path):
+    folder = create(tmp_path)
+    folder.save_picks([np.arange(1)])
+    older = (folder.path / "state.npz").read_bytes()
+    for n in (2, 3):
+        folder.save_picks([np.arange(n)])
+    (folder.path / "state.npz").write_bytes(older)
+    with pytest.raises(UserError, match="state.npz: damaged, or of another run"):
+        folder.picks()
 
 
 HOLDER = """

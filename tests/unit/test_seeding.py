@@ -1,5 +1,7 @@
 """Streams are addressed, not advanced."""
 
+import random
+
 import numpy as np
 import pytest
 import torch
@@ -32,6 +34,6 @@ def test_unknown_stream_is_refused():
 def test_seed_globals_seeds_all_three():
     def draw():
         seeding.seed_globals(1, "query", 2)
-        return np.random.rand(), torch.rand(1).item()
+        return random.random(), np.random.rand(), torch.rand(1).item()
 
     assert draw() == draw()

@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from deepal_galot import seeding
 from deepal_galot.errors import UserError
 from deepal_galot.images import fit_to
 from generators.text_optimization import (
+    Ascent,
     freeze_bos,
     length,
     optimize,
@@ -145,8 +147,6 @@ def test_an_image_of_its_own_text_may_fail(fake_generator):
 
 def test_first_step_by_hand(fake_generator):
     """K = 1: c0 + η·sign(g)/‖sign(g)‖, g from plain autograd over the same noise."""
-    from deepal_galot import seeding
-
     config = small_config(
         strategy="GALOT", mode="al+gal", ascent_steps=1, ascent_samples=3, eta=0.5
     )
@@ -195,6 +195,42 @@ def test_random_direction_looks_at_no_image(fake_generator):
     assert torch.equal(ascent.c, again.c) and not torch.equal(ascent.c, c0)
     assert fake_generator.calls == [] and ascent.score.isnan().all()
     assert (length(ascent.c - c0, "l2") <= 1 + 1e-5).all()
+
+
+def test_every_text_and_step_has_noise_of_its_own(fake_generator):
+    config = small_config(strategy="GALOT", mode="al+gal", ascent_steps=2, ascent_samples=3)
+    optimize(fake_generator, fake_generator.encode(["a one", "a two"]), brightness, config, 1.0, 4)
+    expected = [seeding.derive(0, "ascent", 4, r, k, i)
+                for k in range(2) for r in range(2) for i in range(3)]  # fmt: skip
+    assert sum(fake_generator.calls, []) == expected
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_random_directions_by_hand(fake_generator, each):
+    """Two steps that stay in the ball: each of length η·ε, of the text's and the step's stream."""
+    fields = {"direction": "random", "ascent_steps": 2, "eta": 0.25}
+    config = small_config(strategy="GALOT", mode="al+gal", **fields)
+    c0 = fake_generator.encode(["a one", "a two"])
+    if each:
+        ascent = optimize_each(fake_generator, c0, [11, 12], brightness, config, 2.0)
+        streams = [(seed, "direction") for seed in (11, 12)]
+    else:
+        ascent = optimize(fake_generator, c0, brightness, config, 2.0, round=4)
+        streams = [(0, "direction", 4, r) for r in (0, 1)]
+    for r, stream in enumerate(streams):
+        expected = c0[r].clone()
+        for k in range(2):
+            u = torch.randn(c0.shape[1:], generator=seeding.torch_rng(*stream, k))
+            u[0] = 0
+            expected += 0.25 * 2.0 * u / u.norm()
+        torch.testing.assert_close(ascent.c[r], expected)
+
+
+def test_traces_of_neighbouring_rows_are_averaged():
+    c, trace = torch.zeros(4, 2, 3), torch.tensor([[1.0, 3.0, 10.0, 20.0]])
+    mean = Ascent(c, trace, 2 * trace, 3 * trace, failed=2).mean_over(2)
+    assert mean.score.tolist() == [[2, 15]] and mean.gradient_norm.tolist() == [[4, 30]]
+    assert mean.distance.tolist() == [[6, 45]] and mean.failed == 2
 
 
 def test_a_flat_score_moves_nothing(fake_generator):

@@ -17,7 +17,7 @@ from deepal_galot.classifiers.small_cnn import SmallCNN
 from deepal_galot.compiled_layers import SummedBatchNorm2d
 from deepal_galot.errors import UserError
 from deepal_galot.learner import Learner
-from deepal_galot.objective import Batch, Objective
+from deepal_galot.objective import Batch, HeadDropout, Objective
 from deepal_galot.pool import Pool
 from deepal_galot.training import WeightAverage, make_optimizer, rate_share
 from helpers import small_config
@@ -134,6 +134,19 @@ def test_where_all_images_are_alike_their_weight_is_one(toy):
             for w, norm in ((1.0, "shared"), (0.1, "separate"))
         )
         assert all(torch.equal(plain[k], weighted[k]) for k in plain)
+
+
+def test_head_dropout_drops_and_scales_in_training():
+    """The gradients of a step on kept · embedding / (1 - p), written out."""
+    clf = SmallCNN((8, 8, 1), 3).train()
+    reference, objective = copy.deepcopy(clf), Objective()
+    objective.dropout = HeadDropout(0.25, torch.Generator().manual_seed(0))
+    x, y = torch.randn(6, 1, 8, 8), torch.arange(6) % 3
+    kept = objective.dropout.draw(6, clf.embedding_dim)
+    objective.backward(clf, Batch(x, y, kept=kept), 0.0, contextlib.nullcontext)
+    F.cross_entropy(reference.head(kept * reference(x)[1] / 0.75), y).backward()
+    for ours, theirs in zip(clf.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
 
 
 # -- averaged weights --------------------------------------------------------------------------
