@@ -12,7 +12,7 @@ from scipy import integrate, stats
 
 from deepal_galot.cli import build_parser
 from deepal_galot.errors import UserError
-from deepal_galot.report import figures, statistics, tables
+from deepal_galot.report import figures, page, statistics, tables, write
 from deepal_galot.report.comparison import Curve, compare, merge, of_exhibit
 from deepal_galot.report.exhibit import (
     Exhibit,
@@ -32,6 +32,7 @@ from deepal_galot.results import RunFolder, find_runs
 from helpers import small_config
 
 RNG = np.random.default_rng(0)
+SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="9pt" height="9pt" viewBox="0 0 9 9"/>'
 
 
 def finished(output, accuracies, settings=None, content=None, row=None, **fields):
@@ -52,6 +53,13 @@ def finished(output, accuracies, settings=None, content=None, row=None, **fields
 def texts(table):
     """A table's words."""
     return [[cell.text for cell in row] for row in table.rows]
+
+
+@pytest.fixture(autouse=True)
+def quick_pictures(monkeypatch):
+    """Drawing is most of a report's time, and tested apart."""
+    for module in (page, write):
+        monkeypatch.setattr(module, "render", lambda draw, kinds, *_: dict.fromkeys(kinds, SVG))
 
 
 @pytest.fixture
@@ -756,6 +764,8 @@ def test_alike_titles_are_told_apart(tmp_path):
 
 def test_letters_without_a_glyph_are_said_once_and_not_printed(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(figures, "_fonts", lambda: ["DejaVu Sans"])
+    for module in (page, write):
+        monkeypatch.setattr(module, "render", render)
     runs = [finished(tmp_path, [0.5, 0.6])]
     with warnings.catch_warnings():
         warnings.simplefilter("error")

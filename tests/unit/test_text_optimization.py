@@ -359,13 +359,11 @@ def test_fewer_denoising_steps_are_the_generators_own(tiny):
     assert torch.equal(tiny.sample(c, [7], "none", 3), short.sample(c, [7]))
 
 
-@pytest.mark.parametrize("direction", ["sign", "gradient"])
-def test_classes_side_by_side_or_alone(tiny, margin_score, monkeypatch, direction):
+def test_classes_side_by_side_or_alone(tiny, margin_score, monkeypatch):
     """Other batches round differently, and the denoising makes more of it: along the gradient c
-    stays within 1e-3 of ε (2e-5 and 2e-4 on two machines, whose classifiers differ); a sign step
-    makes a whole step of a rounding where an entry of g is nearly 0: within 5 % of ε."""
-    config = small_config(strategy="GALOT", mode="al+gal", ascent_steps=3, ascent_samples=2,
-                          direction=direction)  # fmt: skip
+    stays within 1e-3 of ε (2e-5 and 2e-4 on two machines, whose classifiers differ)."""
+    config = small_config(strategy="GALOT", mode="al+gal", ascent_steps=2, ascent_samples=2,
+                          direction="gradient")  # fmt: skip
     c0 = tiny.encode([f"a handwritten digit {n}" for n in ("three", "eight", "nine")])
 
     def score(images, rows):
@@ -376,9 +374,9 @@ def test_classes_side_by_side_or_alone(tiny, margin_score, monkeypatch, directio
     alone = optimize(tiny, c0, score, config, 5.0, round=1).c
     moved = length(together - c0, "l2")
     apart = length(together - alone, "l2") / 5
-    print(f"{direction}: ‖c - c0‖ {moved.tolist()}, apart {apart.max():.1e} of ε")
-    assert apart.max() > 0 or direction == "sign"  # other batches, so other bits
-    assert (moved > 1).all() and (apart < (1e-3 if direction == "gradient" else 0.05)).all()
+    print(f"‖c - c0‖ {moved.tolist()}, apart {apart.max():.1e} of ε")
+    assert apart.max() > 0  # other batches, so other bits
+    assert (moved > 1).all() and (apart < 1e-3).all()
 
 
 def rise(generator, c, seeds, score, rows, after):

@@ -165,16 +165,6 @@ def test_bald_keeps_the_highest_mutual_information(toy, monkeypatch):
     assert asked == [(0.5, "head_dropout", mutual_information)]
 
 
-def test_mutual_information_is_the_entropy_of_the_mean_less_the_mean_entropy():
-    p = torch.rand(7, 5, 4, dtype=torch.float64).softmax(2)
-
-    def entropy(q):
-        return -(q * q.log()).sum(-1)
-
-    naive = entropy(p.mean(0)) - entropy(p).mean(0)
-    torch.testing.assert_close(mutual_information(p.clone()), naive)
-
-
 @pytest.mark.parametrize("at_once", [2**24, 500])  # values: all images, or some seven
 def test_the_distance_is_that_of_a_loop(toy, monkeypatch, at_once):
     monkeypatch.setattr(images, "AT_ONCE", at_once)
