@@ -1,18 +1,37 @@
-"""What the command lines share: flags made of the configuration's fields, and back."""
+"""Every flag of the command line; those of the configuration are made of its fields, and back."""
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
+from pathlib import Path
 from typing import Any
 
 from . import registry
-from .config import GENERATOR, PROTOCOLS, field_type, option_fields
+from .config import (
+    BUDGET,
+    COMPILED_FROM,
+    GALOT,
+    GENERATOR,
+    PROTOCOLS,
+    STRATEGY,
+    TRAINING,
+    field_type,
+    option_fields,
+)
 from .errors import UserError
 
 SHORT = {"n_init": "-s", "n_query": "-b", "quota": "-q"}  # DeepALPlus's
 PREFIX = "config_"  # of the fields among the parsed flags
+DESCRIPTION = """\
+Deep active learning with generated images (GALOT, arXiv 2412.16227) beside the classic strategies.
+Without arguments: MarginSampling and GALOT on the embedded Digits, offline, in minutes."""
+EPILOG = """\
+A strategy may carry its own settings, so that variants stand in one table:
+  run_benchmark.py --strategy MarginSampling GALOT GALOT:epsilon=0 GALOT:direction=random
+Exit codes: 0 done; 2 bad input or a missing resource, said in one line; 130 interrupted (Ctrl-C);
+143 asked to end (SIGTERM). After any of them, kill -9 too, the same command goes on."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -21,6 +40,235 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
         raise UserError(message)
 
+
+def build_parser() -> argparse.ArgumentParser:
+    """All flags; those of the configuration have their help, unit and default from its fields."""
+    parser = Parser(
+        prog="run_benchmark.py", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    _add_what_to_run(parser.add_argument_group("what to run"))
+    presets = {name: registry.strategies.get(name).preset for name in registry.strategies.names()}
+    for title in (BUDGET, TRAINING, STRATEGY, GALOT, GENERATOR):
+        add_fields(parser.add_argument_group(title), title, presets=presets)
+    _add_where(parser.add_argument_group("where and how"))
+    _add_report(parser.add_argument_group("what the report shows"))
+    _add_instead(parser.add_argument_group("instead of running"))
+    return parser
+
+
+def _add_what_to_run(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--strategy",
+        "-a",
+        nargs="+",
+        metavar="NAME",
+        help="strategies, or all: the fourteen of the paper's Table 1 (default: MarginSampling "
+        "GALOT)",
+    )
+    add(
+        "--dataset",
+        "-d",
+        metavar="NAME",
+        help="data set: a name (see --list), a folder with train/CLASS/*.png and test/CLASS/*.png, "
+        "or an .npz (default: Digits)",
+    )
+    add(
+        "--class-names",
+        metavar="FILE",
+        type=Path,
+        help="without --dataset: class names, one a line, in place of data; needs --mode gal and "
+        "--image-size. With --dataset: words for its classes in prompts, one a line, or lines "
+        "CLASS = WORD for some of them",
+    )
+    add(
+        "--image-size",
+        metavar="N",
+        type=int,
+        help="with --class-names, or a folder as --dataset: side of the classifier's input in "
+        "pixels; images are resized to N×N",
+    )
+    add(
+        "--test-data",
+        metavar="FOLDER",
+        type=Path,
+        help="with --class-names: a sub-folder of test images for each class",
+    )
+    add("--seeds", nargs="+", metavar="K", type=int, help="run seeds (default: 0 1 2)")
+    add("--seed", metavar="K", type=int, help="first of -t seeds K, K+1, …")
+    add("-t", dest="trials", metavar="N", type=int, help="number of seeds, from --seed or 0")
+    add(
+        "--mode",
+        metavar="MODE",
+        help="what GALOT trains on: al (real), gal (generated), al+gal, or full (every label, one "
+        "fit) (default: al+gal)",
+    )
+    add(
+        "--protocol",
+        metavar="NAME",
+        help=f"{', '.join(PROTOCOLS)}: sets defaults (default: demo for Digits, else paper)",
+    )
+    add(
+        "--experiment",
+        nargs="+",
+        metavar="NAME",
+        help="tables and figures of the paper in place of --strategy, or all; see "
+        "--list-experiments",
+    )
+    add(
+        "--scale",
+        choices=("full", "small"),
+        help="of an experiment: small is one seed and two budgets, where --seeds and --n-rounds "
+        "say nothing else (default: full)",
+    )
+    add("--plugin", action="append", default=[], metavar="FILE",
+        help="a Python file with a strategy, generator, data set or classifier; as NAME=FILE, what "
+        "is in it gets that name")  # fmt: skip
+
+
+def _add_where(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--output",
+        metavar="DIR",
+        type=Path,
+        default=Path("results"),
+        help="results, image store and reports (default: results)",
+    )
+    add(
+        "--data-dir",
+        metavar="DIR",
+        type=Path,
+        default=Path("data"),
+        help="data sets: downloads, or NAME.npz (default: data)",
+    )
+    add(
+        "--save-full-size",
+        metavar="N",
+        type=int,
+        default=0,
+        help="keep the first N generated images of each class and round as the generator made "
+        "them, as PNG below images/full/ (default: 0)",
+    )
+    add(
+        "--device",
+        metavar="NAME",
+        default="auto",
+        help="auto, cpu, cuda, cuda:1, mps (default: auto)",
+    )
+    add(
+        "--jobs",
+        metavar="N",
+        type=int,
+        help="runs at once, each in a process of its own with its share of the CPU's threads and "
+        "of the GPU's memory; where each has as many threads, with the same bits (default: 1)",
+    )
+    _add_engine(add)
+    add("--deterministic", action="store_true",
+        help="same bits on the same GPU, slower; a CPU always is")  # fmt: skip
+    add("--compile", action="store_true",
+        help=f"compile the generator, and on a GPU fits of {COMPILED_FROM:,} steps or more: faster "
+        f"after minutes; needs a C++ compiler")  # fmt: skip
+    add("--checkpointing", action="store_true",
+        help="the ascent's gradient in less memory and more time")  # fmt: skip
+
+
+def _add_engine(add: Callable[..., object]) -> None:
+    add(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="what plays the runs: this machine, or a Ray cluster whose nodes share --output, "
+        "--data-dir and the models (default: local)",
+    )
+    add(
+        "--address",
+        metavar="HOST:PORT",
+        help="with --engine ray: the cluster's, auto for the one that this node belongs to, or "
+        "local for a new one of this machine alone (default: Ray's, auto or else local)",
+    )
+    add(
+        "--gpus-per-run",
+        metavar="X",
+        type=float,
+        help="with --engine ray: GPU of a run, or of an actor that draws; 0.5 puts two on one, "
+        "each with its share of the memory (default: 1 if the cluster has GPUs, else 0)",
+    )
+    add(
+        "--cpus-per-run",
+        metavar="N",
+        type=int,
+        help="with --engine ray: CPU cores of each, which are its threads (default: 1)",
+    )
+    add(
+        "--draw-actors",
+        metavar="N",
+        type=int,
+        help="with --engine ray: actors, each with a pipeline and as much room as a run, among "
+        "which the runs' images are drawn, with the same pixels; the text optimisation stays "
+        "with the run, and with it all of --text-per image (default: none, a run draws its own)",
+    )
+
+
+def _add_report(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--baseline",
+        metavar="LABEL",
+        help="method that the others are compared with, as tables call it (default: the first "
+        "that learns from real images alone, or the experiment's)",
+    )
+    add(
+        "--target-accuracy",
+        nargs="+",
+        type=float,
+        metavar="X",
+        default=[],
+        help="say how many labels each method needs for X %% (default: the baseline's last)",
+    )
+    add(
+        "--annotations",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        default=[],
+        help="marks that people saved on the page of --annotate",
+    )
+
+
+def _add_instead(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--list", action="store_true", help="name every strategy, generator, data set, … and leave")
+    add("--dry-run", action="store_true", help="check everything, say what it costs, and leave")
+    add("--list-experiments", action="store_true",
+        help="the paper's tables and figures: what each is and costs on --dataset")  # fmt: skip
+    add(
+        "--report",
+        nargs="*",
+        type=Path,
+        metavar="DIR",
+        help="tables, pictures and a page of what lies in these results folders, of several "
+        "machines too (default: --output); written below --output",
+    )
+    add(
+        "--annotate",
+        type=int,
+        metavar="N",
+        help="write a page on which a person marks N generated images of each class and method "
+        "right or wrong; of the runs of --dataset and --experiment, in --output or --report DIR",
+    )
+    add(
+        "--predict",
+        metavar="FOLDER",
+        type=Path,
+        help="label a folder's images as CSV; needs --from",
+    )
+    add("--from", dest="from_run", metavar="RUN", type=Path,
+        help="with --predict: the run's seed folder")  # fmt: skip
+
+
+# -- the fields of the configuration ----------------------------------------------------------
 
 Preferred = Mapping[str, Mapping[str, Any]]  # who prefers which values of which fields
 
