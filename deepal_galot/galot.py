@@ -76,7 +76,7 @@ class TextState:
         probe_images: [2, C, PROBES, H, W, channels] uint8, at the same noise; where ε is 0, as the
             generator makes them and aligned, which is the same without an alignment.
         ascent_images: [] images generated for the ascent.
-        ascent_failed: [] of how many the score or its gradient was no number; they had no say.
+        ascent_failed: [] of how many the score or its gradient was not finite; they are left out.
     """
 
     c0: Tensor

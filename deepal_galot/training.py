@@ -94,8 +94,8 @@ class Training:
         self.clf.eval()
         if not all(v.isfinite().all() for v in models.state_dict().values()):
             raise UserError(
-                f"the fit on {len(x):,} images diverged: after {epochs * per_epoch:,} steps there "
-                f"are weights that are no numbers; lower --lr {self.config.lr:g}"
+                f"the fit on {len(x):,} images diverged: after {epochs * per_epoch:,} steps some "
+                f"weights are not finite; lower --lr {self.config.lr:g}"
             )
         return epochs * per_epoch
 

@@ -36,7 +36,7 @@ class Ascent:
             looks at no image.
         gradient_norm: [K, R] ‖g‖₂; NaN for a random direction.
         distance: [K, R] ‖c - c0‖ in the chosen norm after each step, from the c that is handed on.
-        failed: images whose score or gradient was not finite, and which had no say.
+        failed: images left out because their score or gradient was not finite.
     """
 
     c: Tensor
@@ -94,7 +94,7 @@ def optimize(
     if ascent.failed * ONE_IN > images:
         raise UserError(
             f"{ascent.failed:,} of {images:,} images of round {round}'s text optimisation, or "
-            f"their gradients, are no numbers, more than {100 // ONE_IN} %: they overflow; try "
+            f"their gradients, are not finite, more than {100 // ONE_IN} %: they overflow; try "
             f"another --dtype, --scheduler or --guidance"
         )
     return ascent

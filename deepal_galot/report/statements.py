@@ -84,7 +84,7 @@ def _blank_lines(curve: Curve) -> list[str]:
                      f"again{left_out}")  # fmt: skip
     if mute:
         lines.append(f"{curve.label}: {mute:,} images of the text optimisation, or their "
-                     f"gradients, were no numbers and had no say")  # fmt: skip
+                     f"gradients, were not finite and left out")  # fmt: skip
     return lines
 
 

@@ -256,7 +256,7 @@ def test_blank_images_are_noted_where_there_were_any(tmp_path):
     assert lines(3, 0) == [again]
     assert lines(3, 1) == [again + "; 2 stayed blank and are left out"]
     run = finished(tmp_path / "mute", [0.5, 0.6], row={"ascent_failed": 4})
-    (line,) = [line for line in statements(compare([run])[0]) if "had no say" in line]
+    (line,) = [line for line in statements(compare([run])[0]) if "not finite" in line]
     assert line.startswith("MarginSampling: 8 images of the text optimisation, or their gradients")
 
 
