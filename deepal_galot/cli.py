@@ -123,9 +123,9 @@ def _dispatch(args: argparse.Namespace) -> int:
 
         return _say(list_experiments(args))
     if args.annotate is not None or args.report is not None:
-        from . import reporting
+        from .report.command import annotate, report
 
-        return _say([reporting.report(args) if args.annotate is None else reporting.annotate(args)])
+        return _say([report(args) if args.annotate is None else annotate(args)])
     return _experiments(args) if args.experiment else _run(args)
 
 
@@ -163,30 +163,35 @@ def _say(lines: Iterable[str]) -> int:
 
 def _experiments(args: argparse.Namespace) -> int:
     from .engines import check_engine
-    from .experiment_campaigns import dry_run_experiments
-    from .reporting import experiments
+    from .experiment_campaigns import dry_run_experiments, run_experiments
+    from .report.command import report_options
+    from .report.write import write_report
 
     check_engine(args)
-    return _say(dry_run_experiments(args) if args.dry_run else [experiments(args)])
+    if args.dry_run:
+        return _say(dry_run_experiments(args))
+    options = report_options(args)
+    folders, exhibits = run_experiments(args)
+    return _say([write_report(folders, args.output, options, exhibits)])
 
 
 def _run(args: argparse.Namespace) -> int:
     from .campaign import Campaign
     from .engines import check_engine, play_all
     from .plan import make_plan
+    from .report.command import check_baseline, report_options
     from .report.write import write_report
-    from .reporting import check_baseline, wish_of
     from .request import request_of
 
     check_engine(args)
-    request, wish = request_of(args), wish_of(args)
+    request, options = request_of(args), report_options(args)
     campaign = Campaign(request, make_plan(request, download=not args.dry_run))
-    check_baseline(wish, campaign.plan)
+    check_baseline(options, campaign.plan)
     if args.dry_run:
         return _say(campaign.dry_run())
     folders = play_all(campaign, args)
     if campaign.plan.spec.x_test.size:
-        print(write_report(folders, args.output, wish))
+        print(write_report(folders, args.output, options))
     else:
         print("no test data, so no accuracy; the classifiers, for --predict FOLDER --from RUN:")
         print("\n".join(f"  {f.path}" for f in folders))

@@ -40,7 +40,7 @@ def forget_plugins():
 @pytest.fixture
 def no_report(monkeypatch):
     """A run without the pictures and the page at its end, a quarter of a short one's time."""
-    import deepal_galot.reporting  # noqa: F401  keeps what write_report is when it is first imported
+    import deepal_galot.report.command  # noqa: F401  keeps what write_report is when it is first imported
 
     monkeypatch.setattr(write, "write_report", lambda *args: "")
 

@@ -25,7 +25,7 @@ FORMATS = {"csv": as_csv, "md": as_markdown, "tex": as_latex}
 
 
 @dataclass(frozen=True)
-class Wish:
+class ReportOptions:
     """What the person who asked for the report wants of it.
 
     Attributes:
@@ -46,7 +46,7 @@ class Wish:
 def write_report(
     folders: Sequence[RunFolder],
     output: Path,
-    wish: Wish | None = None,
+    options: ReportOptions | None = None,
     exhibits: Sequence[Exhibit] = (),
 ) -> str:
     """Write tables, pictures and the page below `<output>/report`; return the terminal's text.
@@ -59,19 +59,19 @@ def write_report(
     Raises:
         UserError: none of the runs is finished, or no method is called like the baseline.
     """
-    wish = wish or Wish()
+    options = options or ReportOptions()
     folders, lines = merge(folders)
-    comparisons = _comparisons(folders, exhibits, wish)
-    sections = make_sections(comparisons, folders, wish.targets, wish.marks)
+    comparisons = _comparisons(folders, exhibits, options)
+    sections = make_sections(comparisons, folders, options.targets, options.marks)
     file = output / "report" / "index.html"
     with glyphs_missing() as missing, _writable(output):
-        parts = [_write_section(section, output / "report", wish.bold) for section in sections]
+        parts = [_write_section(section, output / "report", options.bold) for section in sections]
         atomic_write(file, page(sections).encode())
     if missing:
         lines.append("some letters are boxes in the pictures: no font here has them; install one "
                      "that does, such as Noto Sans CJK")  # fmt: skip
-    if wish.marks and not any(t.name == "annotated" for s in sections for t in s.tables):
-        marks = sum(len(a.marks) for a in wish.marks)
+    if options.marks and not any(t.name == "annotated" for s in sections for t in s.tables):
+        marks = sum(len(a.marks) for a in options.marks)
         lines.append(f"--annotations: none of the {marks} marks is of an image of these runs")
     unfinished = [f for f in folders if not f.finished]
     if unfinished:
@@ -112,7 +112,7 @@ def write_annotation_page(folders: Sequence[RunFolder], output: Path, n: int) ->
 
 
 def _comparisons(
-    folders: Sequence[RunFolder], exhibits: Sequence[Exhibit], wish: Wish
+    folders: Sequence[RunFolder], exhibits: Sequence[Exhibit], options: ReportOptions
 ) -> list[Comparison]:
     """The exhibits, then what is not in them.
 
@@ -123,7 +123,7 @@ def _comparisons(
     in_exhibits = {f.key for c in shown for curve in c.curves for f in curve.folders}
     judges = {e.judge for e in exhibits}
     in_exhibits |= {f.key for f in folders if f.method in judges}
-    if not wish.exhibits_only:
+    if not options.exhibits_only:
         shown += [
             c for c in compare(folders)
             if any(f.key not in in_exhibits for curve in c.curves for f in curve.folders)
@@ -134,7 +134,7 @@ def _comparisons(
             f"nothing to report: {waiting} of {len(folders)} runs are unfinished and the others "
             f"have no test data; the command that started them goes on where they stopped"
         )
-    return _told_apart(_with_baseline(shown, wish.baseline) if wish.baseline else shown)
+    return _told_apart(_with_baseline(shown, options.baseline) if options.baseline else shown)
 
 
 def _with_baseline(comparisons: Sequence[Comparison], baseline: str) -> list[Comparison]:

@@ -263,7 +263,7 @@ def _play(argv: list[str], log: str, board: str, fault: Fault | None) -> None:
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload([
     "deepal_galot.cli", "deepal_galot.campaign", "deepal_galot.jobs", "deepal_galot.plan",
-    "deepal_galot.reporting", "deepal_galot.report.write", "generators.diffusion", "diffusers",
+    "deepal_galot.report.command", "deepal_galot.report.write", "generators.diffusion", "diffusers",
     "diffusers.pipelines.stable_diffusion", "transformers.models.clip", "sklearn.datasets",
     "scipy.stats", "matplotlib.figure", "torchvision",
 ])  # fmt: skip

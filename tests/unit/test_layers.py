@@ -40,7 +40,6 @@ LAYERS = [  # a file may import from the layers above its own here
     ["predict", "speed"],
     ["report"],
     ["experiment_campaigns"],
-    ["reporting"],
     ["cli"],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -13,6 +13,7 @@ from scipy import integrate, stats
 from deepal_galot.cli import build_parser
 from deepal_galot.errors import UserError
 from deepal_galot.report import figures, page, statistics, tables, write
+from deepal_galot.report.command import find
 from deepal_galot.report.comparison import Curve, compare, merge, of_exhibit
 from deepal_galot.report.exhibit import (
     Exhibit,
@@ -26,8 +27,7 @@ from deepal_galot.report.gallery import gallery_of
 from deepal_galot.report.pseudo_labels import find_judge
 from deepal_galot.report.statements import statements
 from deepal_galot.report.tables import Cell, Table
-from deepal_galot.report.write import Wish, write_report
-from deepal_galot.reporting import find
+from deepal_galot.report.write import ReportOptions, write_report
 from deepal_galot.results import RunFolder, find_runs
 from helpers import small_config
 
@@ -307,8 +307,10 @@ def test_a_baselines_settings_may_stand_in_any_order(tmp_path):
     own = {"epsilon": "0", "template": "a {label}, small"}
     runs = [finished(tmp_path, [0.5, 0.7], own, epsilon=0.0, template=own["template"], **fields),
             finished(tmp_path, [0.5, 0.8], **fields)]  # fmt: skip
-    wish = Wish(baseline="GALOT:template=a {label}, small,epsilon=0")
-    assert "points of average accuracy above GALOT:epsilon=0" in write_report(runs, tmp_path, wish)
+    options = ReportOptions(baseline="GALOT:template=a {label}, small,epsilon=0")
+    assert "points of average accuracy above GALOT:epsilon=0" in write_report(
+        runs, tmp_path, options
+    )
 
 
 def test_a_report_of_folders_has_the_order_of_labels(tmp_path):
@@ -317,7 +319,7 @@ def test_a_report_of_folders_has_the_order_of_labels(tmp_path):
     for value in values:
         finished(tmp_path, [0.5, 0.7], {"oversample": f"{value:g}"}, strategy="GALOT",
                  mode="al+gal", oversample=value)  # fmt: skip
-    found = find(build_parser().parse_args(["--report", "--output", str(tmp_path)])).folders
+    found, _ = find(build_parser().parse_args(["--report", "--output", str(tmp_path)]))
     assert [f.config.oversample for f in found] == values
 
 
@@ -538,13 +540,13 @@ def test_an_accuracy_that_is_none_is_an_error(accuracy, tmp_path):
 
 def test_a_chosen_baseline_is_what_the_others_are_compared_with(two_methods, tmp_path):
     accuracy, folders = two_methods
-    text = write_report(folders, tmp_path, Wish(baseline="RandomSampling"))
+    text = write_report(folders, tmp_path, ReportOptions(baseline="RandomSampling"))
     mean = 100 * (accuracy[0] - accuracy[1]).mean()
     (line,) = [x for x in text.splitlines() if x.startswith("MarginSampling") and "±" in x][1:]
     assert line.split()[1] == f"{mean:+.2f}".replace("-", "−")
     assert "points of average accuracy above RandomSampling, paired by seed" in text
     with pytest.raises(UserError, match="--baseline 'Random'.*did you mean RandomSampling"):
-        write_report(folders, tmp_path, Wish(baseline="Random"))
+        write_report(folders, tmp_path, ReportOptions(baseline="Random"))
 
 
 # -- several machines ----------------------------------------------------------------------------

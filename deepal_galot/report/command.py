@@ -1,30 +1,20 @@
-"""From the command line to a report: which runs and exhibits are meant, and what is wished."""
+"""From the command line to a report: which runs and exhibits are meant, and its options."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from .datasets.user_data import is_path, results_name
-from .errors import UserError, did_you_mean
-from .experiment_campaigns import run_experiments
-from .experiments import named
-from .plan import Plan
-from .report.annotation import read_marks
-from .report.exhibit import Exhibit, find_exhibits
-from .report.write import Wish, write_annotation_page, write_report
-from .results import RunFolder, find_runs, label_of
-
-
-@dataclass(frozen=True)
-class Found:
-    """What lies in results folders, as far as it is meant."""
-
-    folders: tuple[RunFolder, ...]
-    exhibits: tuple[Exhibit, ...]
+from ..datasets.user_data import is_path, results_name
+from ..errors import UserError, did_you_mean
+from ..experiments import named
+from ..plan import Plan
+from ..results import RunFolder, find_runs, label_of
+from .annotation import read_marks
+from .exhibit import Exhibit, find_exhibits
+from .write import ReportOptions, write_annotation_page, write_report
 
 
 def report(args: argparse.Namespace) -> str:
@@ -33,8 +23,8 @@ def report(args: argparse.Namespace) -> str:
     Raises:
         UserError: there is nothing of the kind, or a flag is wrong.
     """
-    wish, found = wish_of(args), find(args)
-    return write_report(found.folders, args.output, wish, found.exhibits)
+    options, (folders, exhibits) = report_options(args), find(args)
+    return write_report(folders, args.output, options, exhibits)
 
 
 def annotate(args: argparse.Namespace) -> str:
@@ -43,26 +33,14 @@ def annotate(args: argparse.Namespace) -> str:
     Raises:
         UserError: there is nothing of the kind, or a flag is wrong.
     """
-    found = find(args)
-    folders = found.folders
+    folders, exhibits = find(args)
     if args.experiment:
-        wanted = {arm.folder for e in found.exhibits for arm in e.arms}
-        folders = tuple(f for f in folders if f.method in wanted)
+        wanted = {arm.folder for e in exhibits for arm in e.arms}
+        folders = [f for f in folders if f.method in wanted]
     return write_annotation_page(folders, args.output, args.annotate)
 
 
-def experiments(args: argparse.Namespace) -> str:
-    """Play the paper's experiments and write their report; returns the terminal's text.
-
-    Raises:
-        UserError: of any run, or a flag is wrong.
-    """
-    wish = wish_of(args)
-    folders, exhibits = run_experiments(args)
-    return write_report(folders, args.output, wish, exhibits)
-
-
-def wish_of(args: argparse.Namespace) -> Wish:
+def report_options(args: argparse.Namespace) -> ReportOptions:
     """
     Raises:
         UserError: a target that is no percentage, or marks that cannot be read.
@@ -70,26 +48,26 @@ def wish_of(args: argparse.Namespace) -> Wish:
     for target in args.target_accuracy:
         if not 0 < target <= 100:
             raise UserError(f"--target-accuracy {target:g}: must be above 0 and at most 100 %")
-    return Wish(
+    return ReportOptions(
         args.baseline, tuple(t / 100 for t in args.target_accuracy),
         tuple(read_marks(args.annotations)), bold=sys.stdout.isatty(),
         exhibits_only=bool(args.experiment),
     )  # fmt: skip
 
 
-def check_baseline(wish: Wish, plan: Plan) -> None:
+def check_baseline(options: ReportOptions, plan: Plan) -> None:
     """Before a campaign runs; what its label says behind the strategy's name is seen afterwards.
 
     Raises:
         UserError: the baseline is of a strategy that is not run.
     """
     strategies = {run.config.strategy for run in plan.runs}
-    if wish.baseline is not None and wish.baseline.partition(":")[0] not in strategies:
-        hint = did_you_mean(wish.baseline, strategies)
-        raise UserError(f"--baseline {wish.baseline!r}: is not among what is run: {hint}")
+    if options.baseline is not None and options.baseline.partition(":")[0] not in strategies:
+        hint = did_you_mean(options.baseline, strategies)
+        raise UserError(f"--baseline {options.baseline!r}: is not among what is run: {hint}")
 
 
-def find(args: argparse.Namespace) -> Found:
+def find(args: argparse.Namespace) -> tuple[list[RunFolder], list[Exhibit]]:
     """The runs and exhibits of --dataset and --experiment, or all, in the folders that are meant.
 
     Raises:
@@ -108,7 +86,7 @@ def find(args: argparse.Namespace) -> Found:
         exhibits = [e for e in exhibits if e.name in names]
         if not exhibits:
             raise UserError(f"--experiment {' '.join(names)}: has not been run in {where}")
-    return Found(tuple(folders), tuple(exhibits))
+    return folders, exhibits
 
 
 def _by_label(folder: RunFolder) -> tuple[str, str]:
