@@ -2,7 +2,7 @@
 
 import difflib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
@@ -10,7 +10,7 @@ class UserError(Exception):
 
 
 def said(error: BaseException, most: int = 200) -> str:
-    """What a library's exception says, as part of an error line: some quote the file they read.
+    r"""What a library's exception says, as part of an error line: some quote the file they read.
 
     >>> said(ValueError("bad\n  header"))
     'bad header'
@@ -31,6 +31,15 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if close:
         return f"did you mean {' or '.join(by_fold[c] for c in close)}?"
     return f"known: {', '.join(known)}"
+
+
+def some_of(names: Sequence[str], most: int = 5) -> str:
+    """The first few names of a list, and how many there are if not all are said.
+
+    >>> some_of("abcd", 3)
+    'a, b, c, … (4)'
+    """
+    return ", ".join(names[:most]) + (f", … ({len(names)})" if len(names) > most else "")
 
 
 def complain(error: BaseException | str) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 
 from .config import BUDGET, GALOT, GENERATOR, RunConfig, fields_of
 from .datasets.base import DatasetSpec
-from .errors import UserError
+from .errors import UserError, some_of
 from .results import RunFolder
 
 # What belongs to the training on the images, not to the images.
@@ -85,8 +85,8 @@ def check_source(source: RunFolder, config: RunConfig, spec: DatasetSpec) -> Non
     where, card = f"--synthetic-from {config.synthetic_from}", source.classifier()[1]
     if tuple(card["class_names"]) != spec.class_names:
         raise UserError(
-            f"{where}: its classes are {_some(card['class_names'])}, those of {spec.name} "
-            f"{_some(spec.class_names)}"
+            f"{where}: its classes are {some_of(card['class_names'])}, those of {spec.name} "
+            f"{some_of(spec.class_names)}"
         )
     if tuple(card["image_shape"]) != spec.image_shape:
         theirs, ours = ("×".join(map(str, s)) for s in (card["image_shape"], spec.image_shape))
@@ -114,7 +114,3 @@ def source_hash(source: RunFolder, cycles: int) -> str:
                 digest.update(repr((name, tuple(tensor.shape), str(tensor.dtype))).encode())
                 digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def _some(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:3]) + (f", … ({len(names)})" if len(names) > 3 else "")

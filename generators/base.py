@@ -20,7 +20,7 @@ from torch import Tensor
 from deepal_galot import seeding
 from deepal_galot.alignment import Alignment
 from deepal_galot.config import RunConfig
-from deepal_galot.errors import UserError
+from deepal_galot.errors import UserError, some_of
 
 from .memory import Parts
 
@@ -249,10 +249,9 @@ class Generator(ABC):
             return
         unknown = [n for n in class_names if n not in cls.knows]
         if unknown:
-            shown = ", ".join(unknown[:3]) + (", …" if len(unknown) > 3 else "")
             raise UserError(
                 f"the generator {cls.__dict__.get('name', cls.__name__)!r} does not know the "
-                f"classes of {dataset} ({shown}); {cls.serves()} Name another one with "
+                f"classes of {dataset} ({some_of(unknown)}); {cls.serves()} Name another one with "
                 f"--generator NAME, FOLDER or HUB-ID (see --list)"
             )
 

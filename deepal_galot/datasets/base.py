@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, some_of
 
 MIN_SIDE = 8  # pixels; below it the networks' strides leave nothing
 
@@ -70,7 +70,7 @@ class DatasetSpec:
         if absent and len(self.x_train):
             raise UserError(
                 f"{self.name}: {len(absent)} of {self.n_classes} classes have no train images "
-                f"({_shortened(absent)}); add some, or leave the class out"
+                f"({some_of(absent)}); add some, or leave the class out"
             )
 
     @property
@@ -102,10 +102,10 @@ def check_class_names(what: str, names: Sequence[str]) -> None:
         raise UserError(f"{what}: {len(names)} class; a classifier needs 2")
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise UserError(f"{what}: two classes have the same name: {_shortened(twice)}")
+        raise UserError(f"{what}: two classes have the same name: {some_of(twice)}")
     bad = [repr(name) for name in names if not name.strip() or not name.isprintable()]
     if bad:
-        raise UserError(f"{what}: class names must be text on one line, not {_shortened(bad)}")
+        raise UserError(f"{what}: class names must be text on one line, not {some_of(bad)}")
 
 
 def check_images(what: str, x: np.ndarray) -> None:
@@ -153,11 +153,6 @@ def check_labels(what: str, y: np.ndarray, n_images: int, n_classes: int | None 
     if len(y) and (y.min() < 0 or (n_classes is not None and y.max() >= n_classes)):
         classes = "they count from 0" if n_classes is None else f"there are {n_classes} classes"
         raise UserError(f"{what}: labels run from {y.min()} to {y.max()}, but {classes}")
-
-
-def _shortened(names: Sequence[str], most: int = 5) -> str:
-    """The first few of a list, for an error line."""
-    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
 
 
 def pixel_statistics(x: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
