@@ -116,9 +116,8 @@ class Learner:
 
     @contextlib.contextmanager
     def _seeded(self, stream: str, round: int) -> Iterator[None]:
-        """torch's global generators start a stream, and are afterwards as they were before."""
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
+        """torch's global generators start a stream; the CPU's is afterwards as it was before."""
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeding.derive(self.config.seed, stream, round))
             yield
 
