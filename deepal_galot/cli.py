@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import os
 import signal
 import sys
 import threading
@@ -25,11 +26,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser = build_parser()
             args = parser.parse_args(argv)
             _check_actions(args, parser)
-            return _dispatch(args)
+            code = _dispatch(args)
+            sys.stdout.flush()  # here, where a pipe that is closed is nothing to talk about
+            return code
     except UserError as error:
         return complain(error)
-    except OSError as error:  # a full disk, a lost file system
-        return complain(f"{error}; {KEPT}")
+    except BrokenPipeError:  # whoever reads, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # as of a process that SIGPIPE ends
+    except SystemExit as stop:
+        fault = registry.plugin_fault(stop)
+        if fault is None:
+            raise  # argparse's
+        return complain(fault)
     except Exception as error:
         fault = _fault(error)
         if fault is None:
@@ -73,7 +82,10 @@ def _fault(error: BaseException) -> str | None:
 
     if is_out_of_memory(error):
         return f"out of memory ({said(error)}); {KEPT} where there is more"
-    return compiler_fault(error) or registry.plugin_fault(error)
+    fault = compiler_fault(error) or registry.plugin_fault(error)
+    if fault is None and isinstance(error, OSError):  # a full disk, a lost file system
+        return f"{error}; {KEPT}"
+    return fault
 
 
 # With --annotate, --report only says where: so it comes after.

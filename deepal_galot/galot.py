@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from generators.base import Generator, ImageRequest, Refinement
+from generators.base import Generator, ImageRequest, Refinement, check_sample
 from generators.image_store import Images, ImageStore
 from generators.prompts import fill, templates
 from generators.text_optimization import Ascent, ImageScore, length, optimize, optimize_each
@@ -440,6 +440,7 @@ class Galot:
         seen: list[list[Tensor]] = [[] for _ in views]
         for rows in torch.arange(len(c)).split(self.generator.batch_size):
             raw = self.generator.sample(c[rows], [seeds[i] for i in rows])
+            check_sample(self.generator, raw, len(rows))
             for view, parts in zip(views, seen, strict=True):
                 parts.append(view(raw, rows).cpu())
         return [torch.cat(parts) for parts in seen]

@@ -28,7 +28,7 @@ from .config import (
     resolve,
     usual_values,
 )
-from .datasets.base import DatasetSpec
+from .datasets.base import DatasetSpec, load_dataset, names_of
 from .errors import UserError, did_you_mean
 from .generator_choice import canonical, check_generator, generator_class, weights_at_hand
 from .pool import check_budget
@@ -108,9 +108,7 @@ def make_plan(request: Request, download: bool = True) -> Plan:
         _check_settings_are_read(cls, config, own)
         plain = dataclasses.replace(request, flags={"protocol": config.protocol})
         configs.append((config, configure(plain, cls, default_mode(cls)), _typed(own)))
-    spec = request.spec or request.dataset().load(request.data_dir)
-    if not isinstance(spec, DatasetSpec):
-        raise UserError(f"{request.dataset.__name__}.load gave {spec!r}, not a DatasetSpec")
+    spec = request.spec or load_dataset(request.dataset, request.data_dir)
     runs: dict[Path, Run] = {}
     by_entry = {}
     for entry, (config, default, typed) in zip(request.strategies, configs, strict=True):
@@ -290,7 +288,7 @@ def _classes(
         return strategy, architecture, None
     generator = generator_class(config.generator)
     if config.synthetic_from is None:
-        class_names = request.spec.class_names if request.spec else request.dataset.class_names
+        class_names = request.spec.class_names if request.spec else names_of(request.dataset)
         check_generator(generator, config, request.words or class_names)
     if request.save_full_size and (config.synthetic_from or not generator.reads_text):
         raise UserError(

@@ -8,6 +8,7 @@ class name; `aliases` are further names; the first line of its docstring is its 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import importlib
 import importlib.util
@@ -85,7 +86,7 @@ class Registry:
         rows = []
         for name, cls in sorted(self._discovered().items()):
             also = f" ({', '.join(_aliases(cls))})" if _aliases(cls) else ""
-            rows.append((name + also, (inspect.getdoc(cls) or "").split("\n")[0]))
+            rows.append((name + also, inspect.cleandoc(cls.__doc__ or "").split("\n")[0]))
         return rows
 
     def plugin_file(self, name: str) -> Path | None:
@@ -227,8 +228,24 @@ def load_plugin(source: str | Path) -> list[str]:
         why = why_not(defined)
         raise UserError(f"--plugin {source} fails to import: {_where(error, path)}{why}") from error
     if not added:
-        raise UserError(f"--plugin {source} defines no strategy, generator, data set or classifier")
+        raise UserError(f"--plugin {source} defines no {_why_nothing(module)}")
     return added
+
+
+def _why_nothing(module: ModuleType) -> str:
+    """What a file lacks that has no class to register, and what its classes lack."""
+    text = "strategy, generator, data set or classifier"
+    for cls in filter(inspect.isclass, vars(module).values()):
+        if cls.__module__ != module.__name__:
+            continue
+        base = next((r.base for r in ALL.values() if issubclass(cls, r.base)), None)
+        if base is None:
+            bases = ", ".join(f"{r.base.__module__}.{r.base.__name__}" for r in ALL.values())
+            text += f"; {cls.__name__} is a subclass of none of {bases}"
+        elif inspect.isabstract(cls):
+            lacks = ", ".join(sorted(cls.__abstractmethods__))
+            text += f"; {cls.__name__}, a {base.__name__}, lacks {lacks}"
+    return text
 
 
 def _plugin_source(source: str | Path) -> tuple[Path, str]:
@@ -268,8 +285,13 @@ def _rename_only_class(module: ModuleType, name: str, path: Path) -> None:
     classes[0].name, classes[0].aliases = name, ()
 
 
-def plugin_fault(error: Exception) -> str | None:
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)  # which are no code's fault
+
+
+def plugin_fault(error: BaseException) -> str | None:
     """What to tell about an error that was raised below a plug-in's code; None if it was not."""
+    if isinstance(error, OSError) and error.errno in FULL:
+        return None
     for registry in ALL.values():
         for path in registry._plugins.values():
             if _lines_of(error, path):
@@ -288,7 +310,7 @@ def plugins_named() -> Iterator[None]:
     """
     try:
         yield
-    except (UserError, OSError):  # a full disk is nobody's fault
+    except UserError:
         raise
     except Exception as error:
         fault = plugin_fault(error)

@@ -26,6 +26,7 @@ from .memory import Parts
 
 Graph = Literal["none", "last", "all"]
 ONE_IN = 20  # more images than one in so many that are blank or not finite, and the run stops
+ROUNDED = 0.01  # how far from [0, 1] 16 bits may round a value
 FULL_SIZE = 10e12  # FLOP an image; beyond it an image takes a CPU minutes
 
 
@@ -126,6 +127,29 @@ class ImageRequest:
             return None
         own = slice(k * self.templates, (k + 1) * self.templates)
         return (self.c[own] - self.c0[own]).double().flatten(1).norm(dim=1).mean().item()
+
+
+def check_sample(generator: Generator, images: object, n: int, graph: Graph = "none") -> None:
+    """Hold what a generator gave for n images against what it must give.
+
+    Raises:
+        UserError: it is something else.
+    """
+    who = f"the generator {getattr(generator, 'name', type(generator).__name__)}"
+    what = f"{images.dtype} {list(images.shape)}" if isinstance(images, Tensor) else f"{images!r}"
+    if (
+        not isinstance(images, Tensor) or not images.is_floating_point() or images.ndim != 4
+        or images.shape[0] != n or images.shape[1] not in (1, 3)
+    ):  # fmt: skip
+        raise UserError(f"{who} gives {what[:200]}, not a float Tensor [{n}, 3 or 1, S, S]")
+    low, high = (v.item() for v in images.detach().nan_to_num(0.0, 0.0, 0.0).aminmax())
+    if low < -ROUNDED or high > 1 + ROUNDED:
+        raise UserError(f"{who} gives values from {low:.4g} to {high:.4g}: scale them to [0, 1]")
+    if graph != "none" and not images.requires_grad:
+        raise UserError(
+            f"{who} gives images without a gradient to their text (graph={graph!r}), so it cannot "
+            f"be optimised: let autograd see it, or set `reads_text = False` and use --epsilon 0"
+        )
 
 
 class Generator(ABC):

@@ -31,7 +31,7 @@ from deepal_galot.disk import atomic_write, npz_bytes
 from deepal_galot.errors import UserError
 from deepal_galot.images import png_bytes, to_uint8
 
-from .base import ONE_IN, Generator, ImageRequest
+from .base import ONE_IN, Generator, ImageRequest, check_sample
 
 SHARD = 256  # image indices a shard
 ATTEMPTS = 4  # the first and three retries for an image that comes out blank
@@ -266,6 +266,7 @@ def draw(generator: Generator, request: ImageRequest, rows: Rows, full: bool = T
     pending = np.arange(len(rows))
     for number in range(ATTEMPTS):
         raw = generator.draw(request, [rows[p] for p in pending], number)
+        check_sample(generator, raw, len(pending))
         good = _is_picture(raw)
         came = pending[good]
         raw = raw[torch.from_numpy(good).to(raw.device)]

@@ -18,7 +18,7 @@ from deepal_galot import seeding
 from deepal_galot.config import RunConfig
 from deepal_galot.errors import UserError
 
-from .base import ONE_IN, Generator, Graph
+from .base import ONE_IN, Generator, Graph, check_sample
 
 # [B, 3, S, S] float images in [0, 1], [B] rows of c that they were drawn from -> [B], higher is
 # better; differentiable.
@@ -186,7 +186,9 @@ def score_gradient(
         rows = torch.tensor(of_rows)
         with torch.enable_grad():
             each = c[rows].detach().requires_grad_()
-            a = score(generator.sample(each, noise, graph, steps), rows)
+            seen = generator.sample(each, noise, graph, steps)
+            check_sample(generator, seen, len(rows), graph)
+            a = score(seen, rows)
             (of_each,) = torch.autograd.grad(a.sum(), each)
         a, of_each = a.detach().cpu().to(total), of_each.cpu()
         finite = a.isfinite() & of_each.flatten(1).isfinite().all(1)

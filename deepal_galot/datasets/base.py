@@ -6,6 +6,7 @@ To add one, write a file in this folder (or a plug-in) with a subclass of Datase
 from __future__ import annotations
 
 import hashlib
+import inspect
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -190,3 +191,32 @@ class Dataset(ABC):
         Raises:
             UserError: it is not there and cannot be fetched, or it is damaged.
         """
+
+
+def load_dataset(cls: type[Dataset], data_dir: Path) -> DatasetSpec:
+    """
+    Raises:
+        UserError: it cannot be had, or `load` is not what it must be.
+    """
+    try:
+        inspect.signature(cls.load).bind(None, data_dir)
+    except TypeError as error:
+        raise UserError(f"{cls.__name__}.load must take (self, data_dir): {error}") from None
+    spec = cls().load(data_dir)
+    if not isinstance(spec, DatasetSpec):
+        raise UserError(f"{cls.__name__}.load gave {str(spec)[:200]!r}, not a DatasetSpec")
+    return spec
+
+
+def names_of(cls: type[Dataset]) -> tuple[str, ...]:
+    """Its class names, before it is loaded.
+
+    Raises:
+        UserError: the class does not say them.
+    """
+    if not hasattr(cls, "class_names"):
+        raise UserError(
+            f"the data set {cls.__name__} has no class attribute `class_names`, which a generator "
+            f"is asked about before anything is loaded"
+        )
+    return cls.class_names

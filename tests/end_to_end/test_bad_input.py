@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from deepal_galot import registry
 from deepal_galot.cli import build_parser, main
 from deepal_galot.config import PROTOCOLS, option_fields
 from deepal_galot.flags import SHORT
-from helpers import QUICK, rows_of, run_benchmark
+from helpers import QUICK, ROOT, rows_of, run_benchmark
 
 CIFAR = ["--dataset", "CIFAR10", "--strategy", "GALOT"]
 
@@ -189,6 +191,10 @@ HEAD = "from .strategy import Strategy\nclass Bad(Strategy):\n"
          r"bad\.py fails: NameError: .*'undefined'.* \(line 4\)"),
         (HEAD + "    def query(self, n):\n        raise type('Own', (Exception,), {})\n",
          r"bad\.py fails: Own: .*\(line 4\)"),
+        (HEAD + "    def query(self, n):\n        open('my lookup.csv')\n",
+         r"bad\.py fails: FileNotFoundError: .*my lookup.csv' \(line 4\)"),
+        (HEAD + "    def query(self, n):\n        raise SystemExit(3)\n",
+         r"bad\.py fails: SystemExit: 3 \(line 4\)"),
         (HEAD + "    def __init__(self, a): pass\n    def query(self, n): pass\n", "be made"),
         (HEAD + "    fixed = {'nonsense': 1}\n    def query(self, n): pass\n", "unknown fields"),
         (HEAD + "    pass\n", r"defines no query\(n\)"),
@@ -203,6 +209,74 @@ def test_plugins_with_faults(tmp_path, capsys, text, says):
     code = main([*QUICK, "--plugin", str(file), "--strategy", "Bad", "--output", str(tmp_path)])
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert code == 2 and re.search(says, last) and last.startswith("error: ")
+
+
+OWN_GENERATOR = """
+import torch
+from generators.base import Generator
+
+class Own(Generator):
+    identity = {{}}
+    batch_size = 4
+
+    def __init__(self, config, device): pass
+
+    @classmethod
+    def content_hash(cls): return "own"
+
+    def encode(self, prompts): return torch.ones(len(prompts), 3, 4)
+
+    def sample(self, c, seeds, graph="none", steps=None):
+        x = torch.rand(len(c), 3, 8, 8){}
+        return {}
+"""
+
+
+@pytest.mark.parametrize(("made", "given", "epsilon", "says"), [
+    (" * 255", "x", 0, r"Own gives values from \d.* to 25\d.*: scale them to \[0, 1\]"),
+    (" * 2 - 1", "x", 0, r"gives values from -0.9\d* to \d"),
+    ("", "(x * 255).byte()", 0, r"gives torch.uint8 \[4, 3, 8, 8\], not a float Tensor \[4, 3 or"),
+    ("", "x.permute(0, 2, 3, 1)", 0, r"gives torch.float32 \[4, 8, 8, 3\], not a float Tensor"),
+    ("", "x.numpy()", 0, "gives array.*, not a float Tensor"),
+    ("", "x[:1]", 0, r"\[1, 3, 8, 8\], not a float Tensor \[4,"),
+    ("", "x", 5, "without a gradient to their text .*reads_text = False"),
+])  # fmt: skip
+def test_generators_with_faults(tmp_path, capsys, made, given, epsilon, says):
+    """Before, white images were trained on without a word, and the others were tracebacks."""
+    file = tmp_path / "own.py"
+    file.write_text(OWN_GENERATOR.format(made, given))
+    args = ["--plugin", file, "--generator", "Own", "--strategy", f"GALOT:epsilon={epsilon}"]
+    assert main([*QUICK, *map(str, args), "--output", str(tmp_path / "r")]) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("error: the generator Own") and re.search(says, last), last
+
+
+DATA = "from deepal_galot.datasets.base import Dataset\nclass Own(Dataset):\n"
+
+
+@pytest.mark.parametrize(("text", "says"), [
+    (DATA + "    def load(self): pass\n", r"Own.load must take \(self, data_dir\)"),
+    (DATA + "    class_names = ('a', 'b')\n    def load(self, data_dir): return 7\n",
+     "Own.load gave '7', not a DatasetSpec"),
+    (DATA + "    def load(self, data_dir): pass\n", "Own has no class attribute `class_names`"),
+    (DATA + "    pass\n", "defines no strategy.*; Own, a Dataset, lacks load"),
+    ("class Own:\n    def load(self, data_dir): pass\n", "Own is a subclass of none of .*Dataset"),
+])  # fmt: skip
+def test_data_sets_with_faults(tmp_path, capsys, text, says):
+    file = tmp_path / "own.py"
+    file.write_text(text)
+    strategy = "GALOT" if "class_names`" in says else "RandomSampling"
+    args = ["--plugin", file, "--dataset", "Own", "--strategy", strategy, "--generator", "tiny"]
+    last = refused(capsys, *args, "--output", tmp_path / "r")
+    assert re.search(says, last), last
+
+
+def test_whoever_reads_may_have_enough(tmp_path):
+    """`--list | head -1`, once an error about a broken pipe."""
+    script = ROOT / "run_benchmark.py"
+    command = f"{sys.executable} {script} --list | head -n 1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout == "strategies:\n" and not done.stderr and done.returncode in (0, 141)
 
 
 BODY = "        super().__init__()\n        self.body, self.head = nn.Flatten(), nn.Linear(64, k)\n"

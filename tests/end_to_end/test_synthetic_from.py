@@ -167,7 +167,7 @@ FAULTS = {
     "older": "an older version ran it",
     "baseline": "this run generated no images",
     "borrowed": "name that one",
-    "other classes": "its classes are zero, one, two, three, four, … (10), those of names zero, two",
+    "other classes": "classes are zero, one, two, three, four, … (10), those of names zero, two",
     "other shape": "its images are 8×8×1, those of names 8×8×3",
     "too few rounds": "has 1 rounds after round 0, this run wants 2: lower --n-rounds",
     "other epsilon": "its images were made with epsilon=5.0; leave out epsilon=1.0",
