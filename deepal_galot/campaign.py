@@ -17,7 +17,7 @@ from generators.image_store import DrawBatches, Gallery, ImageStore, draw_here
 
 from . import cost_table
 from .config import COMPILED_FROM, GENERATOR, RunConfig, fields_of
-from .costs import costs_of
+from .costs import costs_of, epochs_note
 from .device import machine
 from .errors import UserError
 from .galot import BorrowedGalot, Galot
@@ -81,9 +81,8 @@ class Campaign:
         if not all(cost.finished for cost in counted):
             if load and cost_table.is_long(counted, self.request.device):
                 counted = timed(counted, self._probe())
-            said = [*unread_note(self.request, self.plan),
-                    cost_table.summary(counted, self.request.device)]  # fmt: skip
-            print(*said, sep="\n", file=sys.stderr)
+            summary = cost_table.summary(counted, self.request.device)
+            print(*self._notes(), summary, sep="\n", file=sys.stderr)
         return folders
 
     def dry_run(self) -> Iterator[str]:
@@ -91,7 +90,11 @@ class Campaign:
         device."""
         counted = timed(costs_of(self.plan, self.request.output), self._probe())
         yield from cost_table.table(counted, self.request.output, self.request.device)
-        yield from unread_note(self.request, self.plan)
+        yield from self._notes()
+
+    def _notes(self) -> list[str]:
+        """On flags without an effect."""
+        return [*unread_note(self.request, self.plan), *epochs_note(self.plan, self.request.flags)]
 
     def _probe(self) -> Probe:
         request = self.request

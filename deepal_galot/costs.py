@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -171,6 +172,20 @@ def _fitting(c: RunConfig, spec: DatasetSpec, round: int) -> Work:
         epochs = max(c.epochs, math.ceil(c.min_steps / batches))
         work += Work(fits=1, steps=epochs * batches, trained=epochs * n)
     return work
+
+
+def epochs_note(plan: Plan, flags: Mapping[str, Any]) -> list[str]:
+    """A line where the epochs that were asked for change nothing, since --min-steps is more."""
+    fits = [
+        (run.config, training_images(run.config, plan.spec, run.config.n_rounds))
+        for run in plan.runs
+    ]
+    if "epochs" not in flags or any(
+        c.epochs * count_batches(n, c.batch_size) > c.min_steps for c, n in fits
+    ):
+        return []
+    return [f"note: --epochs {flags['epochs']}: changes nothing, --min-steps "
+            f"{fits[0][0].min_steps} asks for more in every round; add --min-steps 0"]  # fmt: skip
 
 
 def training_images(c: RunConfig, spec: DatasetSpec, round: int) -> int:

@@ -78,8 +78,8 @@ def check_generator(
     generator.check_classes(class_names, config.dataset)
     if not generator.reads_text and config.epsilon > 0:
         raise UserError(
-            f"--generator {config.generator}: images that exist already follow no text, so none "
-            f"can be optimised: add --epsilon 0"
+            f"--generator {config.generator}: its images follow no text that could be optimised: "
+            f"add --epsilon 0"
         )
     made = [image_counts(config, len(class_names), r)[1] for r in range(config.cycles)]
     for name, *wanted in zip(class_names, *made, strict=True):

@@ -106,8 +106,7 @@ def make_plan(request: Request, download: bool = True) -> Plan:
         if generator is not None:
             weights_at_hand(generator, download)
         _check_settings_are_read(cls, config, own)
-        plain = dataclasses.replace(request, flags={"protocol": config.protocol})
-        configs.append((config, configure(plain, cls, default_mode(cls)), _typed(own)))
+        configs.append((config, _default(request, cls, config), _typed(own)))
     spec = request.spec or load_dataset(request.dataset, request.data_dir)
     runs: dict[Path, Run] = {}
     by_entry = {}
@@ -201,6 +200,20 @@ def default_mode(cls: type[Strategy]) -> str:
     return "al+gal" if cls.generates else "al"
 
 
+def _default(request: Request, cls: type[Strategy], config: RunConfig) -> RunConfig:
+    """What the strategy is on this data set in this protocol when nothing else is asked for, but
+    with the steps, guidance, … that suit the generator that is."""
+
+    def given(**flags: str) -> RunConfig:
+        flags["protocol"] = config.protocol
+        return configure(dataclasses.replace(request, flags=flags), cls, default_mode(cls))
+
+    usual = given()
+    if config.generator == usual.generator:
+        return usual
+    return dataclasses.replace(given(generator=config.generator), generator=usual.generator)
+
+
 def _modes(request: Request, entries: Sequence[tuple[type[Strategy], dict[str, Any]]]) -> list[str]:
     """Each strategy's mode. --mode speaks to the strategies that generate, if there are any, and
     `full` to all; a mode of generated images is refused where nothing generates.
@@ -292,8 +305,8 @@ def _classes(
         check_generator(generator, config, request.words or class_names)
     if request.save_full_size and (config.synthetic_from or not generator.reads_text):
         raise UserError(
-            f"--save-full-size {request.save_full_size}: this run makes no images, it takes those "
-            f"of {config.synthetic_from or config.generator}"
+            f"--save-full-size {request.save_full_size}: is for images that are made from a text; "
+            f"this run takes those of {config.synthetic_from or config.generator}"
         )
     return strategy, architecture, generator
 

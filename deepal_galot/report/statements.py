@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from ..config import RunConfig
+from .. import registry
+from ..config import TRAINING, RunConfig, fields_of, option_fields, resolve
+from ..plan import setting_text
 from ..results import RunFolder, label_of
 from .comparison import OWN, Comparison, Curve
 from .exhibit import doubts
@@ -19,22 +21,45 @@ from .tables import paper_rows, signed, with_error
 
 
 def statements(comparison: Comparison) -> list[str]:
-    """Changed networks, blank images, what strategies measured themselves, the ε = 0 control, what
-    is missing or not alike, too few seeds, other machines, and what is doubtful in the paper."""
+    """The recipe, changed networks, blank images, what strategies measured themselves, the ε = 0
+    control, what is missing or not alike, too few seeds, other machines, and what is doubtful in
+    the paper."""
     curves = comparison.curves
     remarks = dict.fromkeys(c.remark for c in curves if c.remark)
-    lines = [f"† {', '.join(c.label for c in curves if c.remark == r)}: {r}" for r in remarks]
+    lines = _recipe_line(comparison)
+    lines += [f"† {', '.join(c.label for c in curves if c.remark == r)}: {r}" for r in remarks]
     lines += [line for curve in curves for line in _blank_lines(curve)]
     lines += [_own_line(curve, key) for curve in curves for key in curve.own_measures]
     lines += _control_lines(comparison)
     lines += _missing_lines(comparison) + _unlike_lines(comparison)
-    if min(len(c.seeds) for c in comparison.learning) < LEAST_SEEDS:
-        lines.append(f"fewer than {LEAST_SEEDS} seeds: no spread can be claimed")
+    few = [c.label for c in comparison.learning if len(c.seeds) < LEAST_SEEDS]
+    if few:
+        whose = f" of {', '.join(few)}" if len(few) < len(comparison.learning) else ""
+        lines.append(f"fewer than {LEAST_SEEDS} seeds{whose}: no spread can be claimed")
     lines += _machines_line(curves)
     if comparison.exhibit is not None:
         lines += comparison.exhibit.notes
         lines += [f"? {d}" for d in doubts([row for _, row in paper_rows(comparison)])]
     return lines
+
+
+def _recipe_line(comparison: Comparison) -> list[str]:
+    """What the runs have in common that their labels do not say; the arms of an exhibit need not
+    have it in common."""
+    if comparison.exhibit is not None:
+        return []
+    config = comparison.learning[0].folders[0].config
+    known = config.dataset in registry.datasets
+    own = registry.datasets.get(config.dataset).defaults if known else {}
+    flags = {"protocol": config.protocol}
+    usual = resolve("", config.dataset, flags=flags, dataset_defaults=own)
+    changed = {k: setting_text(getattr(config, k)) for k in fields_of(TRAINING)
+               if k != "classifier" and getattr(config, k) != getattr(usual, k)}  # fmt: skip
+    given = f" with {label_of('', changed)}" if changed else ""
+    budget = f"; {config.n_init:,} labels, then {config.n_query:,} a round"
+    if not comparison.learning[0].learns:
+        budget = ""
+    return [f"training: {config.classifier}, protocol {config.protocol}{given}{budget}"]
 
 
 def _missing_lines(comparison: Comparison) -> list[str]:
@@ -55,9 +80,34 @@ def _missing_lines(comparison: Comparison) -> list[str]:
     return lines
 
 
+def _twin_lines(curves: Sequence[Curve]) -> list[str]:
+    """What tells methods apart that are called alike, as versions of a plug-in's file are."""
+    lines = []
+    alike: dict[str, list[Curve]] = {}
+    for curve in curves:
+        alike.setdefault(curve.label.rpartition("#")[0], []).append(curve)
+    for name, twins in alike.items():
+        if not name or len(twins) < 2:
+            continue
+        runs = [twin.folders[0] for twin in twins]
+        names = [f.name for f in option_fields()]
+        differ = [n for n in names if len({getattr(run.config, n) for run in runs}) > 1]
+        kinds = dict.fromkeys(kind for run in runs for kind in run.content)
+        differ += [f"the {k}" for k in kinds if len({run.content.get(k) for run in runs}) > 1]
+        last = max(twins, key=lambda twin: max(map(_played, twin.folders)))
+        lines.append(f"{', '.join(t.label for t in twins)} differ in {', '.join(differ)}; "
+                     f"{last.label} was played last")  # fmt: skip
+    return lines
+
+
+def _played(folder: RunFolder) -> float:
+    """When its last round was recorded."""
+    return (folder.path / "rounds.jsonl").stat().st_mtime
+
+
 def _unlike_lines(comparison: Comparison) -> list[str]:
     """Where methods have other seeds or budgets than each other, which what is said is about."""
-    lines, learning = [], comparison.learning
+    lines, learning = _twin_lines(comparison.curves), comparison.learning
     for curve in comparison.curves:
         if curve.cut:
             lines.append(f"{curve.label}: rounds that not all of its seeds have are left out, "

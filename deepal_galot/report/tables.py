@@ -93,7 +93,9 @@ def accuracy_table(comparison: Comparison) -> Table:
     means = ("average", "area") if some_area else ("average",)
     header = ("strategy", *budgets, *means, "n", "labels", "images", "made", *SECONDS)
     area = "area: under the curve over labels; " if some_area else ""
-    title = f"test accuracy in %, {mean_over('n seeds', rows)}; {area}costs of one run"
+    drawn = "; gen s: without images that were stored already"
+    kept = drawn if any(c.images_made for c in comparison.curves) else ""
+    title = f"test accuracy in %, {mean_over('n seeds', rows)}; {area}costs of one run{kept}"
     return Table("accuracy", title, header, tuple(rows))
 
 
@@ -235,8 +237,8 @@ def labels_table(comparison: Comparison, targets: Sequence[float] = ()) -> Table
 
 
 def _last(curve: Curve) -> float:
-    """Mean accuracy at the last budget, in tenths of a percent."""
-    return round(float(curve.accuracy[:, -1].mean()), 3)
+    """Mean accuracy at the last budget, in tenths of a percent that it reaches."""
+    return math.floor(1000 * curve.accuracy[:, -1].mean() + 1e-9) / 1000
 
 
 def _labels(curve: Curve, needed: np.ndarray) -> Cell:
@@ -250,7 +252,7 @@ def _labels(curve: Curve, needed: np.ndarray) -> Cell:
     if curve.labels == 0:
         return Cell("0", 0.0)
     mean, sem = mean_sem(needed)
-    first = "≤ " if (needed == curve.budgets[0]).all() else ""
+    first = "≤ " if (needed == curve.budgets[0]).any() else ""  # it may have been there before
     error = "" if np.isnan(sem) or first else f" ±{sem:,.0f}"
     return Cell(f"{first}{mean:,.0f}{error}", mean, None if np.isnan(sem) else sem)
 

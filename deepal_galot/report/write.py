@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import shlex
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -65,8 +67,15 @@ def write_report(
     sections = make_sections(comparisons, folders, options.targets, options.marks)
     file = output / "report" / "index.html"
     with glyphs_missing() as missing, _writable(output):
-        parts = [_write_section(section, output / "report", options.bold) for section in sections]
+        written, parts = {}, []
+        for section in sections:
+            files = _files(section)
+            for name, data in files.items():
+                atomic_write(file.parent / name, data)
+            written |= dict.fromkeys(files, _subject(section))
+            parts.append(_text(section, file.parent, len(files), options.bold))
         atomic_write(file, page(sections).encode())
+        _remove_stale(file.parent, written)
     if missing:
         lines.append("some letters are boxes in the pictures: no font here has them; install one "
                      "that does, such as Noto Sans CJK")  # fmt: skip
@@ -107,7 +116,8 @@ def write_annotation_page(folders: Sequence[RunFolder], output: Path, n: int) ->
         atomic_write(file, text.encode())
     return (
         f"to mark: {file}\nopen it in a browser; then, with the file that it saves:\n"
-        f"  python run_benchmark.py --report --output {output} --annotations annotations.json"
+        f"  python run_benchmark.py --report --output {shlex.quote(str(output))} "
+        f"--annotations annotations.json"
     )
 
 
@@ -167,10 +177,9 @@ def _told_apart(comparisons: Sequence[Comparison]) -> list[Comparison]:
     ]
 
 
-def _write_section(section: Section, folder: Path, bold: bool) -> str:
-    """Its files, and its text."""
-    comparison, files = section.comparison, {}
-    files[f"{section.name}_rows.csv"] = csv_of_rows(comparison)
+def _files(section: Section) -> dict[str, bytes]:
+    """The files of its tables and pictures, by name."""
+    files = {f"{section.name}_rows.csv": csv_of_rows(section.comparison)}
     for table in section.tables:
         for kind, write in FORMATS.items():
             files[f"{section.name}_{table.name}.{kind}"] = write(table)
@@ -178,9 +187,38 @@ def _write_section(section: Section, folder: Path, bold: bool) -> str:
         drawn = render(picture.draw, ("png", "svg") if picture.table else ("png",))
         name = f"{section.name}_{_file_name(picture.name)}"
         files |= {f"{name}.{kind}": data for kind, data in drawn.items()}
-    for name, data in files.items():
-        atomic_write(folder / name, data)
-    title = section.title
+    return files
+
+
+def _subject(section: Section) -> str:
+    """What its files are about: a data set, or an experiment on it."""
+    exhibit = section.comparison.exhibit
+    return f"{exhibit.name if exhibit else ''}/{section.comparison.dataset}"
+
+
+def _remove_stale(folder: Path, written: Mapping[str, str]) -> None:
+    """Remove what an earlier report wrote about the same and this one has not: its numbers would
+    stand beside these under names that are alike.
+
+    Args:
+        written: the files of this report, each with its subject.
+    """
+    listing = folder / "files.json"
+    try:
+        known = json.loads(listing.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        known = None
+    known = known if isinstance(known, dict) else {}  # without it nothing is removed
+    for name, subject in known.items():
+        if subject in written.values() and name not in written and name == Path(name).name:
+            (folder / name).unlink(missing_ok=True)
+    kept = {n: s for n, s in known.items() if s not in written.values()}
+    atomic_write(listing, (json.dumps(kept | dict(written), indent=1) + "\n").encode())
+
+
+def _text(section: Section, folder: Path, n_files: int, bold: bool) -> str:
+    """What the terminal shows."""
+    comparison, title = section.comparison, section.title
     if comparison.shared:
         title += f"; all GALOT with {label_of('', comparison.shared)}"
     width = shutil.get_terminal_size().columns if bold else None
@@ -191,7 +229,7 @@ def _write_section(section: Section, folder: Path, bold: bool) -> str:
     for table in others:
         if table.name in ("differences", "wins_overall") and first.name == "accuracy":
             lines += [table.title, as_text(table, bold=bold, width=width), ""]
-    return "\n".join([*lines, *section.lines, f"{len(files)} files: {folder / section.name}_*"])
+    return "\n".join([*lines, *section.lines, f"{n_files} files: {folder / section.name}_*"])
 
 
 def _next_steps(sections: Sequence[Section]) -> list[str]:

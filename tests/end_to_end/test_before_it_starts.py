@@ -59,6 +59,20 @@ def test_flags_that_no_run_reads_are_named(flags, unread, tmp_path, capsys):
     assert said == f"note: {unread}: read by none of these runs" if unread else "note" not in said
 
 
+@pytest.mark.parametrize(("flags", "noted"), [
+    (["--epochs", "2"], True), (["--epochs", "2", "--min-steps", "0"], False),
+    (["--epochs", "80"], False), ([], False),
+    (["--epochs", "40", "--n-rounds", "0"], True),  # 40 steps, of 20 images
+])  # fmt: skip
+def test_epochs_that_change_nothing_are_named(flags, noted, tmp_path, capsys):
+    """Before, rows of --epochs 2 and 30 were alike on Digits, and nobody said why."""
+    command = ["--seeds", "0", "--output", str(tmp_path), "--dry-run", "--strategy"]
+    assert main([*command, "RandomSampling", *flags]) == 0
+    said = [x for x in capsys.readouterr().out.splitlines() if x.startswith("note: --epochs")]
+    assert [x.endswith("--min-steps 200 asks for more in every round; add --min-steps 0")
+            for x in said] == [True] * noted  # fmt: skip
+
+
 @pytest.mark.usefixtures("no_report")
 def test_a_run_names_them_too(tmp_path, capsys):
     assert main([*QUICK, "--strategy", "RandomSampling", "--output", str(tmp_path)]) == 0

@@ -172,7 +172,7 @@ FAULTS = {
     "too few rounds": "has 1 rounds after round 0, this run wants 2: lower --n-rounds",
     "other epsilon": "its images were made with epsilon=5.0; leave out epsilon=1.0",
     "other template": "leave out template={label}",
-    "full size": "this run makes no images, it takes those of",
+    "full size": "is for images that are made from a text; this run takes those of",
 }
 
 

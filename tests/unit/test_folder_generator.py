@@ -1,6 +1,7 @@
 """Images made by any other service, handed out as a generator's."""
 
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -9,13 +10,16 @@ from PIL import Image
 
 from deepal_galot import seeding
 from deepal_galot.cli import main
-from deepal_galot.datasets.digits import DIGIT_NAMES
+from deepal_galot.datasets.digits import DIGIT_NAMES, Digits
 from deepal_galot.errors import UserError
 from deepal_galot.images import image_files, load_image
+from deepal_galot.plan import make_plan
+from deepal_galot.request import Request
 from deepal_galot.results import RunFolder
 from generators.base import ImageRequest
 from generators.folder import FolderGenerator
 from generators.image_store import ImageStore
+from generators.tiny import Tiny
 from helpers import QUICK, rows_of
 
 CPU, SHAPE = torch.device("cpu"), (8, 8, 1)
@@ -126,6 +130,17 @@ def run(output, digits_folder, *args):
     return main([str(a) for a in command])
 
 
+def test_another_generator_is_called_by_its_name_alone(tmp_path):
+    """Before, also by steps, guidance, … that only the usual one of the data set has."""
+    fill(tmp_path / "made", dict.fromkeys(DIGIT_NAMES, 30))
+    shutil.copytree(Tiny.source, tmp_path / "model")
+    copy = f"GALOT:generator={tmp_path / 'model'}"
+    made = f"GALOT:epsilon=0,generator=folder:{tmp_path / 'made'}"
+    asked = (made, "GALOT:epsilon=0", copy, f"{copy},steps=5")
+    request = Request(asked, Digits, (0,), None, {}, tmp_path, tmp_path, CPU)
+    assert [run.label for run in make_plan(request).runs] == list(asked)
+
+
 def test_a_run_on_a_folders_images(tmp_path, digits_folder, capsys):
     assert run(tmp_path, digits_folder, "--epsilon", "0") == 0
     ((name, rows),) = rows_of(tmp_path).items()
@@ -142,10 +157,10 @@ def test_a_run_on_a_folders_images(tmp_path, digits_folder, capsys):
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        ([], "follow no text, so none can be optimised: add --epsilon 0"),
+        ([], "follow no text that could be optimised: add --epsilon 0"),
         (["--epsilon", "0", "--n-synthetic", "2.1"],
          "a round wants 4 images of 'zero', there are 3"),
-        (["--epsilon", "0", "--save-full-size", "1"], "this run makes no images"),
+        (["--epsilon", "0", "--save-full-size", "1"], "is for images that are made from a text"),
         (["--epsilon", "0", "--save-full-size", "-1"], "must be at least 0 images"),
     ],
 )  # fmt: skip

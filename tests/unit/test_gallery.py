@@ -1,5 +1,6 @@
 """What a report shows of a run's images, from the folders alone."""
 
+import shlex
 import shutil
 
 import numpy as np
@@ -101,6 +102,14 @@ def test_the_judge_sees_the_images_of_every_seed(results, tmp_path):
     assert len(set(shares)) > 1 and row[-1].value == 90
     assert everything.value == pytest.approx(np.mean(shares))
     assert everything.error == pytest.approx(np.std(shares, ddof=1) / 3**0.5)
+
+
+def test_the_command_for_marks_can_be_pasted(results, tmp_path, capsys):
+    output = tmp_path / "my results"
+    shutil.copytree(results, output)
+    assert main(["--annotate", "1", "--output", str(output)]) == 0
+    command = capsys.readouterr().out.splitlines()[-1]
+    assert shlex.split(command)[2:5] == ["--report", "--output", str(output)]
 
 
 def test_a_report_is_written_although_the_images_are_gone(results, tmp_path):

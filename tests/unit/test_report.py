@@ -1,6 +1,7 @@
 """Statistics against scipy and by hand; tables that refuse to mix protocols."""
 
 import dataclasses
+import os
 import warnings
 from pathlib import Path
 
@@ -475,10 +476,74 @@ def test_labels_needed_by_hand(tmp_path):
     assert [c.value for c in table.rows[0][1:]] == [None, 10.0, None]
 
 
-def test_the_first_budget_is_an_upper_bound_only_where_every_seed_begins_there(tmp_path):
+def test_a_seed_that_begins_above_the_target_makes_the_mean_an_upper_bound(tmp_path):
     runs = [finished(tmp_path, a, seed=s) for s, a in enumerate([[0.9, 0.95], [0.6, 1.0]])]
     (cell,) = tables.labels_table(compare(runs)[0], (0.8,)).rows[0][1:]
-    assert (cell.text, cell.value) == ("11", 11.25)  # of 10 and 12.5
+    assert (cell.text, cell.value) == ("≤ 11", 11.25)  # of 10, or fewer, and 12.5
+
+
+def test_the_baseline_reaches_its_own_last_accuracy(tmp_path):
+    """Before, 81.778 % was rounded to 81.8, which it never reached."""
+    table = tables.labels_table(compare([finished(tmp_path, [0.5, 0.81778])])[0])
+    assert table.header[1] == "81.7 %" and table.rows[0][1].value == pytest.approx(15, abs=0.1)
+
+
+def test_the_recipe_is_said(tmp_path):
+    """Before, tables of several recipes stood side by side and nothing told how they differ."""
+    for epochs in (30, 2):
+        for seed in range(3):
+            finished(tmp_path, [0.5, 0.6], seed=seed, epochs=epochs, min_steps=0)
+    budget = "; 10 labels, then 5 a round"
+    assert {statements(c)[0] for c in compare(find_runs(tmp_path))} == {
+        f"training: small_cnn, protocol demo with min_steps=0{budget}",
+        f"training: small_cnn, protocol demo with epochs=2,min_steps=0{budget}",
+    }
+
+
+def test_methods_that_are_called_alike_are_told_apart(tmp_path):
+    """As versions of a plug-in's file are, and runs whose ε rises over more rounds."""
+    own = [{"plugin Mine": "a"}, {"plugin Mine": "b"}]
+    runs = [finished(tmp_path, [0.5, 0.6], content=c, seed=s) for c in own for s in range(3)]
+    fields = {"strategy": "GALOT", "mode": "al+gal"}
+    runs += [finished(tmp_path, [0.5] * n, **fields) for n in (2, 3)]
+    for i, run in enumerate(runs):
+        os.utime(run.path / "rounds.jsonl", (i, i))
+    (comparison,) = compare(runs)
+    labels = [c.label for c in comparison.curves]
+    lines = [line for line in statements(comparison) if "played last" in line]
+    assert lines == [
+        f"{labels[0]}, {labels[1]} differ in the plugin Mine; {labels[1]} was played last",
+        f"{labels[2]}, {labels[3]} differ in n_rounds; {labels[3]} was played last",
+    ]
+
+
+def test_a_report_leaves_nothing_of_the_one_before_but_of_other_data(tmp_path):
+    """Before, differences of an earlier command stood beside the accuracies of this one."""
+
+    def methods(dataset, *names, **fields):
+        return [finished(tmp_path, [0.5, 0.6], strategy=n, dataset=dataset, seed=s, **fields)
+                for n in names for s in range(3)]  # fmt: skip
+
+    def written(dataset):
+        return {f.name.removeprefix(dataset) for f in (tmp_path / "report").glob(f"{dataset}*")}
+
+    write_report(methods("MNIST", "BALD", "VarRatio"), tmp_path)
+    first = methods("Digits", "BALD", "VarRatio")
+    write_report(first, tmp_path)
+    (tmp_path / "report" / "Digits_mine.txt").write_text("a person's")
+    assert "_differences.csv" in written("Digits") and "_wins.svg" in written("Digits")
+    other = methods("Digits", "BALD", epochs=3)
+    write_report(other, tmp_path)
+    alone = written("Digits")
+    assert "_accuracy.csv" in alone and "_mine.txt" in alone
+    assert not {n for n in alone if n.startswith(("_differences", "_wins"))}
+    assert "_differences.csv" in written("MNIST")
+    write_report([*first, *other], tmp_path)
+    assert written("Digits_") == {"mine.txt"}  # two tables have longer names
+    for damaged in ("{", "[[1, 2]]", '{"../../x": "/Digits", "Digits_mine.txt": 7}', "null"):
+        (tmp_path / "report" / "files.json").write_text(damaged)
+        write_report(first, tmp_path)
+    assert (tmp_path / "report" / "Digits_mine.txt").exists()
 
 
 def test_labels_needed_without_labels(tmp_path):
@@ -497,12 +562,13 @@ def test_two_seeds_claim_no_spread(tmp_path):
     runs += [finished(tmp_path, [0.49, 0.59], strategy="RandomSampling", seed=s) for s in (0, 1)]
     (comparison,) = compare(runs)
     text = write_report(runs, tmp_path)
-    assert "±" not in text and "fewer than 3 seeds" in text
+    assert "±" not in text and "fewer than 3 seeds: no spread" in text
     assert "test accuracy in %, mean over n seeds" in text
     page = tmp_path / "report" / "index.html"
     assert "Mean over n seeds; the table" in page.read_text()
     third = [finished(tmp_path, [0.5, 0.6], seed=2)]
-    write_report(runs + third, tmp_path)
+    said = write_report(runs + third, tmp_path)
+    assert "fewer than 3 seeds of RandomSampling: no spread can be claimed" in said
     assert "Mean over n seeds, bands of one standard error; the table" in page.read_text()
     assert tables.win_table(comparison) is None
 
