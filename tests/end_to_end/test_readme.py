@@ -10,6 +10,7 @@ import pytest
 from deepal_galot.cli import build_parser, main
 from deepal_galot.engines import check_engine
 from deepal_galot.speed.__main__ import build_parser as speed_parser
+from generators.tiny import Tiny
 from helpers import QUICK, ROOT, rows_of, run_benchmark
 
 PAGES = {
@@ -38,6 +39,19 @@ def test_the_strategy_example_is_twelve_lines_and_runs(tmp_path):
     assert main([str(a) for a in args]) == 0
     ((_, rows),) = rows_of(tmp_path / "out", name).items()
     assert [r["labels"] for r in rows] == [20, 40]
+
+
+def test_the_examples_of_a_data_set_a_network_and_a_generator_run(tmp_path):
+    (example,) = [code for code in PYTHON if "(Dataset)" in code]
+    file = tmp_path / "my_parts.py"
+    file.write_text(example.replace("/models/mine", str(Tiny.source)))
+    args = ["--plugin", str(file), *QUICK, "--output", str(tmp_path / "out")]
+    parts = ["--dataset", "Stripes", "--classifier", "OneLayer", "--strategy", "RandomSampling"]
+    assert main([*args, *parts, "--epochs", "20"]) == 0
+    ((_, rows),) = rows_of(tmp_path / "out", "RandomSampling").items()
+    assert rows[-1]["accuracy"] > 0.6
+    run_benchmark(*args, "--generator", "MyModel", "--strategy", "GALOT:epsilon=0")
+    assert rows_of(tmp_path / "out", "GALOT")
 
 
 def test_there_are_commands():
