@@ -31,15 +31,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             return code
     except UserError as error:
         return complain(error)
-    except BrokenPipeError:  # whoever reads, such as `head`, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141  # as of a process that SIGPIPE ends
     except SystemExit as stop:
         fault = registry.plugin_fault(stop)
         if fault is None:
             raise  # argparse's
         return complain(fault)
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return 141  # as of a process that SIGPIPE ends
         fault = _fault(error)
         if fault is None:
             raise  # a bug of ours; its traceback is wanted
@@ -50,6 +49,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         after = ": the same command goes on where this one stopped" if goes_on else ""
         print(f"\n{word}{after}", file=sys.stderr)
         return code
+
+
+def _nobody_reads() -> bool:
+    """Whether what reads the output, such as `head`, has had enough; then nothing is written."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 KEPT = "what is recorded is kept, and the same command goes on"

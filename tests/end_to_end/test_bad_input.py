@@ -279,6 +279,14 @@ def test_whoever_reads_may_have_enough(tmp_path):
     assert done.stdout == "strategies:\n" and not done.stderr and done.returncode in (0, 141)
 
 
+def test_another_broken_pipe_is_an_error(capsys, monkeypatch):
+    def breaks(args):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr("deepal_galot.cli._dispatch", breaks)
+    assert "Broken pipe; what is recorded is kept" in refused(capsys)
+
+
 BODY = "        super().__init__()\n        self.body, self.head = nn.Flatten(), nn.Linear(64, k)\n"
 PAIR = "    def forward(self, x):\n        e = self.body(x)\n        return self.head(e), e\n"
 MADE = "    embedding_dim = 64\n    def __init__(self, shape, k):\n"
