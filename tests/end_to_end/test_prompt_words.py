@@ -31,7 +31,9 @@ def test_words_go_into_the_prompts_and_nowhere_else(coded, tmp_path, digits, cap
     out = tmp_path / "out"
     run = ["--output", str(out), "--template", "see a {label}", "--strategy"]
     assert main([*coded, *run, "GALOT"]) == 2
-    assert "does not know the classes of coded (c0, c1, c2, …)" in capsys.readouterr().err
+    assert (
+        "does not know the classes of coded (c0, c1, c2, c3, c4, … (10))" in capsys.readouterr().err
+    )
     assert main([*renamed, *run, "GALOT", "MarginSampling"]) == 0
     assert "prompts say zero for c0, one for c1, two for c2, …" in capsys.readouterr().out
     (seed,) = out.glob("coded/GALOT/*/seed0")

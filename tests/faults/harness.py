@@ -29,7 +29,7 @@ CALLS = {  # phase: the function whose call begins it
     "query": "query_strategies.margin_sampling:MarginSampling.query",
     "ascent": "generators.text_optimization:score_gradient",
     "generation": "generators.base:Generator.draw",
-    "report": "deepal_galot.report.write:_write_section",
+    "report": "deepal_galot.report.write:_files",
 }
 FILES = {  # phase: the files that are written in it
     "config": r"/config\.json$",
