@@ -34,10 +34,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:
         fault = registry.plugin_fault(stop)
         if fault is None:
+            _is_read()
             raise  # argparse's
         return complain(fault)
     except Exception as error:
-        if isinstance(error, BrokenPipeError) and _nobody_reads():
+        if isinstance(error, BrokenPipeError) and not _is_read("\n"):
             return 141  # as of a process that SIGPIPE ends
         fault = _fault(error)
         if fault is None:
@@ -51,14 +52,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
 
 
-def _nobody_reads() -> bool:
-    """Whether what reads the output, such as `head`, has had enough; then nothing is written."""
+def _is_read(more: str = "") -> bool:
+    """Whether the output is still read, which only writing can tell; if what reads it, such as
+    `head`, has had enough, no more of it is written."""
     try:
+        sys.stdout.write(more)
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+        return False
+    return True
 
 
 KEPT = "what is recorded is kept, and the same command goes on"
