@@ -58,6 +58,9 @@ def image_hashes(output: Path) -> dict[str, bytes]:
     }
 
 
+SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="9pt" height="9pt" viewBox="0 0 9 9"/>'
+
+
 def small_config(**fields) -> RunConfig:
     """A configuration that fits in a second."""
     quick = {"n_init": 10, "n_query": 5, "n_rounds": 2, "epochs": 2, "min_steps": 0}

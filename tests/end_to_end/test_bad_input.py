@@ -218,6 +218,7 @@ from generators.base import Generator
 class Own(Generator):
     identity = {{}}
     batch_size = 4
+    reads_text = {reads_text}
 
     def __init__(self, config, device): pass
 
@@ -227,13 +228,14 @@ class Own(Generator):
     def encode(self, prompts): return torch.ones(len(prompts), 3, 4)
 
     def sample(self, c, seeds, graph="none", steps=None):
-        x = torch.rand(len(c), 3, 8, 8){}
-        return {}
+        x = torch.rand(len(c), 3, 8, 8){made}
+        return {given}
 """
 
 
 @pytest.mark.parametrize(("made", "given", "epsilon", "says"), [
     (" * 255", "x", 0, r"Own gives values from \d.* to 25\d.*: scale them to \[0, 1\]"),
+    ("", "x * 2", 0, r"gives values from \d.* to [12]\.?\d*: scale them to \[0, 1\]"),
     (" * 2 - 1", "x", 0, r"gives values from -0.9\d* to \d"),
     ("", "(x * 255).byte()", 0, r"gives torch.uint8 \[4, 3, 8, 8\], not a float Tensor \[4, 3 or"),
     ("", "x.permute(0, 2, 3, 1)", 0, r"gives torch.float32 \[4, 8, 8, 3\], not a float Tensor"),
@@ -244,7 +246,8 @@ class Own(Generator):
 def test_generators_with_faults(tmp_path, capsys, made, given, epsilon, says):
     """Before, white images were trained on without a word, and the others were tracebacks."""
     file = tmp_path / "own.py"
-    file.write_text(OWN_GENERATOR.format(made, given))
+    reads_text = given != "x * 2"  # without a text there are no probes, which would show it first
+    file.write_text(OWN_GENERATOR.format(made=made, given=given, reads_text=reads_text))
     args = ["--plugin", file, "--generator", "Own", "--strategy", f"GALOT:epsilon={epsilon}"]
     assert main([*QUICK, *map(str, args), "--output", str(tmp_path / "r")]) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]

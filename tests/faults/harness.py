@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from helpers import QUICK, image_hashes, rows_of
+from helpers import QUICK, SVG, image_hashes, rows_of
 
 ARGS = [*QUICK, "--strategy", "MarginSampling", "GALOT", "--device", "cpu"]
 CALLS = {  # phase: the function whose call begins it
@@ -222,9 +222,6 @@ def _tear(handle: int, path: str) -> None:
     data = Path(path).read_bytes()
     start = data[:-1].rfind(b"\n") + 1 if path.endswith(".jsonl") else 0
     os.truncate(path, start + (len(data) - start) // 2)
-
-
-SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="9pt" height="9pt" viewBox="0 0 9 9"/>'
 
 
 def _leave_out_what_is_slow() -> None:

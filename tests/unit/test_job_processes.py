@@ -10,6 +10,14 @@ from tqdm import tqdm
 from deepal_galot import jobs
 
 
+def test_interrupts_are_heard_again_after_an_error():
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(ValueError), jobs._deaf_to_interrupts():
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        raise ValueError
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 @pytest.fixture
 def memory(monkeypatch):
     """The shares that are asked of the GPU; everything else is put back."""

@@ -105,6 +105,13 @@ def test_items_are_deepalplus_triples(toy):
     np.testing.assert_allclose(image[0].numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_images_by_their_place_among_the_unlabeled(toy):
+    pool = Pool(toy)
+    pool.label(np.array([0, 2]))
+    assert np.array_equal(pool.get_unlabeled_data_by_idx(np.array([0, 1, 5])),
+                          toy.x_train[[1, 3, 7]])  # fmt: skip
+
+
 def test_a_single_index_may_be_a_scalar(toy):
     """An unmodified DeepALPlus strategy's answer to query(1)."""
     assert check_query(np.arange(60)[torch.tensor([7])], 1, np.zeros(60, bool)).tolist() == [7]

@@ -70,6 +70,19 @@ def test_only_what_passed_through_a_plugin_is_its_fault(tmp_path):
     assert registry.plugin_fault(raised.value).endswith("'nothing' (line 3)")
 
 
+def test_a_full_disk_is_no_plugins_fault(tmp_path):
+    text = STRATEGY.replace("[]", "open('/dev/full', 'w', buffering=1).write('x\\n')")
+    registry.load_plugin(plugin(tmp_path, text, "writes.py"))
+    with pytest.raises(OSError, match="No space left") as raised:
+        registry.strategies.get("Mine").query(None, 1)
+    assert registry.plugin_fault(raised.value) is None
+
+
+def test_a_class_without_a_docstring_has_no_line_of_its_bases(tmp_path):
+    registry.load_plugin(plugin(tmp_path, STRATEGY, "silent.py"))
+    assert ("Mine", "") in registry.strategies.describe()
+
+
 def test_plugin_file_must_exist_and_not_shadow(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         registry.load_plugin(tmp_path / "none.py")

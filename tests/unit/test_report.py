@@ -30,10 +30,9 @@ from deepal_galot.report.statements import statements
 from deepal_galot.report.tables import Cell, Table
 from deepal_galot.report.write import ReportOptions, write_report
 from deepal_galot.results import RunFolder, find_runs
-from helpers import small_config
+from helpers import SVG, small_config
 
 RNG = np.random.default_rng(0)
-SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="9pt" height="9pt" viewBox="0 0 9 9"/>'
 
 
 def finished(output, accuracies, settings=None, content=None, row=None, **fields):
@@ -555,6 +554,13 @@ def test_labels_needed_without_labels(tmp_path):
     assert (cell.text, cell.value) == ("never", None)
     (cell,) = tables.labels_table(compare(runs)[0], (0.55,)).rows[0][1:]
     assert (cell.text, cell.value) == ("0", 0.0)
+
+
+def test_seconds_of_generating_are_explained_where_there_are_some(tmp_path):
+    made = finished(tmp_path, [0.5, 0.6], row={"images_made": 3}, strategy="GALOT", mode="al+gal")
+    for run, said in ((made, True), (finished(tmp_path, [0.5, 0.6]), False)):
+        title = tables.accuracy_table(compare([run])[0]).title
+        assert ("gen s: without images that were stored already" in title) is said
 
 
 def test_two_seeds_claim_no_spread(tmp_path):

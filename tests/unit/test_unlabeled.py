@@ -171,7 +171,11 @@ def test_the_distance_is_that_of_a_loop(toy, monkeypatch, at_once):
     pool = Pool(toy)
     pool.label(np.arange(50))  # ten are left
     x, _, _ = bank(toy)
+    sizes, nearest = [], unlabeled.nearest_distance
+    monkeypatch.setattr(unlabeled, "nearest_distance",
+                        lambda a, b: sizes.append(len(b)) or nearest(a, b))  # fmt: skip
     measured = Unlabeled(pool, learner()).distance(x, round=0)
+    assert sum(sizes) == len(x) and max(sizes) <= at_once // 64 + 1
     nearest = [
         min(np.sqrt(np.mean((a / 255 - b / 255) ** 2)) for b in x.astype(float))
         for a in toy.x_train[50:].astype(float)
