@@ -1,0 +1,38 @@
+"""Finished runs of given accuracies, for tests of the report."""
+
+from pathlib import Path
+
+from deepal_galot.report.comparison import of_exhibit
+from deepal_galot.report.exhibit import Exhibit, ExhibitArm
+from deepal_galot.results import RunFolder
+from helpers import small_config
+
+
+def finished(output, accuracies, settings=None, content=None, row=None, **fields):
+    """A finished run with the given accuracies, and further columns in every row."""
+    fields |= {"n_rounds": len(accuracies) - 1}
+    config = small_config(**fields)
+    folder = RunFolder.create(output, config, {"data": "d"} | (content or {}), settings or {})
+    for r, accuracy in enumerate(accuracies):
+        folder.append({
+            "round": r, "budget": config.budget(r), "labels": config.budget(r), "images": 0,
+            "accuracy": accuracy, "images_made": 0, "ascent_images": 0, "steps": 1,
+            "query_seconds": 1.0, "train_seconds": 2.0,
+            "extra_train_seconds": 0.0, "generate_seconds": 0.0, **(row or {}),
+        })  # fmt: skip
+    return folder
+
+
+def texts(table):
+    """A table's words."""
+    return [[cell.text for cell in row] for row in table.rows]
+
+
+def exhibit_of(tmp_path, runs, arms, **fields):
+    """An exhibit of finished runs and its comparison."""
+    arms = tuple(
+        ExhibitArm(label, Path(*run.path.parts[-4:-1]).as_posix(), paper)
+        for run, (label, paper) in zip(runs, arms, strict=True)
+    )
+    exhibit = Exhibit("table4", "ε", "curves", runs[0].config.dataset, arms, **fields)
+    return exhibit, of_exhibit(exhibit, runs)

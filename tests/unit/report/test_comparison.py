@@ -1,0 +1,102 @@
+"""Which runs are compared, as what, and what of them."""
+
+import pytest
+
+from deepal_galot.errors import UserError
+from deepal_galot.report import tables
+from deepal_galot.report.comparison import compare, merge
+from deepal_galot.report.statements import statements
+from deepal_galot.report.write import write_report
+from deepal_galot.results import RunFolder
+from finished_runs import finished, texts
+from helpers import small_config
+
+pytestmark = pytest.mark.usefixtures("quick_pictures")
+
+
+def test_seeds_stand_in_the_order_of_their_numbers(tmp_path):
+    runs = [finished(tmp_path, [0.5], seed=s) for s in (10, 2)]
+    assert compare(runs)[0].curves[0].seeds == (2, 10)
+
+
+def test_costs_are_sums_over_rounds_and_means_over_seeds(tmp_path):
+    made = {"images_made": 3, "ascent_images": 4}
+    runs = [finished(tmp_path, [0.5, 0.6], seed=s, row=made | {"train_seconds": 2.0 + s})
+            for s in (0, 1)]  # fmt: skip
+    (curve,) = compare(runs)[0].curves
+    assert curve.images_made == 14 and curve.cost("train_seconds") == 5
+
+
+def test_other_protocols_go_into_other_tables(tmp_path):
+    folders = [finished(tmp_path, [0.5]), finished(tmp_path, [0.6], lr=0.5),
+               finished(tmp_path, [0.6], content={"data": "other"}),
+               finished(tmp_path, [0.6], n_init=11)]  # fmt: skip
+    comparisons = compare(folders)
+    assert len(comparisons) == 4 and len({c.name for c in comparisons}) == 4
+
+
+def test_the_fully_supervised_run_joins_every_table_of_its_recipe(tmp_path):
+    full = finished(tmp_path, [0.9], strategy="FullySupervised", mode="full")
+    runs = [finished(tmp_path, [0.5, 0.6, 0.7]), finished(tmp_path, [0.5, 0.6], n_init=11),
+            finished(tmp_path, [0.4, 0.5], strategy="RandomSampling"), full]  # fmt: skip
+    first, second = compare(runs)
+    assert [c.label for c in first.curves] == [
+        "MarginSampling", "RandomSampling", "FullySupervised",
+    ]  # fmt: skip
+    assert [c.label for c in second.curves] == ["MarginSampling", "FullySupervised"]
+    averages = [row[-10] for row in texts(tables.accuracy_table(first))]
+    assert averages == ["55.0", "45.0", ""]  # over the two rounds that both have
+    (alone,) = compare([full])
+    assert texts(tables.accuracy_table(alone))[0][1:3] == ["90.0", "90.0"]
+    assert "FullySupervised" in tables.as_text(tables.accuracy_table(alone))
+
+
+@pytest.mark.parametrize("own", [{"epsilon": 0.0}, {"direction": "random"}, {"mode": "gal"}])
+def test_controls_are_always_called_what_they_are(tmp_path, own):
+    """Before, where all have ε = 0, the control was called GALOT."""
+    ((name, value),) = own.items()
+    settings = {name: f"{value:g}" if name == "epsilon" else value, "n_synthetic": "2"}
+    fields = {"strategy": "GALOT", "mode": "al+gal", "n_synthetic": 2.0} | own
+    (comparison,) = compare([finished(tmp_path, [0.5, 0.7], settings, **fields)])
+    assert [c.label for c in comparison.curves] == [f"GALOT:{name}={settings[name]}"]
+    assert comparison.shared == {"n_synthetic": "2"}
+
+
+def test_an_extended_run_is_reported_whole(tmp_path):
+    finished(tmp_path, [0.5, 0.6])
+    longer = RunFolder.create(tmp_path, small_config(n_rounds=2), {"data": "d"}, {})
+    unfinished = RunFolder.open(longer.path)
+    assert not unfinished.finished
+    with pytest.raises(UserError, match="nothing to report"):
+        write_report([unfinished], tmp_path)
+    longer.append(longer.rows()[1] | {"round": 2, "budget": 20, "labels": 20, "accuracy": 0.9})
+    (comparison,) = compare([RunFolder.open(longer.path)])
+    assert comparison.curves[0].accuracy.tolist() == [[0.5, 0.6, 0.9]]
+
+
+def test_rounds_that_not_all_seeds_have_are_left_out_and_said(tmp_path):
+    runs = [finished(tmp_path / "a", [0.5, 0.6]), finished(tmp_path / "b", [0.5, 0.6, 0.7], seed=1)]
+    (comparison,) = compare(runs)
+    assert comparison.curves[0].budgets == (10, 15)
+    line = "MarginSampling: rounds that not all of its seeds have are left out, 1 at most"
+    assert line in statements(comparison)
+
+
+@pytest.mark.parametrize("accuracy", [float("nan"), 55.3, -0.1])
+def test_an_accuracy_that_is_none_is_an_error(accuracy, tmp_path):
+    run = finished(tmp_path, [0.5, accuracy])
+    with pytest.raises(UserError, match="rounds.jsonl: line 2 is damaged .accuracy"):
+        compare([run])
+
+
+def test_runs_of_several_machines_count_once(tmp_path):
+    here = [finished(tmp_path / "a", [0.5, 0.6], seed=s) for s in (0, 1)]
+    there = [finished(tmp_path / "b", [0.5, 0.6], seed=s) for s in (1, 2)]
+    folders, lines = merge(here + there)
+    (comparison,) = compare(folders)
+    assert comparison.curves[0].seeds == (0, 1, 2) and lines == []
+    other = finished(tmp_path / "c", [0.5, 0.7], seed=0)
+    folders, lines = merge([*here, other])
+    assert folders == here and "1 runs lie in several folders" in lines[0]
+    longer = finished(tmp_path / "d", [0.5, 0.6, 0.7], seed=0)
+    assert merge([*here, longer])[0] == [longer, here[1]]

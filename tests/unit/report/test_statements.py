@@ -1,0 +1,136 @@
+"""What a report says in sentences."""
+
+import os
+
+import pytest
+
+from deepal_galot.report import tables
+from deepal_galot.report.comparison import compare
+from deepal_galot.report.statements import statements
+from deepal_galot.report.write import write_report
+from deepal_galot.results import RunFolder, find_runs
+from finished_runs import finished
+from helpers import small_config
+
+pytestmark = pytest.mark.usefixtures("quick_pictures")
+
+
+def test_the_recipe_is_said(tmp_path):
+    """Before, tables of several recipes stood side by side and nothing told how they differ."""
+    for epochs in (30, 2):
+        for seed in range(3):
+            finished(tmp_path, [0.5, 0.6], seed=seed, epochs=epochs, min_steps=0)
+    budget = "; 10 labels, then 5 a round"
+    assert {statements(c)[0] for c in compare(find_runs(tmp_path))} == {
+        f"training: small_cnn, protocol demo with min_steps=0{budget}",
+        f"training: small_cnn, protocol demo with epochs=2,min_steps=0{budget}",
+    }
+
+
+def test_methods_that_are_called_alike_are_told_apart(tmp_path):
+    """As versions of a plug-in's file are, and runs whose ε rises over more rounds."""
+    own = [{"plugin Mine": "a"}, {"plugin Mine": "b"}]
+    runs = [finished(tmp_path, [0.5, 0.6], content=c, seed=s) for c in own for s in range(3)]
+    fields = {"strategy": "GALOT", "mode": "al+gal"}
+    runs += [finished(tmp_path, [0.5] * n, **fields) for n in (2, 3)]
+    for i, run in enumerate(runs):
+        os.utime(run.path / "rounds.jsonl", (i, i))
+    (comparison,) = compare(runs)
+    labels = [c.label for c in comparison.curves]
+    lines = [line for line in statements(comparison) if "played last" in line]
+    assert lines == [
+        f"{labels[0]}, {labels[1]} differ in the plugin Mine; {labels[1]} was played last",
+        f"{labels[2]}, {labels[3]} differ in n_rounds; {labels[3]} was played last",
+    ]
+
+
+def test_the_control_is_shown_or_asked_for(tmp_path):
+    galot = {"strategy": "GALOT", "mode": "al+gal"}
+    two = {"n_synthetic": "2"}
+    runs = [finished(tmp_path, [0.5, 0.7], two, n_synthetic=2.0, **galot)]
+    text = write_report(runs, tmp_path)
+    assert 'adds is not known: run "GALOT:epsilon=0,n_synthetic=2" too' in text
+    assert "all GALOT with n_synthetic=2" in text
+    control = {"epsilon": "0"} | two
+    runs.append(finished(tmp_path, [0.5, 0.6], control, epsilon=0.0, n_synthetic=2.0, **galot))
+    text = write_report(runs, tmp_path)
+    assert "text optimisation adds: GALOT − GALOT:epsilon=0: +5.00 points" in text
+    assert "is not known" not in text and "its direction adds" not in text
+    aside = {"direction": "random"} | two
+    random = {"direction": "random", "n_synthetic": 2.0}
+    runs.append(finished(tmp_path, [0.5, 0.62], aside, **random, **galot))
+    text = write_report(runs, tmp_path)
+    assert "a random direction adds: GALOT:direction=random − GALOT:epsilon=0: +1.00 points" in text
+    assert "its direction adds: GALOT − GALOT:direction=random: +4.00 points" in text
+    assert text.count("its direction adds") == 1
+    del runs[-1]
+    kept = {"text_target": "max_loss", "oversample": "2", "keep": "acquisition"}
+    fields = {"text_target": "max_loss", "oversample": 2.0, "keep": "acquisition"}
+    chosen = finished(tmp_path, [0.5, 0.8], kept | two, n_synthetic=2.0, **fields, **galot)
+    text = write_report([*runs, chosen], tmp_path)  # what is kept is not kept by margin
+    assert 'run "GALOT:epsilon=0,text_target=max_loss,oversample=2,keep=acquisition' in text
+    runs.append(finished(tmp_path, [0.5, 0.9], two, {"generator": "w"}, n_synthetic=2.0, **galot))
+    (comparison,) = compare(runs)
+    assert len({c.label for c in comparison.curves}) == 3
+    # The same settings with other weights: not its control.
+    unknown = [line for line in statements(comparison) if "is not known" in line]
+    assert len(unknown) == 1 and comparison.curves[2].label in unknown[0]
+
+
+def test_what_a_strategy_measures_itself_is_averaged(tmp_path):
+    run = finished(tmp_path, [0.5], row={"own_svm_accuracy": 0.3})
+    longer = RunFolder.create(tmp_path, small_config(n_rounds=1), {"data": "d"}, {})
+    longer.append(run.rows()[0] | {"round": 1, "own_svm_accuracy": 0.5})
+    lines = statements(compare([RunFolder.open(longer.path)])[0])
+    assert "MarginSampling: svm accuracy 40.0 % (average)" in lines
+
+
+def test_blank_images_are_noted_where_there_were_any(tmp_path):
+    def lines(retried, failed):
+        counts = {"images_retried": retried, "images_failed": failed}
+        run = finished(tmp_path / str(counts), [0.5, 0.6], row=counts)
+        (comparison,) = compare([run])
+        assert f",{retried},{failed}," in tables.csv_of_rows(comparison).decode()
+        return [line for line in statements(comparison) if "blank" in line]
+
+    assert lines(0, 0) == []
+    again = "MarginSampling: 6 generated images came out blank and were drawn again"
+    assert lines(3, 0) == [again]
+    assert lines(3, 1) == [again + "; 2 stayed blank and are left out"]
+    run = finished(tmp_path / "mute", [0.5, 0.6], row={"ascent_failed": 4})
+    (line,) = [line for line in statements(compare([run])[0]) if "not finite" in line]
+    assert line.startswith("MarginSampling: 8 images of the text optimisation, or their gradients")
+
+
+def test_two_seeds_claim_no_spread(tmp_path):
+    runs = [finished(tmp_path, [0.5, 0.6], seed=s) for s in (0, 1)]
+    runs += [finished(tmp_path, [0.49, 0.59], strategy="RandomSampling", seed=s) for s in (0, 1)]
+    (comparison,) = compare(runs)
+    text = write_report(runs, tmp_path)
+    assert "±" not in text and "fewer than 3 seeds: no spread" in text
+    assert "test accuracy in %, mean over n seeds" in text
+    page = tmp_path / "report" / "index.html"
+    assert "Mean over n seeds; the table" in page.read_text()
+    third = [finished(tmp_path, [0.5, 0.6], seed=2)]
+    said = write_report(runs + third, tmp_path)
+    assert "fewer than 3 seeds of RandomSampling: no spread can be claimed" in said
+    assert "Mean over n seeds, bands of one standard error; the table" in page.read_text()
+    assert tables.win_table(comparison) is None
+
+
+def test_a_single_fit_on_all_labels_does_not_take_the_spread_away(two_methods, tmp_path):
+    full = finished(tmp_path, [0.9], strategy="FullySupervised", mode="full")
+    (comparison,) = compare([*two_methods[1], full])
+    assert not any("fewer than 3 seeds" in line for line in statements(comparison))
+
+
+def test_other_devices_are_said(tmp_path):
+    runs = [finished(tmp_path, [0.5], seed=s) for s in range(3)]
+    for run, torch_version in zip(runs, ("2.11", "2.11", "2.15"), strict=True):
+        run.save_environment({"device_name": "x", "versions": {"torch": torch_version}})
+    text = "\n".join(statements(compare(runs)[0]))
+    assert "of different machines or versions: x with torch 2.11; x with torch 2.15" in text
+    assert "different machines" not in "\n".join(statements(compare(runs[:2])[0]))
+    runs[0].save_environment({"device_name": "y", "versions": {"torch": "2.11"}})  # its later part
+    runs[0].save_environment({"device_name": "x", "versions": {"torch": "2.11"}})
+    assert "x with torch 2.11; y with torch 2.11" in "\n".join(statements(compare(runs[:2])[0]))

@@ -1,0 +1,215 @@
+"""What a report's tables hold, and how they are written."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from deepal_galot.report import figures, statistics, tables
+from deepal_galot.report.comparison import compare
+from deepal_galot.report.tables import Cell, Table
+from deepal_galot.report.write import write_report
+from deepal_galot.results import RunFolder
+from finished_runs import finished, texts
+from helpers import small_config
+
+pytestmark = pytest.mark.usefixtures("quick_pictures")
+
+
+def test_table_holds_the_numbers(two_methods):
+    accuracy, folders = two_methods
+    (comparison,) = compare(folders)
+    row = texts(tables.accuracy_table(comparison))[0]
+    sem = accuracy[0, :, 0].std(ddof=1) / np.sqrt(5)
+    assert row[0] == "MarginSampling"
+    assert row[1] == f"{100 * accuracy[0, :, 0].mean():.1f} ±{100 * sem:.1f}"
+    assert row[-8:] == ["5", "20", "0", "0", "3.0", "6.0", "0.0", "0.0"]
+    text = tables.as_text(tables.accuracy_table(comparison))
+    assert text.count("*") == 5  # the best of three budgets, the average and the area
+    assert len({len(line.split()) for line in text.splitlines()[2:]}) == 1
+
+
+def test_a_tie_marks_all_of_it_and_nothing_where_there_is_nothing_else(tmp_path):
+    """Before, the first of equal ones alone."""
+    a = finished(tmp_path, [0.5, 0.6])
+    b = finished(tmp_path, [0.5, 0.6], strategy="RandomSampling")
+    c = finished(tmp_path, [0.4, 0.59], strategy="EntropySampling")
+    rows = tables.accuracy_table(compare([a, b, c])[0]).rows
+    assert [[cell.best for cell in row[1:4]] for row in rows] == [[True] * 3] * 2 + [[False] * 3]
+    rows = tables.accuracy_table(compare([a, b])[0]).rows
+    assert not any(cell.best for row in rows for cell in row)
+
+
+def test_the_star_goes_to_the_higher_mean_not_the_higher_print(tmp_path):
+    runs = [finished(tmp_path, [0.9096], strategy="MarginSampling"),
+            finished(tmp_path, [0.9104], strategy="RandomSampling")]  # fmt: skip
+    lines = tables.as_text(tables.accuracy_table(compare(runs)[0])).splitlines()
+    assert "91.0*" not in lines[2] and lines[3].count("91.0*") == 2
+
+
+def test_one_budget_has_no_area(tmp_path):
+    runs = [
+        finished(tmp_path, [a], strategy=s) for a, s in ((0.5, "RandomSampling"), (0.6, "BALD"))
+    ]
+    table = tables.accuracy_table(compare(runs)[0])
+    assert "area" not in table.header and "area" not in table.title
+    assert {len(row) for row in table.rows} == {len(table.header)}
+
+
+def test_seconds_of_generating_are_explained_where_there_are_some(tmp_path):
+    made = finished(tmp_path, [0.5, 0.6], row={"images_made": 3}, strategy="GALOT", mode="al+gal")
+    for run, said in ((made, True), (finished(tmp_path, [0.5, 0.6]), False)):
+        title = tables.accuracy_table(compare([run])[0]).title
+        assert ("gen s: without images that were stored already" in title) is said
+
+
+def test_the_difference_table_holds_scipys_interval_and_p(two_methods):
+    accuracy, folders = two_methods
+    (row,) = tables.difference_table(compare(folders)[0]).rows
+    test = stats.ttest_rel(accuracy[1].mean(1), accuracy[0].mean(1))
+    low, high = test.confidence_interval()
+    expected = [50 * (low + high), 50 * (high - low), test.pvalue, 5]
+    assert [cell.value for cell in row[1:]] == pytest.approx(expected)
+    assert [c.text for c in row[2:]] == [f"±{expected[1]:.2f}", f"{test.pvalue:.2g}", "5"]
+
+
+def test_gains_at_each_budget_are_scipys_intervals(tmp_path):
+    rng = np.random.default_rng(4)
+    accuracy = rng.random((2, 5, 3))
+    runs = [
+        finished(tmp_path, accuracy[m, s].tolist(), strategy=name, seed=s)
+        for m, name in enumerate(("MarginSampling", "RandomSampling"))
+        for s in range(5)
+    ]
+    shorter = rng.random((5, 2))  # a method without the last budget
+    runs += [finished(tmp_path, a.tolist(), strategy="BALD", seed=s) for s, a in enumerate(shorter)]
+    (comparison,) = compare(runs)
+    table = tables.gains_table(comparison)
+    assert table.header == ("strategy", "10", "15", "20")
+    expected = {"RandomSampling": accuracy[1], "BALD": shorter}
+    assert {row[0].text for row in table.rows} == set(expected)
+    for name, *cells in table.rows:
+        for r, cell in enumerate(cells):
+            if r >= expected[name.text].shape[1]:
+                assert (cell.text, cell.value) == ("", None)
+                continue
+            test = stats.ttest_rel(expected[name.text][:, r], accuracy[0, :, r])
+            low, high = test.confidence_interval(0.95)
+            assert cell.value == pytest.approx(100 * (low + high) / 2)
+            assert cell.error == pytest.approx(100 * (high - low) / 2)
+    panels = figures.gains(table).axes
+    assert [len(ax.lines[1].get_xdata()) for ax in panels] == [
+        sum(c.value is not None for c in row[1:]) for row in table.rows
+    ]
+
+
+def test_without_a_target_it_is_the_baselines_last_mean(tmp_path):
+    runs = [finished(tmp_path, [0.5, a], seed=s) for s, a in enumerate((0.9, 0.7))]
+    assert tables.labels_table(compare(runs)[0]).header[1] == "80 %"
+
+
+def test_the_baseline_reaches_its_own_last_accuracy(tmp_path):
+    """Before, 81.778 % was rounded to 81.8, which it never reached."""
+    table = tables.labels_table(compare([finished(tmp_path, [0.5, 0.81778])])[0])
+    assert table.header[1] == "81.7 %" and table.rows[0][1].value == pytest.approx(15, abs=0.1)
+
+
+def test_a_seed_that_begins_above_the_target_makes_the_mean_an_upper_bound(tmp_path):
+    runs = [finished(tmp_path, a, seed=s) for s, a in enumerate([[0.9, 0.95], [0.6, 1.0]])]
+    (cell,) = tables.labels_table(compare(runs)[0], (0.8,)).rows[0][1:]
+    assert (cell.text, cell.value) == ("≤ 11", 11.25)  # of 10, or fewer, and 12.5
+
+
+def test_labels_needed_without_labels(tmp_path):
+    rows = {"row": {"labels": 0}, "strategy": "GALOT", "mode": "gal"}
+    runs = [finished(tmp_path, a, seed=s, **rows) for s, a in enumerate([[0.5, 0.9], [0.5, 0.6]])]
+    (cell,) = tables.labels_table(compare(runs)[0], (0.8,)).rows[0][1:]
+    assert (cell.text, cell.value) == ("0 (1 of 2 seeds)", None)
+    (cell,) = tables.labels_table(compare(runs)[0], (0.95,)).rows[0][1:]
+    assert (cell.text, cell.value) == ("never", None)
+    (cell,) = tables.labels_table(compare(runs)[0], (0.55,)).rows[0][1:]
+    assert (cell.text, cell.value) == ("0", 0.0)
+
+
+def test_the_pool_table_is_of_the_last_round(tmp_path):
+    fields = {"strategy": "GALOT", "mode": "al+gal", "epsilon_schedule": "constant"}
+    measured = {"pool_distance": 0.3, "mismatch_plain": 0.2, "mismatch": 0.1}
+    first = finished(tmp_path, [0.5], row=measured | {"images": 4, "images_made": 6}, **fields)
+    longer = RunFolder.create(tmp_path, small_config(n_rounds=1, **fields), {"data": "d"}, {})
+    measured = {"pool_distance": 0.25, "mismatch_plain": 0.15, "mismatch": 0.05}
+    longer.append(first.rows()[0] | measured | {"round": 1, "images": 5, "images_made": 7})
+    table = tables.pool_table(compare([RunFolder.open(longer.path)])[0])
+    assert texts(table) == [["GALOT", "13", "5", "0.2500", "0.1500", "0.0500"]]
+
+
+def test_wins_over_data_sets_are_the_mean_of_theirs(tmp_path):
+    names, rng = ("MarginSampling", "RandomSampling"), np.random.default_rng(5)
+    comparisons = []
+    for dataset, gap in (("Digits", 0.2), ("MNIST", 0.0), ("SVHN", 0.05)):
+        accuracy = rng.random((2, 5, 3)) * 0.1 + np.array([gap, 0])[:, None, None]
+        comparisons += compare([
+            finished(tmp_path / dataset, accuracy[m, s].tolist(), strategy=name, seed=s,
+                     dataset=dataset)
+            for m, name in enumerate(names) for s in range(5)
+        ])  # fmt: skip
+    each = [statistics.win_shares(c.curves)[0, 1] for c in comparisons]
+    table = tables.overall_win_table(comparisons)
+    assert table.rows[0][2].value == pytest.approx(100 * np.mean(each)) and 0 < np.mean(each) < 1
+    assert table.title.endswith("mean over Digits, MNIST, SVHN")
+    assert tables.overall_win_table(comparisons[:1]) is None
+    runs = [f for c in comparisons for curve in c.curves for f in curve.folders]
+    write_report(runs, tmp_path)
+    assert (tmp_path / "report" / "SVHN_wins_overall.csv").exists()
+
+
+def test_methods_that_met_on_one_data_set_have_no_wins_over_several(tmp_path):
+    comparisons, both = [], ("BALD", "MeanSTD")
+    for dataset, names in (("Digits", (*both, "VarRatio")), ("MNIST", both)):
+        comparisons += compare([
+            finished(tmp_path, [0.5 + 0.01 * len(name)], strategy=name, seed=s, dataset=dataset)
+            for name in names for s in range(3)
+        ])  # fmt: skip
+    rows = {name: cells for name, *cells in texts(tables.overall_win_table(comparisons))}
+    assert rows["VarRatio"] == ["", "", ""] and rows["MeanSTD"] == ["100", "", ""]
+
+
+def test_csv_has_a_line_a_row(two_methods):
+    accuracy, folders = two_methods
+    lines = tables.csv_of_rows(compare(folders)[0]).decode().splitlines()
+    assert len(lines) == 1 + 2 * 5 * 3
+    assert lines[0].startswith("dataset,strategy,seed,round,budget")
+
+
+TABLE = Table("t", "a 100 % title", ("name", "x", "y & z"), (
+    (Cell("a_b|c"), Cell("1.0 ±0.5", 1.0, 0.5, True), Cell("")),
+    (Cell("ε = {d}"), Cell("0.5", 0.5), Cell("12", 12.0)),
+))  # fmt: skip
+
+
+def test_a_table_as_csv_keeps_values_and_errors_apart():
+    lines = tables.as_csv(TABLE).decode().splitlines()
+    assert lines == ["name,x,x error,y & z", "a_b|c,1,0.5,", "ε = {d},0.5,,12"]
+
+
+def test_a_table_as_markdown_and_latex_is_escaped():
+    markdown = tables.as_markdown(TABLE).decode()
+    assert "| a\\|b" not in markdown and "| a_b\\|c | **1.0 ±0.5** |  |" in markdown
+    latex = tables.as_latex(TABLE).decode()
+    assert r"a\_b\textbar{}c & \textbf{1.0 $\pm$0.5} &  \\" in latex
+    assert r"$\varepsilon$ = \{d\} & 0.5 & 12 \\" in latex and r"a 100 \% title" in latex
+
+
+def test_a_wide_table_breaks_into_blocks_with_the_names():
+    text = tables.as_text(TABLE, width=20)
+    first, second = text.split("\n\n")
+    assert max(map(len, text.splitlines())) <= 20
+    assert first.splitlines()[0].split() == ["name", "x"]
+    assert second.splitlines()[2].startswith("a_b|c") and second.splitlines()[3].endswith("12")
+    assert "1.0 ±0.5*" in text and "\033[1m1.0 ±0.5" in tables.as_text(TABLE, bold=True)
+
+
+@given(st.integers(10, 60))
+def test_no_column_is_lost_at_any_width(width):
+    text = tables.as_text(TABLE, width=width)
+    assert all(word in text for word in ("name", "x", "y & z", "0.5", "12"))

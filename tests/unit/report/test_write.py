@@ -1,0 +1,123 @@
+"""The files of a report."""
+
+import warnings
+
+import pytest
+
+from deepal_galot.cli import build_parser
+from deepal_galot.errors import UserError
+from deepal_galot.report import figures, page, write
+from deepal_galot.report.command import find
+from deepal_galot.report.comparison import compare
+from deepal_galot.report.figures import curves, render
+from deepal_galot.report.gallery import gallery_of
+from deepal_galot.report.write import ReportOptions, write_report
+from deepal_galot.results import RunFolder, find_runs
+from finished_runs import exhibit_of, finished
+from helpers import small_config
+
+pytestmark = pytest.mark.usefixtures("quick_pictures")
+
+
+def test_a_report_is_found_again_from_the_folders_alone(two_methods, tmp_path):
+    _, folders = two_methods
+    before = write_report(folders, tmp_path / "x")
+    assert write_report(find_runs(tmp_path), tmp_path / "x") == before
+    names = {f.name for f in (tmp_path / "x" / "report").iterdir()}
+    assert {"index.html", "Digits_rows.csv", "Digits_curves.png", "Digits_curves.svg",
+            "Digits_accuracy.csv", "Digits_accuracy.md", "Digits_accuracy.tex", "Digits_wins.svg",
+            "Digits_labels.tex", "Digits_costs.png"} <= names  # fmt: skip
+
+
+def test_a_report_of_folders_has_the_order_of_labels(tmp_path):
+    """Before, that of the runs' hashes."""
+    values = [2.0, 3.0, 5.0, 7.0, 9.0]
+    for value in values:
+        finished(tmp_path, [0.5, 0.7], {"oversample": f"{value:g}"}, strategy="GALOT",
+                 mode="al+gal", oversample=value)  # fmt: skip
+    found, _ = find(build_parser().parse_args(["--report", "--output", str(tmp_path)]))
+    assert [f.config.oversample for f in found] == values
+
+
+def test_unfinished_runs_are_left_out_and_said(tmp_path):
+    done = finished(tmp_path, [0.5, 0.6])
+    open_config = small_config(strategy="RandomSampling", n_rounds=1)
+    unfinished = RunFolder.create(tmp_path, open_config, {"data": "d"}, {})
+    text = write_report([done, unfinished], tmp_path)
+    assert "1 unfinished runs are left out" in text and "no spread can be claimed" in text
+    with pytest.raises(UserError, match="nothing to report: 1 of 1 runs are unfinished"):
+        write_report([unfinished], tmp_path)
+
+
+def test_a_chosen_baseline_is_what_the_others_are_compared_with(two_methods, tmp_path):
+    accuracy, folders = two_methods
+    text = write_report(folders, tmp_path, ReportOptions(baseline="RandomSampling"))
+    mean = 100 * (accuracy[0] - accuracy[1]).mean()
+    (line,) = [x for x in text.splitlines() if x.startswith("MarginSampling") and "±" in x][1:]
+    assert line.split()[1] == f"{mean:+.2f}".replace("-", "−")
+    assert "points of average accuracy above RandomSampling, paired by seed" in text
+    with pytest.raises(UserError, match="--baseline 'Random'.*did you mean RandomSampling"):
+        write_report(folders, tmp_path, ReportOptions(baseline="Random"))
+
+
+def test_a_baselines_settings_may_stand_in_any_order(tmp_path):
+    fields = {"strategy": "GALOT", "mode": "al+gal"}
+    own = {"epsilon": "0", "template": "a {label}, small"}
+    runs = [finished(tmp_path, [0.5, 0.7], own, epsilon=0.0, template=own["template"], **fields),
+            finished(tmp_path, [0.5, 0.8], **fields)]  # fmt: skip
+    options = ReportOptions(baseline="GALOT:template=a {label}, small,epsilon=0")
+    assert "points of average accuracy above GALOT:epsilon=0" in write_report(
+        runs, tmp_path, options
+    )
+
+
+def test_a_report_leaves_nothing_of_the_one_before_but_of_other_data(tmp_path):
+    """Before, differences of an earlier command stood beside the accuracies of this one."""
+
+    def methods(dataset, *names, **fields):
+        return [finished(tmp_path, [0.5, 0.6], strategy=n, dataset=dataset, seed=s, **fields)
+                for n in names for s in range(3)]  # fmt: skip
+
+    def written(dataset):
+        return {f.name.removeprefix(dataset) for f in (tmp_path / "report").glob(f"{dataset}*")}
+
+    write_report(methods("MNIST", "BALD", "VarRatio"), tmp_path)
+    first = methods("Digits", "BALD", "VarRatio")
+    write_report(first, tmp_path)
+    (tmp_path / "report" / "Digits_mine.txt").write_text("a person's")
+    assert "_differences.csv" in written("Digits") and "_wins.svg" in written("Digits")
+    other = methods("Digits", "BALD", epochs=3)
+    write_report(other, tmp_path)
+    alone = written("Digits")
+    assert "_accuracy.csv" in alone and "_mine.txt" in alone
+    assert not {n for n in alone if n.startswith(("_differences", "_wins"))}
+    assert "_differences.csv" in written("MNIST")
+    write_report([*first, *other], tmp_path)
+    assert written("Digits_") == {"mine.txt"}  # two tables have longer names
+    for damaged in ("{", "[[1, 2]]", '{"../../x": "/Digits", "Digits_mine.txt": 7}', "null"):
+        (tmp_path / "report" / "files.json").write_text(damaged)
+        write_report(first, tmp_path)
+    assert (tmp_path / "report" / "Digits_mine.txt").exists()
+
+
+def test_pictures_are_pngs(two_methods, tmp_path):
+    comparison = compare(two_methods[1])[0]
+    files = render(lambda: curves(comparison), ("png", "svg"))
+    assert files["png"].startswith(b"\x89PNG") and b"MarginSampling (n=5)" in files["svg"]
+    assert render(lambda: curves(comparison), ("png", "svg")) == files
+    assert gallery_of(comparison.curves[0]) is None
+
+
+def test_letters_without_a_glyph_are_said_once_and_not_printed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(figures, "_fonts", lambda: ["DejaVu Sans"])
+    for module in (page, write):
+        monkeypatch.setattr(module, "render", render)
+    runs = [finished(tmp_path, [0.5, 0.6])]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        exhibit, _ = exhibit_of(tmp_path, runs, [("a", None)])
+        assert "letters are boxes" not in write_report(runs, tmp_path, exhibits=[exhibit])
+        exhibit, _ = exhibit_of(tmp_path, runs, [("猫", None)])
+        text = write_report(runs, tmp_path, exhibits=[exhibit])
+    assert text.count("some letters are boxes in the pictures") == 1
+    assert "Glyph" not in capsys.readouterr().err
