@@ -131,6 +131,7 @@ class SyntheticBatch:
         retried, failed: how many of them came out blank and were drawn again, and how many of
             those stayed blank and are left out.
         key: under which the image store holds them.
+        seconds_stored: that making those of them took that were stored already.
         mismatch: with the pool's moments, of those of plain images and of this round's; None
             without an alignment.
     """
@@ -141,6 +142,7 @@ class SyntheticBatch:
     retried: int
     failed: int
     key: str
+    seconds_stored: float
     mismatch: tuple[float, float] | None = None
 
 
@@ -165,6 +167,7 @@ class Galot:
         self.store, self.journal = store, journal
         self.image_shape, self.class_names = image_shape, class_names
         self.n_classes = len(class_names)
+        self._aligning_seconds_stored = 0.0
         texts = templates(config.template)
         self.n_templates = len(texts)
         self.prompts = tuple(fill(text, name) for name in class_names for text in texts)
@@ -244,7 +247,10 @@ class Galot:
             made += sum(self._alignment_counts()) if round == 0 else 0
         keep = self._keep(x, y, logits, round)
         last = parts[-1]
-        return SyntheticBatch(x[keep], y[keep], made, last.retried, last.failed, last.key, seen)
+        stored = last.seconds_stored + (self._aligning_seconds_stored if round == 0 else 0.0)
+        return SyntheticBatch(
+            x[keep], y[keep], made, last.retried, last.failed, last.key, stored, seen
+        )
 
     def _images(self, request: ImageRequest) -> Images:
         return self.store.get(self.generator, request)
@@ -257,8 +263,9 @@ class Galot:
         have the same map."""
         if not self.journal.has("alignment", 0):
             counts, kind = self._alignment_counts(), self.config.align
-            plain = self._images(self._request_of(self.c0, self.c0, counts, 0)).x
-            pool, generated = self.unlabeled.moments(), moments_of(plain)
+            plain = self._images(self._request_of(self.c0, self.c0, counts, 0))
+            self._aligning_seconds_stored = plain.seconds_stored
+            pool, generated = self.unlabeled.moments(), moments_of(plain.x)
             if kind == "pool" and any(m.center is None for m in (generated, pool)):
                 tqdm.write("--align pool: generated or real images have no plain background, so "
                            "they stay as they are", file=sys.stderr)  # fmt: skip
@@ -477,7 +484,7 @@ class BorrowedGalot(Galot):
         return False
 
     def make_images(self, text: TextState, logits: Logits | None, round: int) -> SyntheticBatch:
-        return replace(super().make_images(text, None, round), made=0)
+        return replace(super().make_images(text, None, round), made=0, seconds_stored=0.0)
 
     def _alignment_counts(self) -> tuple[int, ...]:
         return ()  # made by the other run

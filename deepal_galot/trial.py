@@ -221,6 +221,7 @@ class Trial:
             "images_retried": batch.retried,
             "images_failed": batch.failed,
             "images_key": batch.key,
+            "seconds_stored": milliseconds(batch.seconds_stored),
             "epsilon": self.galot.config.epsilon_at(round),
             **seen,
         }

@@ -51,6 +51,7 @@ class Images:
         made: how many are new.
         retried: how many came out blank and were drawn again, now or when they were stored.
         failed: how many of those stayed blank.
+        seconds_stored: that making the others took when they were stored.
     """
 
     x: np.ndarray
@@ -59,6 +60,7 @@ class Images:
     made: int
     retried: int
     failed: int
+    seconds_stored: float
 
 
 class _Drawn:
@@ -68,7 +70,7 @@ class _Drawn:
         rows: (class, index) of each; y: [N] int64 its class.
         x: [N, H, W, C] uint8.
         attempt: [N] uint8, the one that gave the image; ATTEMPTS where none did.
-        seconds: [N] that drawing it took.
+        seconds: [N] that drawing it took, now or when it was stored.
     """
 
     def __init__(self, request: ImageRequest, key: str) -> None:
@@ -99,10 +101,10 @@ class _Drawn:
                     f"--guidance"
                 )
 
-    def images(self, made: int) -> Images:
+    def images(self, made: int, seconds_stored: float) -> Images:
         good = ~self.failed
-        retried = int((self.attempt > 0).sum())
-        return Images(self.x[good], self.y[good], self.key, made, retried, int(self.failed.sum()))
+        retried, failed = int((self.attempt > 0).sum()), int(self.failed.sum())
+        return Images(self.x[good], self.y[good], self.key, made, retried, failed, seconds_stored)
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,8 @@ class ImageStore:
         drawn = _Drawn(request, request.key(generator))
         missing = self._read(drawn)
         drawn.check()
-        return drawn.images(self._make(generator, drawn, missing))
+        seconds_stored = float(drawn.seconds.sum())
+        return drawn.images(self._make(generator, drawn, missing), seconds_stored)
 
     def find(self, key: str, request: ImageRequest) -> Images | None:
         """What is stored of a request whose key is known, without its generator.
@@ -186,7 +189,7 @@ class ImageStore:
             None if a shard is not there or damaged.
         """
         drawn = _Drawn(request, key)
-        return None if self._read(drawn) else drawn.images(0)
+        return None if self._read(drawn) else drawn.images(0, float(drawn.seconds.sum()))
 
     def _read(self, drawn: _Drawn) -> dict[Path, np.ndarray]:
         """Fill in what is stored; returns the other shards and their positions."""
@@ -196,7 +199,9 @@ class ImageStore:
             if stored is None:
                 missing[path] = where
             else:
-                drawn.x[where], drawn.attempt[where] = stored["images"], stored["attempt"]
+                arrays, seconds = stored
+                drawn.x[where], drawn.attempt[where] = arrays["images"], arrays["attempt"]
+                drawn.seconds[where] = seconds / len(where)
         return missing
 
     def _shards(self, drawn: _Drawn) -> dict[Path, np.ndarray]:
@@ -336,8 +341,11 @@ def read_manifest(file: Path) -> dict[str, Any] | None:
     return record if intact else None
 
 
-def _read_shard(path: Path, drawn: _Drawn, where: np.ndarray) -> dict[str, np.ndarray] | None:
-    """A shard's arrays, or None if it is not there, damaged, or of another address."""
+def _read_shard(
+    path: Path, drawn: _Drawn, where: np.ndarray
+) -> tuple[dict[str, np.ndarray], float] | None:
+    """A shard's arrays and the seconds that it took, or None if it is not there, damaged, or of
+    another address."""
     record = read_manifest(path.with_suffix(".json"))
     if record is None or not _address(drawn, where).items() <= record.items():
         return None
@@ -348,4 +356,4 @@ def _read_shard(path: Path, drawn: _Drawn, where: np.ndarray) -> dict[str, np.nd
     if hashlib.sha256(data).hexdigest() != record["shard_sha256"]:
         return None
     with np.load(io.BytesIO(data), allow_pickle=False) as npz:
-        return {name: npz[name] for name in npz.files}
+        return {name: npz[name] for name in npz.files}, record["seconds"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
+from types import SimpleNamespace
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing in the suite needs the network
 if "PYTEST_XDIST_WORKER" in os.environ:  # a thread each; two that wait for each other are slower
@@ -18,6 +20,7 @@ from deepal_galot import registry
 from deepal_galot.datasets.base import DatasetSpec
 from deepal_galot.datasets.digits import Digits
 from deepal_galot.report import write
+from generators import image_store
 from generators.tiny import Tiny
 from helpers import FakeGenerator, small_config
 
@@ -58,6 +61,13 @@ def tiny() -> Tiny:
 @pytest.fixture
 def fake_generator() -> FakeGenerator:
     return FakeGenerator()
+
+
+@pytest.fixture
+def a_second_a_batch(monkeypatch):
+    """As long as drawing one takes, by the image store's clock."""
+    clock = SimpleNamespace(perf_counter=itertools.count().__next__)
+    monkeypatch.setattr(image_store, "time", clock)
 
 
 @pytest.fixture

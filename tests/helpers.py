@@ -46,7 +46,7 @@ def rows_of(output: Path, strategy: str = "*", *, seconds: bool = False) -> dict
     for file in sorted(output.glob(f"*/{strategy}/*/seed*/rounds.jsonl")):
         rows = [json.loads(line) for line in file.read_text().splitlines()]
         if not seconds:
-            rows = [{k: v for k, v in r.items() if not k.endswith("_seconds")} for r in rows]
+            rows = [{k: v for k, v in r.items() if "seconds" not in k} for r in rows]
         found[str(file.parent.relative_to(output))] = rows
     return found
 

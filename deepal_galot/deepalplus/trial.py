@@ -228,6 +228,7 @@ class Trial:
             **text.measures,
             generate_seconds=round(generate, 3),
             train_seconds=round(train, 3),
+            seconds_stored=round(batch.seconds_stored, 3),
         )
 
 

@@ -14,7 +14,15 @@ from ..errors import UserError
 from ..results import Row, RunFolder, label_of
 from .exhibit import Exhibit
 
-COSTS = ("query_seconds", "train_seconds", "extra_train_seconds", "generate_seconds")
+# What tables call a cost of one run, and the columns of a row that it is the sum of. Images that
+# were stored already cost what making them took, so that the order of the runs changes nothing.
+COSTS = {
+    "query s": ("query_seconds",),
+    "train s": ("train_seconds",),
+    "extra s": ("extra_train_seconds",),
+    "gen s": ("generate_seconds", "seconds_stored"),
+}
+COST_COLUMNS = tuple(column for columns in COSTS.values() for column in columns)
 CONTROLS = ("epsilon", "direction", "mode")  # settings that are always said
 OWN = "own_"  # prefix of the columns that a strategy measures itself
 
@@ -52,9 +60,10 @@ class Curve:
         accuracy = self.at(budgets)
         return None if accuracy is None else accuracy.mean(1)
 
-    def cost(self, key: str) -> float:
-        """Sum over the rounds, mean over the seeds."""
-        return float(np.mean([sum(row[key] for row in rows) for rows in self.rows]))
+    def cost(self, name: str) -> float:
+        """One of COSTS: sum over the rounds, mean over the seeds."""
+        runs = [[row.get(c, 0.0) for row in rows for c in COSTS[name]] for rows in self.rows]
+        return float(np.mean([sum(run) for run in runs]))
 
     @property
     def labels(self) -> int:
@@ -273,10 +282,11 @@ def _checked_rows(folder: RunFolder) -> list[Row]:
     Raises:
         UserError: a row lacks a number that the tables need.
     """
-    needed = ("budget", "labels", "images", "images_made", "ascent_images", "accuracy", *COSTS)
-    rows = folder.rows()
+    counts = ("budget", "labels", "images", "images_made", "ascent_images")
+    needed, rows = (*counts, "accuracy", *COST_COLUMNS), folder.rows()
     for row in rows:
-        bad = [k for k in needed if not _is_number(row.get(k))]
+        known = {"seconds_stored": 0.0} | row  # where nothing is generated, and in older versions
+        bad = [k for k in needed if not _is_number(known.get(k))]
         bad += ["accuracy"] if not bad and row["accuracy"] > 1 else []
         if bad:
             line = row["round"] + 1

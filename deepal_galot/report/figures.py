@@ -16,7 +16,7 @@ import numpy as np
 from .comparison import COSTS, Comparison, Curve
 from .exhibit import PaperRow
 from .statistics import has_spread, mean_sem
-from .tables import SECONDS, Table
+from .tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -123,7 +123,7 @@ def curves(comparison: Comparison, *, legend: bool = True) -> Figure:
     if len(ticks) <= (12 if legend else 6):
         axes.set_xticks(ticks)
     axes.set_xlabel("|L|: human labels (in mode gal, what stands for them)")
-    axes.set_ylabel("test accuracy")
+    axes.set_ylabel("test accuracy in %")
     axes.grid(alpha=0.3)
     if legend:
         spread = " ± SEM" if has_spread(comparison.curves) else ""
@@ -141,7 +141,7 @@ def _legend_name(curve: Curve) -> str:
 
 
 def _curve(axes: Axes, curve: Curve, name: str, i: int, band: float) -> None:
-    mean, sem = np.array([mean_sem(a) for a in curve.accuracy.T]).T
+    mean, sem = np.array([mean_sem(100 * a) for a in curve.accuracy.T]).T
     if not curve.learns:
         axes.axhline(mean[0], color=style(i)["color"], linestyle="--", label=name)
         return
@@ -154,14 +154,15 @@ def beside_paper(rows: Sequence[tuple[Curve, PaperRow]]) -> Figure:
     figure, axes = new_figure(7.5, 5 + 0.19 * len(rows))
     for i, (curve, printed) in enumerate(rows):
         if not curve.learns:
-            axes.axhline(curve.accuracy.mean(), color=style(i)["color"], label=curve.label)
-            axes.axhline(printed.accuracy["all labels"], color=style(i)["color"], linestyle="--")
+            axes.axhline(100 * curve.accuracy.mean(), color=style(i)["color"], label=curve.label)
+            theirs = 100 * printed.accuracy["all labels"]
+            axes.axhline(theirs, color=style(i)["color"], linestyle="--")
             continue
         _curve(axes, curve, curve.label, i, band=0.1)
-        theirs = {k: v for k, v in printed.accuracy.items() if k in curve.budgets}
+        theirs = {k: 100 * v for k, v in printed.accuracy.items() if k in curve.budgets}
         axes.plot(list(theirs), list(theirs.values()), color=style(i)["color"], linestyle="--")
     axes.set_xlabel("|L|: human labels; dashed: the paper's numbers")
-    axes.set_ylabel("test accuracy")
+    axes.set_ylabel("test accuracy in %")
     axes.grid(alpha=0.3)
     figure.legend(fontsize="small", loc="outside lower left")
     return figure
@@ -172,8 +173,8 @@ def costs(comparison: Comparison) -> Figure:
     methods = comparison.curves
     figure, axes = new_figure(7.5, 1.3 + ROW * len(methods))
     left, y = np.zeros(len(methods)), np.arange(len(methods))
-    for i, (key, name) in enumerate(zip(COSTS, SECONDS, strict=True)):
-        seconds = np.array([c.cost(key) for c in methods])
+    for i, name in enumerate(COSTS):
+        seconds = np.array([c.cost(name) for c in methods])
         axes.barh(y, seconds, left=left, color=COLORS[i], label=name.removesuffix(" s"))
         left += seconds
     for at, total in zip(y, left, strict=True):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .comparison import COSTS, Comparison, Curve
+from .comparison import COST_COLUMNS, COSTS, Comparison, Curve
 from .exhibit import PaperRow, paper_numbers
 from .statistics import (
     LEAST_SEEDS,
@@ -22,8 +22,6 @@ from .statistics import (
     paired_difference,
     win_shares,
 )
-
-SECONDS = ("query s", "train s", "extra s", "gen s")
 
 
 @dataclass(frozen=True)
@@ -91,9 +89,9 @@ def accuracy_table(comparison: Comparison) -> Table:
         ))  # fmt: skip
     budgets = (f"{b:,}" for b in comparison.budgets)
     means = ("average", "area") if some_area else ("average",)
-    header = ("strategy", *budgets, *means, "n", "labels", "images", "made", *SECONDS)
+    header = ("strategy", *budgets, *means, "n", "labels", "images", "made", *COSTS)
     area = "area: under the curve over labels; " if some_area else ""
-    drawn = "; gen s: without images that were stored already"
+    drawn = "; gen s: images that were stored already as when they were made"
     kept = drawn if any(c.images_made for c in comparison.curves) else ""
     title = f"test accuracy in %, {mean_over('n seeds', rows)}; {area}costs of one run{kept}"
     return Table("accuracy", title, header, tuple(rows))
@@ -446,7 +444,7 @@ def csv_of_rows(comparison: Comparison) -> bytes:
     keys = ["round", "budget", "labels", "images", "images_made", "images_retried",
             "images_failed", "ascent_images", "ascent_failed", "accuracy", "epsilon", "distance",
             "arrived_distance", "score_before", "score_after", "pool_distance", "mismatch_plain",
-            "mismatch", "steps", *COSTS]  # fmt: skip
+            "mismatch", "steps", *COST_COLUMNS]  # fmt: skip
     keys += sorted({k for curve in comparison.curves for k in curve.own_measures})
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["dataset", "strategy", "seed", *keys])

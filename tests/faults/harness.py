@@ -340,7 +340,7 @@ class Scenario:
         for file in sorted(output.glob("*/*/*/seed*/config.json")):
             run = str(file.parent.relative_to(output))
             rows = RunFolder.open(file.parent).rows()
-            now[run] = [{k: v for k, v in r.items() if not k.endswith("_seconds")} for r in rows]
+            now[run] = [{k: v for k, v in r.items() if "seconds" not in k} for r in rows]
             assert now[run] == self.rows[run][: len(now[run])]
         assert all(len(now[run]) >= len(rows) for run, rows in before.items()), "rows are lost"
         return now

@@ -45,6 +45,18 @@ def test_second_time_nothing_is_made(tmp_path, fake_generator):
     assert (again.x == first.x).all() and (again.y == first.y).all()
 
 
+def test_what_is_stored_cost_what_making_it_took(tmp_path, fake_generator, a_second_a_batch):
+    def get(counts):
+        return ImageStore(tmp_path).get(fake_generator, request(counts=counts)).seconds_stored
+
+    assert get((5, 4, 3)) == 0  # three batches of four
+    assert get((5, 4, 3)) == pytest.approx(3, abs=0.003)  # a manifest has three digits
+    found = ImageStore(tmp_path).find(request().key(fake_generator), request())
+    assert found.seconds_stored == pytest.approx(3, abs=0.003)
+    next(tmp_path.rglob("*-0001-0000.json")).unlink()
+    assert get((5, 4, 3)) == pytest.approx(2, abs=0.003)  # class 1 is made again
+
+
 def test_batches_may_be_drawn_elsewhere_in_any_order(tmp_path, fake_generator):
     """By anything that gives what `draw` gives of them; the shards are the same bytes."""
 

@@ -14,7 +14,7 @@ from deepal_galot.errors import UserError
 from deepal_galot.galot import BorrowedGalot, Galot
 from deepal_galot.image_counts import class_counts, grows, image_counts, new_counts
 from deepal_galot.images import to_uint8
-from generators.image_store import ImageStore
+from generators.image_store import ImageStore, read_manifest
 from helpers import small_config
 
 SHAPE, NAMES = (8, 8, 1), ("one", "two", "three")
@@ -202,6 +202,21 @@ def test_one_alignment_for_a_run_counted_once(fake_generator, tmp_path):
     assert abs(got.mean - wanted.mean) < 0.02 and abs(got.std - wanted.std) < 0.03
     recalled = galot(own, fake_generator, tmp_path / "a", journal)
     assert np.array_equal(batch(recalled, 1).x, second.x)
+
+
+def test_each_round_costs_its_own_images_once_whoever_made_them(
+    fake_generator, tmp_path, a_second_a_batch
+):
+    """Before, whichever arm ran first paid for all."""
+
+    def seconds():
+        aligned = galot(config(align="channels"), fake_generator, tmp_path, Journal(), Asked())
+        return [batch(aligned, r).seconds_stored for r in (0, 1)]
+
+    assert seconds() == [0, 0]
+    made = [read_manifest(f) for f in tmp_path.rglob("*.json")]
+    own = [sum(m["seconds"] for m in made if m["round"] == r) for r in (0, 1)]
+    assert min(own) > 0 and seconds() == pytest.approx(own)  # round 0's: the map's, too
 
 
 def test_the_gradient_and_the_probes_see_aligned_images(fake_generator, tmp_path):

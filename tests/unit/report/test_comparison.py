@@ -24,7 +24,17 @@ def test_costs_are_sums_over_rounds_and_means_over_seeds(tmp_path):
     runs = [finished(tmp_path, [0.5, 0.6], seed=s, row=made | {"train_seconds": 2.0 + s})
             for s in (0, 1)]  # fmt: skip
     (curve,) = compare(runs)[0].curves
-    assert curve.images_made == 14 and curve.cost("train_seconds") == 5
+    assert curve.images_made == 14 and curve.cost("train s") == 5
+
+
+def test_stored_images_cost_what_making_them_took(tmp_path):
+    runs = [finished(tmp_path, [0.5, 0.6], seed=s, row={"generate_seconds": 0.5, **stored})
+            for s, stored in enumerate([{"seconds_stored": 2.0}, {}])]  # fmt: skip
+    (curve,) = compare(runs)[0].curves
+    assert curve.cost("gen s") == (5 + 1) / 2  # rows of older versions do not have it
+    damaged = finished(tmp_path, [0.5], seed=2, row={"seconds_stored": float("nan")})
+    with pytest.raises(UserError, match="line 1 is damaged .seconds_stored"):
+        compare([damaged])
 
 
 def test_other_protocols_go_into_other_tables(tmp_path):

@@ -9,7 +9,8 @@ from deepal_galot.errors import UserError
 from deepal_galot.report import figures, page, write
 from deepal_galot.report.command import find
 from deepal_galot.report.comparison import compare
-from deepal_galot.report.figures import curves, render
+from deepal_galot.report.exhibit import PaperRow
+from deepal_galot.report.figures import beside_paper, curves, render
 from deepal_galot.report.gallery import gallery_of
 from deepal_galot.report.write import ReportOptions, write_report
 from deepal_galot.results import RunFolder, find_runs
@@ -106,6 +107,24 @@ def test_pictures_are_pngs(two_methods, tmp_path):
     assert files["png"].startswith(b"\x89PNG") and b"MarginSampling (n=5)" in files["svg"]
     assert render(lambda: curves(comparison), ("png", "svg")) == files
     assert gallery_of(comparison.curves[0]) is None
+
+
+def test_curves_are_in_percent_as_the_tables_are(two_methods, tmp_path):
+    accuracy, folders = two_methods
+    full = finished(tmp_path, [0.9], strategy="FullySupervised", mode="full")
+    (comparison,) = compare([*folders, full])
+    paper = PaperRow({10: 0.31, 20: 0.42, 99: 0.5, "all labels": 0.95}, frozenset(), "")
+    beside = beside_paper([(curve, paper) for curve in comparison.curves])
+    ours = [*(100 * accuracy).mean(1).tolist(), [90, 90]]
+    for figure, expected in (
+        (curves(comparison), ours),
+        (beside, [*ours, [31, 42], [31, 42], [95, 95]]),
+    ):
+        (axes,) = figure.axes
+        drawn = sorted(list(line.get_ydata()) for line in axes.lines)
+        assert list(map(len, drawn)) == list(map(len, sorted(expected)))
+        assert sum(drawn, []) == pytest.approx(sum(sorted(expected), []))
+        assert axes.get_ylabel() == "test accuracy in %"
 
 
 def test_letters_without_a_glyph_are_said_once_and_not_printed(tmp_path, monkeypatch, capsys):
