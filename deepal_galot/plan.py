@@ -115,6 +115,12 @@ def make_plan(request: Request, download: bool = True) -> Plan:
             raise UserError(f"{spec.name} has no images to label: only --mode gal can do without")
         if config.mode in ("al", "al+gal"):
             check_budget(spec, config.budget(config.n_rounds))
+        height, width, _ = spec.image_shape
+        if config.shift >= min(height, width):
+            raise UserError(
+                f"--shift {config.shift}: images of {spec.name} are {width}×{height} pixels, and "
+                f"random crops moved so far would hold nothing of them; lower --shift"
+            )
         planned = [_run(dataclasses.replace(config, seed=seed), default, typed, request, spec)
                    for seed in request.seeds]  # fmt: skip
         by_entry[entry] = tuple(runs.setdefault(run.folder(request.output), run) for run in planned)

@@ -63,6 +63,7 @@ def refused(capsys, *args) -> str:
         (["--quota", "9", "--n-rounds", "3"], "leave out --n-rounds"),
         (["--quota", "0"], "--quota 0: must be at least 1"),
         (["--n-init", "1340"], "is larger than the pool of Digits (1,347 images)"),
+        (["--shift", "8"], "--shift 8: images of Digits are 8×8 pixels, and random crops"),
         (["--n-synthetic", "0"], "must be above 0"),
         (["--oversample", "0.5"], "must be at least 1"),
         (["--device", "cuda:99"], "this machine has none"),

@@ -58,6 +58,7 @@ def test_another_classifier_on_the_same_images(made, tmp_path, no_loading, capsy
     assert [r["images"] for r in rows] == [r["images"] for r in theirs] == [20, 30]
     assert [r["labels"] for r in rows] == [10, 15]
     assert [(r["images_made"], r["ascent_images"]) for r in rows] == [(0, 0), (0, 0)]
+    assert [r["seconds_stored"] for r in folder.rows()] == [0, 0]  # the other run's
     assert [r["epsilon"] for r in rows] == [r["epsilon"] for r in theirs]
     assert [r["accuracy"] for r in rows] != [r["accuracy"] for r in theirs]
     assert image_hashes(made) == before and not image_hashes(tmp_path)

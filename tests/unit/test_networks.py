@@ -284,3 +284,22 @@ def test_a_unet_that_reads_the_text_another_way_is_refused(tmp_path, stock, opti
     folder = changed_pipeline(tmp_path / "model", options)
     with pytest.raises(UserError, match="reads more than text, or not by plain cross-attention"):
         DiffusionGenerator.at(folder)(small_config(), CPU)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda unet, a: setattr(a, "norm_cross", torch.nn.LayerNorm(4)),
+     lambda unet, a: setattr(a, "norm_q", torch.nn.LayerNorm(4)),
+     lambda unet, a: setattr(a, "norm_k", torch.nn.LayerNorm(4)),
+     lambda unet, a: setattr(a, "added_kv_proj_dim", 8),
+     lambda unet, a: setattr(a, "residual_connection", True),
+     lambda unet, a: setattr(a, "to_k", torch.nn.Linear(a.to_k.in_features, 8)),
+     lambda unet, a: setattr(a, "to_v", torch.nn.Linear(a.to_v.in_features + 1, 8, bias=False)),
+     lambda unet, a: setattr(a, "to_v", torch.nn.Identity()),
+     lambda unet, a: unet.register_to_config(addition_embed_type="text")],
+)  # fmt: skip
+def test_the_text_is_read_plainly_by_all_that_reads_it_or_not_at_all(stock, change):
+    unet = copy.deepcopy(stock.unet)
+    assert reads_text_plainly(unet)
+    change(unet, cross_attentions(unet)[-1])
+    assert not reads_text_plainly(unet)

@@ -98,6 +98,23 @@ def test_labels_that_were_bought_before_a_restart_are_not_asked_for_again(toy, t
     assert trial(tmp_path, toy)._label(bought).labels.tolist() == [2, 1]  # there is no oracle
 
 
+def test_accumulated_images_are_there_again_after_a_restart(toy, tmp_path):
+    class Stopped(Exception):
+        pass
+
+    def stop(row):
+        if row["round"] == 1:
+            raise Stopped
+
+    fields = {"mode": "al+gal", "epsilon": 0.0, "synthetic": "accumulate", "n_rounds": 2}
+    whole = trial(tmp_path / "whole", toy, GALOT, **fields).run()
+    with pytest.raises(Stopped):
+        trial(tmp_path / "again", toy, GALOT, **fields).run(stop)
+    again = trial(tmp_path / "again", toy, GALOT, **fields).run()
+    assert [row["images"] for row in again] == [row["images"] for row in whole] == [30, 75, 135]
+    assert again[2]["accuracy"] == whole[2]["accuracy"]
+
+
 def test_the_first_ascent_is_against_round_0s_fit_on_the_initial_labels(
     toy, tmp_path, monkeypatch
 ):  # fmt: skip

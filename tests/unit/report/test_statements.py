@@ -77,6 +77,13 @@ def test_the_control_is_shown_or_asked_for(tmp_path):
     assert len(unknown) == 1 and comparison.curves[2].label in unknown[0]
 
 
+def test_images_of_another_run_ask_for_no_control(tmp_path):
+    galot = {"strategy": "GALOT", "mode": "al+gal"}
+    for source, asked in ((None, True), ("results/Digits/GALOT/0/seed0", False)):
+        run = finished(tmp_path / str(asked), [0.5, 0.7], synthetic_from=source, **galot)
+        assert any("is not known" in x for x in statements(compare([run])[0])) is asked
+
+
 def test_what_a_strategy_measures_itself_is_averaged(tmp_path):
     run = finished(tmp_path, [0.5], row={"own_svm_accuracy": 0.3})
     longer = RunFolder.create(tmp_path, small_config(n_rounds=1), {"data": "d"}, {})
