@@ -16,11 +16,12 @@ from generators.base import Generator
 from generators.image_store import DrawBatches, Gallery, ImageStore, draw_here
 
 from . import cost_table
+from .borrowed_galot import BorrowedGalot
 from .config import COMPILED_FROM, GENERATOR, RunConfig, fields_of
 from .costs import costs_of, epochs_note
 from .device import machine
 from .errors import UserError
-from .galot import BorrowedGalot, Galot
+from .galot import Galot
 from .image_counts import new_counts
 from .oracle import ReferenceOracle
 from .plan import Plan, Run, unread_note

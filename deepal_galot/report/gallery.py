@@ -14,8 +14,8 @@ from generators.base import Generator
 from generators.image_store import ImageStore
 from generators.prompts import fill, templates
 
+from ..borrowed_galot import BorrowedGalot
 from ..errors import UserError
-from ..galot import BorrowedGalot
 from ..results import RunFolder
 from .comparison import Curve
 from .exhibit import real_examples

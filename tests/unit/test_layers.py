@@ -22,6 +22,7 @@ LAYERS = [  # a file may import from the layers above its own here
     ["oracle"],
     ["generators"],
     ["galot"],
+    ["borrowed_galot"],
     ["unlabeled"],
     ["generator_choice"],
     ["deepalplus"],

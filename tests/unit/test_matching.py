@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from deepal_galot import seeding
 from deepal_galot.alignment import moments_of
+from deepal_galot.borrowed_galot import BorrowedGalot
 from deepal_galot.errors import UserError
-from deepal_galot.galot import BorrowedGalot, Galot
+from deepal_galot.galot import Galot
 from deepal_galot.image_counts import class_counts, grows, image_counts, new_counts
 from deepal_galot.images import to_uint8
 from generators.image_store import ImageStore, read_manifest

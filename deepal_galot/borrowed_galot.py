@@ -1,0 +1,85 @@
+"""GALOT on the images of another run, for --synthetic-from and for pictures of finished runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from generators.base import Generator, ImageRequest
+from generators.image_store import Images, ImageStore
+
+from .config import RunConfig
+from .errors import UserError
+from .galot import Galot, Journal, Logits, SyntheticBatch, TextState
+
+
+class BorrowedGalot(Galot):
+    """Another run's generated images, as they were; they cost this run nothing.
+
+    The generator is loaded only if the store has lost some of them.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        load: Callable[[], Generator],
+        store: ImageStore,
+        journal: Journal,
+        class_names: tuple[str, ...],
+        image_shape: tuple[int, int, int],
+        keys: Sequence[str],
+    ) -> None:
+        """
+        Args:
+            config, journal: the other run's; every round of it is journaled.
+            keys: under which the store holds the images of each round.
+        """
+        super().__init__(config, _Late(load), store, journal, class_names, image_shape)
+        self.keys = keys
+
+    def text(self, logits: Logits, round: int) -> TextState:
+        return replace(super().text(logits, round), ascent_images=torch.tensor(0))
+
+    def needs_classifier(self, round: int) -> bool:
+        return False
+
+    def make_images(self, text: TextState, logits: Logits | None, round: int) -> SyntheticBatch:
+        return replace(super().make_images(text, None, round), made=0, seconds_stored=0.0)
+
+    def _alignment_counts(self) -> tuple[int, ...]:
+        return ()  # made by the other run
+
+    def _images(self, request: ImageRequest) -> Images:
+        """
+        Raises:
+            UserError: images are lost and this generator would make others.
+        """
+        key = self.keys[request.round]
+        found = self.store.find(key, request)
+        if found is not None:
+            return found
+        if request.key(self.generator) != key:
+            raise UserError(
+                f"--synthetic-from: images of round {request.round} are gone from "
+                f"{self.store.root}, and this machine's {self.config.generator} would make others "
+                f"(other weights, number type or batch size)"
+            )
+        return super()._images(request)
+
+
+class _Late:
+    """A generator that is loaded when something of it is first asked for."""
+
+    def __init__(self, load: Callable[[], Generator]) -> None:
+        self._load = load
+
+    @cached_property
+    def _loaded(self) -> Generator:
+        return self._load()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loaded, name)
