@@ -80,6 +80,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed, of a device, of torch on the CPU or of Python."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    # Of the CPU on Linux and macOS, on Windows; of CUDA's libraries.
-    says = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
+    # Of the CPU on Linux and macOS, on Windows; of CUDA's libraries; and of a convolution for which
+    # none of cuDNN's ways found the memory that it works in.
+    says = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED",
+            "ALLOCATION_FAILED", "unable to find an engine")  # fmt: skip
     return isinstance(error, RuntimeError) and any(text in str(error) for text in says)

@@ -138,7 +138,7 @@ class Training:
     @contextlib.contextmanager
     def _at_speed(self, models: nn.Module, steps: int) -> Iterator[None]:
         """What holds during the steps and changes their results by no more than a compiler's
-        rounding."""
+        rounding, and what a network of the user's own draws, where that is compiled."""
         dtype, self.copies = product_dtype(self.config, self.x.device), None
         with contextlib.ExitStack() as during:
             if dtype != torch.float32 and self._declared:

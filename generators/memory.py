@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 
 from deepal_galot.device import is_out_of_memory
-from deepal_galot.errors import UserError
+from deepal_galot.errors import UserError, said
 
 Result = TypeVar("Result")
 
@@ -42,13 +42,13 @@ class Parts:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                fits = False  # what the failed attempt held is free only behind this block
+                failure = said(error)  # what it held is free only behind this block
             else:
-                fits = True
-            if fits:
+                failure = None
+            if failure is None:
                 start = part.stop
             else:
-                self._shrink(part.stop - part.start)
+                self._shrink(part.stop - part.start, failure)
                 shrank = True
         if shrank and not self._said:
             self._said = True
@@ -56,11 +56,11 @@ class Parts:
                        file=sys.stderr)  # fmt: skip
         return results
 
-    def _shrink(self, tried: int) -> None:
+    def _shrink(self, tried: int, failure: str) -> None:
         if tried == 1:
             raise UserError(
-                f"out of memory: {self.what} does not fit with one image at once; use a smaller "
-                f"--resolution, --dtype bfloat16 or a device with more memory"
+                f"out of memory: {self.what} does not fit with one image at once ({failure}); use "
+                f"a smaller --resolution, --dtype bfloat16 or a device with more memory"
             )
         self.rows = tried // 2
         if torch.cuda.is_available():

@@ -30,6 +30,14 @@ pytestmark = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def as_in_a_run():
+    """Convolutions in float32's own digits; and nothing of one test in the next."""
+    torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
 def fitted(spec, device, architecture=SmallCNN, n=200, compiled_from=None, **recipe):
     config = small_config(epochs=20, min_steps=100, **recipe)
     learner = Learner(config, architecture, spec.image_shape, spec.n_classes, torch.device(device))
@@ -73,21 +81,25 @@ RECIPES = {
 @pytest.fixture
 def deterministic():
     torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def replays(monkeypatch):
+    """The graph of each step that is replayed."""
+    replayed, replay = [], torch.cuda.CUDAGraph.replay
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda g: replayed.append(g) or replay(g))
+    return replayed
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("precision", ["auto", "float32"])
 @pytest.mark.parametrize("architecture", [SmallCNN, ResNet18])
 def test_a_graph_changes_no_bit(
-    digits, deterministic, monkeypatch, recipe, precision, architecture
+    digits, deterministic, replays, monkeypatch, recipe, precision, architecture
 ):
     """Beside the same steps as they are written: 205 images, so batches of 51 and 52; real ones and
     generated ones of other weight."""
-    states, replays, replay = [], [], torch.cuda.CUDAGraph.replay
-    monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda g: replays.append(g) or replay(g))
-    eager = capture.EAGER
+    states, eager = [], capture.EAGER
     for calls in (eager, 1000):
         monkeypatch.setattr(capture, "EAGER", calls)
         config = small_config(batch_size=64, epochs=10, synthetic_weight=0.5, precision=precision,
@@ -101,6 +113,33 @@ def test_a_graph_changes_no_bit(
     assert len(replays) == 40 - 2 * eager and len(set(replays)) == 2
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
+
+
+class Dropped(SmallCNN):
+    """Draws on the device in each step."""
+
+    capturable = True
+
+    def __init__(self, image_shape, n_classes):
+        super().__init__(image_shape, n_classes)
+        self.neck = torch.nn.Sequential(self.neck, torch.nn.Dropout())
+
+
+def test_a_graph_draws_what_a_network_draws_without(digits, deterministic, replays, monkeypatch):
+    """Whatever was drawn before the fit."""
+    states, eager = [], capture.EAGER
+    for calls in (eager, eager, 1000):
+        monkeypatch.setattr(capture, "EAGER", calls)
+        torch.rand(7, device="cuda")
+        config = small_config(batch_size=64, epochs=10)
+        learner = Learner(config, Dropped, digits.image_shape, 10, torch.device("cuda"))
+        pool = Pool(digits)
+        pool.initialize_labels(205, 0)
+        assert learner.fit(pool.training_set(), 0) == 40
+        states.append(learner.state())
+    assert len(replays) == 2 * (40 - 2 * eager)
+    first, *others = states
+    assert all(torch.equal(first[k], other[k]) for other in others for k in first)
 
 
 @pytest.mark.parametrize("architecture", [SmallCNN, ResNet18])
@@ -230,6 +269,7 @@ def test_ascent_gradient_is_the_cpus():
 @pytest.mark.parametrize(
     "strategy", ["GALOT", "GALOT:align=pool", *(n for n in TABLE1 if not n.startswith("GALOT"))]
 )
+@pytest.mark.usefixtures("no_report")
 def test_deterministic_runs_are_identical(tmp_path, strategy):
     args = [*QUICK, "--strategy", strategy, "--device", "cuda", "--deterministic", "--output"]
     for name in ("a", "b"):

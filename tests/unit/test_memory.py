@@ -44,7 +44,10 @@ def test_it_stays_small_and_says_so_once(capsys):
 
 
 def test_not_even_one_row():
-    with pytest.raises(UserError, match=r"sampling does not fit with one image.*--resolution"):
+    with pytest.raises(
+        UserError,
+        match=r"does not fit with one image at once \(.*memory.*\); use a smaller --resolution",
+    ):
         Parts(16, "sampling").each(3, SmallMemory(0))
 
 
@@ -52,6 +55,8 @@ def test_not_even_one_row():
     "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
     "cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "[enforce fail] DefaultCPUAllocator: can't allocate "
     "memory: you tried to allocate 8 bytes.",
+    "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    "GET was unable to find an engine to execute this computation",
 ])  # fmt: skip
 def test_what_libraries_say_of_memory(says):
     assert is_out_of_memory(RuntimeError(says)) and not is_out_of_memory(ValueError(says))
