@@ -19,6 +19,7 @@ from . import cost_table
 from .borrowed_galot import BorrowedGalot
 from .config import COMPILED_FROM, GENERATOR, RunConfig, fields_of
 from .costs import costs_of, epochs_note
+from .datasets.base import DatasetSpec
 from .device import machine
 from .errors import UserError
 from .galot import Galot
@@ -158,7 +159,7 @@ class Campaign:
         if folder.finished:
             folder.mark_done()
         else:
-            folder.save_environment(environment(self.request))
+            folder.save_environment(environment(self.request, self.plan.spec))
             make_galot = partial(self._galot, run, folder) if run.generator else None
             trial = Trial(
                 folder, self.plan.spec, run.strategy, run.architecture, self.request.device,
@@ -239,10 +240,13 @@ def describe_row(row: Row, run: Run) -> str:
     )
 
 
-def environment(request: Request) -> dict[str, Any]:
-    """What a result may depend on beside its configuration."""
+def environment(request: Request, spec: DatasetSpec) -> dict[str, Any]:
+    """What a result may depend on beside its configuration, and what to know of its data."""
+    path = getattr(request.dataset, "path", None)
+    data = {"pool": len(spec.x_train), "test": len(spec.x_test), "path": path and str(path)}
     return {
         "command": " ".join(sys.argv[1:]),
+        "data": data,
         **machine(request.device),
         "deterministic": request.deterministic or request.device.type == "cpu",
         "compiled": request.compile,

@@ -128,8 +128,8 @@ class RunConfig:
     )  # fmt: skip
     template: str = _option(
         "a realistic photo of a {label}", GALOT,
-        "prompt, or the name of one (see --list); {label} is the class name; several, with | "
-        "between them, are mixed evenly"
+        "prompt, or the name of one (see run_benchmark.py --list); {label} is the class name; "
+        "several, with | between them, are mixed evenly"
     )  # fmt: skip
     text_per: str = _option("class", GALOT, "an optimised text embedding for each class (and "
                             "prompt), or for each image at its own noise",
@@ -159,9 +159,9 @@ class RunConfig:
         "k-means centers; discriminator, most like real ones; or bald, of highest mutual "
         "information", choices=("random", "acquisition", *ASKS_POOL))  # fmt: skip
     align: str = _option(
-        "none", GALOT, "one map of all generated images that gives them the unlabeled pool's "
-        "moments: pool, of place, size and slant where there is a plain background, else none; or "
-        "channels, of each channel's mean and deviation",
+        "none", GALOT, "one map of all generated images, made of 30 plain ones a class, that gives "
+        "them the unlabeled pool's moments: pool, of place, size and slant where there is a plain "
+        "background, else none; or channels, of each channel's mean and deviation",
         choices=("none", "pool", "channels"))  # fmt: skip
 
     synthetic_weight: float = _option(1.0, GALOT, "weight of a generated image's loss, where that "
@@ -177,8 +177,8 @@ class RunConfig:
     generator: str = _option(
         "sd-2.1-base",
         GENERATOR,
-        "name (see --list), a model's folder or hub id, or folder:PATH of images that exist "
-        "already, PATH/CLASS/*.png",
+        "name (see run_benchmark.py --list), a model's folder or hub id, or folder:PATH of images "
+        "that exist already, PATH/CLASS/*.png",
     )
     steps: int | None = _option(None, GENERATOR, "T, denoising steps", unit="steps", at_least=1)
     guidance: float | None = _option(None, GENERATOR, "classifier-free guidance scale", at_least=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -218,7 +218,7 @@ def _add_report(group: argparse._ArgumentGroup) -> None:
         "--baseline",
         metavar="LABEL",
         help="method that the others are compared with, as tables call it (default: the first "
-        "that learns from real images alone, or the experiment's)",
+        "that learns from real images alone and has no †, or the experiment's)",
     )
     add(
         "--target-accuracy",
@@ -276,7 +276,7 @@ Preferred = Mapping[str, Mapping[str, Any]]  # who prefers which values of which
 
 def add_fields(
     group: argparse._ArgumentGroup, title: str, without: Container[str] = (),
-    presets: Preferred | None = None,
+    presets: Preferred | None = None, elsewhere: Container[str] = (),
 ) -> None:  # fmt: skip
     """A flag for each field of a group, with its help, unit and defaults.
 
@@ -284,10 +284,11 @@ def add_fields(
         title: BUDGET, TRAINING, STRATEGY, GALOT or GENERATOR.
         without: names of fields that are left out.
         presets: of strategies, by their names.
+        elsewhere: protocols and data sets that this command does not have.
     """
     for f in option_fields():
         if f.metadata["group"] == title and f.name not in without:
-            _add_field(group, f, presets or {})
+            _add_field(group, f, _other_defaults(f, presets or {}, elsewhere))
 
 
 def chosen_fields(args: argparse.Namespace) -> dict[str, Any]:
@@ -299,7 +300,7 @@ def chosen_fields(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _add_field(group: argparse._ArgumentGroup, f: Any, presets: Preferred) -> None:
+def _add_field(group: argparse._ArgumentGroup, f: Any, others: Sequence[str]) -> None:
     flag = f"--{f.name.replace('_', '-')}"
     names = [flag, SHORT[f.name]] if f.name in SHORT else [flag]
     unit = f" [{f.metadata['unit']}]" if f.metadata["unit"] else ""
@@ -307,7 +308,7 @@ def _add_field(group: argparse._ArgumentGroup, f: Any, presets: Preferred) -> No
     usual = f.metadata["usual"]
     default = without if usual is None else f"{usual}"
     choices = f", one of {', '.join(f.metadata['choices'])}" if f.metadata["choices"] else ""
-    defaults = ", ".join([default, *_other_defaults(f, presets)])
+    defaults = ", ".join([default, *others])
     text = f"{f.metadata['help']}{choices}{unit} (default: {defaults})"
     kind = field_type(f.name)
     group.add_argument(
@@ -316,7 +317,7 @@ def _add_field(group: argparse._ArgumentGroup, f: Any, presets: Preferred) -> No
     )  # fmt: skip
 
 
-def _other_defaults(f: Any, presets: Preferred) -> list[str]:
+def _other_defaults(f: Any, presets: Preferred, elsewhere: Container[str]) -> list[str]:
     """ "who: value" of each protocol, data set, generator and strategy that prefers another."""
     prefers = {p: protocol.sets for p, protocol in PROTOCOLS.items()}
     prefers |= {n: registry.datasets.get(n).defaults for n in registry.datasets.names()}
@@ -324,8 +325,11 @@ def _other_defaults(f: Any, presets: Preferred) -> list[str]:
     prefers |= presets
     values = {who: sets[f.name] for who, sets in prefers.items() if f.name in sets}
     default = f.metadata["usual"]
-    texts = [f"{who}: {value}" for who, value in values.items() if value != default]
+    texts = [f"{who}: {value}" for who, value in values.items()
+             if value != default and who not in elsewhere]  # fmt: skip
     for name, protocol in PROTOCOLS.items():
+        if name in elsewhere:
+            continue
         usual = protocol.sets.get(f.name, default)
         for dataset, sets in protocol.datasets.items():
             if sets.get(f.name, usual) != usual:

@@ -9,6 +9,7 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -96,8 +97,8 @@ def image_files(folder: Path) -> list[Path]:
 def read_image(file: Path | zipfile.Path) -> np.ndarray:
     """One image as [H, W, C] uint8: C = 1 if its file holds grey levels only, else 3.
 
-    16-bit grey is scaled to 8; transparent pixels are seen on white; of an animation the first
-    frame counts.
+    Upright, as its EXIF orientation says; 16-bit grey is scaled to 8; transparent pixels are seen
+    on white; of an animation the first frame counts.
 
     Raises:
         UserError: the file cannot be read as an image.
@@ -108,6 +109,7 @@ def read_image(file: Path | zipfile.Path) -> np.ndarray:
         with warnings.catch_warnings(), file.open("rb") as stream, Image.open(stream) as image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             old = image.mode == "I" and image.format == "PNG"  # Pillow 10's name of 16 bits
+            image = _upright(image)
             if old or image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255
                 return (np.asarray(image) // 257).astype(np.uint8)[..., None]
             if image.mode in ("I", "F"):
@@ -122,6 +124,16 @@ def read_image(file: Path | zipfile.Path) -> np.ndarray:
     except Exception as error:  # a decoder raises nearly anything on a damaged file
         raise UserError(f"{file}: cannot be read as an image ({said(error)})") from error
     return pixels.reshape(*pixels.shape[:2], 1 if grey else 3)
+
+
+def _upright(image: Any) -> Any:
+    """A PIL image as its EXIF orientation says: phones store what their sensor saw."""
+    from PIL import ImageOps
+
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # of an EXIF block that cannot be read; the pixels can
+        return image
 
 
 def resize_image(pixels: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:

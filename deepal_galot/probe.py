@@ -25,7 +25,7 @@ from .images import fit_to
 from .learner import Learner
 from .plan import Run
 from .pool import ImageSet
-from .training import split_batches
+from .training import count_batches
 
 PROBE_SECONDS = 1.0  # for each of the few things that are timed, ten seconds in all as a rule
 PATIENCE = 10.0  # seconds; a first batch that took longer is not repeated
@@ -50,7 +50,7 @@ class Probe:
         """Of the batch sizes in the middle of the rounds that are left."""
         middle = (done + run.config.cycles) // 2
         n = training_images(run.config, self.spec, middle)
-        batch = math.ceil(n / len(split_batches(n, run.config.batch_size)))
+        batch = math.ceil(n / count_batches(n, run.config.batch_size))
         c = dataclasses.replace(run.config, batch_size=batch, min_steps=0, seed=0)
         apart = c.uses_generated_images and c.synthetic_norm == "separate"
         recipe = (run.architecture, batch, c.head_dropout, c.optimizer, c.shift, c.flip, c.rotate,
@@ -82,10 +82,13 @@ class Probe:
 
         on_gpu = self.device.type == "cuda"
         few = 4 if on_gpu else 1  # there the first steps are slow, see capture
-        seconds(few)  # warms up
-        short = seconds(few)
-        epochs = 200 if on_gpu else max(3, min(200, int(PROBE_SECONDS / short)))
-        step = max(0.0, (seconds(epochs) - short) / (2 * (epochs - few)))
+        short, step = seconds(few), 0.0
+        if short > PATIENCE:  # then what a fit takes beside its steps is nothing
+            step = short / (2 * few)
+        else:  # that has warmed up
+            short = seconds(few)
+            epochs = 200 if on_gpu else max(3, min(200, int(PROBE_SECONDS / short)))
+            step = max(0.0, (seconds(epochs) - short) / (2 * (epochs - few)))
         per_pass = _repeat(lambda: learner.outputs(dataclasses.replace(data)), learner.clock)
         return Prices(fit=max(0.0, short - 2 * few * step), step=step, passed=per_pass / len(data))
 

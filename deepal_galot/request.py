@@ -102,7 +102,10 @@ def _dataset(args: argparse.Namespace) -> type[Dataset]:
             f"--image-size {args.image_size}: belongs to --class-names FILE or a folder as "
             f"--dataset; the images of {source} have a size"
         )
-    return registry.datasets.get(source)
+    try:
+        return registry.datasets.get(source)
+    except UserError as error:
+        raise UserError(f"{error}; there is no folder {source} here, either") from None
 
 
 def _check_image_size(side: int | None) -> None:

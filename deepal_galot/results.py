@@ -344,6 +344,12 @@ def find_runs(output: Path) -> list[RunFolder]:
     """
     if not output.is_dir():
         raise UserError(f"{output}: no such results folder")
+    for rows in sorted(output.glob("*/*/*/seed*/rounds.jsonl")):
+        if not (rows.parent / "config.json").exists():
+            raise UserError(
+                f"{rows.parent}: has rows and no config.json, which says what ran; the command "
+                f"that made them writes it anew, or move the folder away"
+            )
     runs = [RunFolder.open(f.parent) for f in sorted(output.glob("*/*/*/seed*/config.json"))]
     if not runs:
         raise UserError(f"{output}: no runs in it (expected <data set>/<strategy>/<id>/seed<k>)")

@@ -8,11 +8,12 @@ from deepal_galot.results import RunFolder
 from helpers import small_config
 
 
-def finished(output, accuracies, settings=None, content=None, row=None, **fields):
+def finished(output, accuracies, settings=None, content=None, row=None, remark="", **fields):
     """A finished run with the given accuracies, and further columns in every row."""
     fields |= {"n_rounds": len(accuracies) - 1}
     config = small_config(**fields)
-    folder = RunFolder.create(output, config, {"data": "d"} | (content or {}), settings or {})
+    content = {"data": "d"} | (content or {})
+    folder = RunFolder.create(output, config, content, settings or {}, remark)
     for r, accuracy in enumerate(accuracies):
         folder.append({
             "round": r, "budget": config.budget(r), "labels": config.budget(r), "images": 0,

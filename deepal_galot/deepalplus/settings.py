@@ -11,7 +11,7 @@ from typing import Any
 from generators.base import Generator
 
 from .. import registry
-from ..config import FOLDER, GALOT, GENERATOR, RunConfig, fields_of, resolve
+from ..config import FOLDER, GALOT, GENERATOR, PROTOCOLS, RunConfig, fields_of, resolve
 from ..datasets.class_names import prompt_words
 from ..datasets.tiny_imagenet_words import WORDS
 from ..errors import UserError, did_you_mean
@@ -23,6 +23,7 @@ from .host import Host
 NAME = "GALOT"
 # DeepALPlus's own training loop weighs all images alike, and its runs leave no images to borrow.
 NOT_HERE = ("synthetic_weight", "synthetic_norm", "synthetic_from", "align")
+ELSEWHERE = (*PROTOCOLS, "Digits")  # the recipe is DeepALPlus's, and so are the data
 READ = ("dataset_name", "initseed", "batch", "quota", "seed")  # of DeepALPlus's arguments
 WNIDS = Path("data", "TinyImageNet", "tiny-imagenet-200", "wnids.txt")
 PROG = "python -m deepal_galot.deepalplus"
@@ -61,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     for title in (GALOT, GENERATOR):
-        add_fields(parser.add_argument_group(title), title, NOT_HERE)
+        add_fields(parser.add_argument_group(title), title, NOT_HERE, elsewhere=ELSEWHERE)
     group = parser.add_argument_group("where and how")
     group.add_argument("--class-names", metavar="FILE", type=Path,
         help="words for the classes in prompts, one a line in the order of the labels")  # fmt: skip

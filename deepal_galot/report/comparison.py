@@ -115,7 +115,7 @@ class Comparison:
         shared: settings that all methods with generated images share; not in their labels.
         curves: the methods.
         baseline: label of the method that the others are compared with; None for the first that
-            learns from real images alone.
+            learns from real images alone, without a remark.
         exhibit: the table or figure of the paper that it mirrors, if it does.
         apart: what tells its title from another's that is alike.
     """
@@ -148,7 +148,8 @@ class Comparison:
         """The method that the others are compared with."""
         named = [c for c in self.curves if c.label == self.baseline]
         plain = [c for c in self.learning if not c.uses_generated_images]
-        return (named or plain or self.learning)[0]
+        alike = [c for c in plain if not c.remark]  # of images and a network as the others have
+        return (named or alike or plain or self.learning)[0]
 
     @property
     def title(self) -> str:
@@ -190,8 +191,9 @@ def of_exhibit(exhibit: Exhibit, folders: Sequence[RunFolder]) -> Comparison | N
             curves.insert(0, _curve(arm.label, runs))
     if not curves:
         return None
+    shared = _shared_settings([curve.folders[0] for curve in curves])
     return Comparison(
-        exhibit.dataset, exhibit.file_name, {}, tuple(curves), exhibit.baseline, exhibit
+        exhibit.dataset, exhibit.file_name, shared, tuple(curves), exhibit.baseline, exhibit
     )
 
 

@@ -26,7 +26,7 @@ def statements(comparison: Comparison) -> list[str]:
     the paper."""
     curves = comparison.curves
     remarks = dict.fromkeys(c.remark for c in curves if c.remark)
-    lines = _recipe_line(comparison)
+    lines = [_recipe_line(comparison), *_data_line(comparison)]
     lines += [f"† {', '.join(c.label for c in curves if c.remark == r)}: {r}" for r in remarks]
     lines += [line for curve in curves for line in _blank_lines(curve)]
     lines += [_own_line(curve, key) for curve in curves for key in curve.own_measures]
@@ -43,23 +43,39 @@ def statements(comparison: Comparison) -> list[str]:
     return lines
 
 
-def _recipe_line(comparison: Comparison) -> list[str]:
-    """What the runs have in common that their labels do not say; the arms of an exhibit need not
-    have it in common."""
-    if comparison.exhibit is not None:
-        return []
-    config = comparison.learning[0].folders[0].config
+def _recipe_line(comparison: Comparison) -> str:
+    """What the runs have in common that their labels do not say; the arms of an exhibit may differ
+    in some of it."""
+    configs = [curve.folders[0].config for curve in comparison.learning]
+    config, whose = configs[0], "" if comparison.exhibit is None else " of all"
     known = config.dataset in registry.datasets
     own = registry.datasets.get(config.dataset).defaults if known else {}
     flags = {"protocol": config.protocol}
     usual = resolve("", config.dataset, flags=flags, dataset_defaults=own)
+    alike = [k for k in (*fields_of(TRAINING), "n_init", "n_query", "protocol")
+             if len({getattr(c, k) for c in configs}) == 1]  # fmt: skip
     changed = {k: setting_text(getattr(config, k)) for k in fields_of(TRAINING)
-               if k != "classifier" and getattr(config, k) != getattr(usual, k)}  # fmt: skip
+               if k in alike and k != "classifier"
+               and getattr(config, k) != getattr(usual, k)}  # fmt: skip
+    said = [config.classifier] if "classifier" in alike else []
     given = f" with {label_of('', changed)}" if changed else ""
-    budget = f"; {config.n_init:,} labels, then {config.n_query:,} a round"
-    if not comparison.learning[0].learns:
-        budget = ""
-    return [f"training: {config.classifier}, protocol {config.protocol}{given}{budget}"]
+    said.append(f"protocol {config.protocol}{given}")
+    line = f"training{whose}: {', '.join(said)}"
+    if not comparison.learning[0].learns or not {"n_init", "n_query"} <= set(alike):
+        return line
+    if not any(curve.labels for curve in comparison.learning):
+        return f"{line}; |L| = {config.n_init:,}, then {config.n_query:,} more a round; no labels"
+    return f"{line}; {config.n_init:,} labels, then {config.n_query:,} a round"
+
+
+def _data_line(comparison: Comparison) -> list[str]:
+    """How many images there were, and where; unknown of runs of older versions."""
+    for part in _parts(comparison.curves[0].folders[0]):
+        data = part.get("data", {})
+        if {"pool", "test", "path"} <= data.keys():
+            where = f", of {data['path']}" if data["path"] else ""
+            return [f"data: {data['pool']:,} images to label, {data['test']:,} to test on{where}"]
+    return []
 
 
 def _missing_lines(comparison: Comparison) -> list[str]:
@@ -174,7 +190,7 @@ def _control_lines(comparison: Comparison) -> list[str]:
     for curve, other in itertools.permutations(curves, 2):
         if _same_but(curve, other, direction="random"):
             lines += [f"its direction adds: {x}" for x in _difference_line(curve, other, budgets)]
-    if missing:
+    if missing and comparison.exhibit is None:  # whose arms are what they are
         commands = ", ".join(dict.fromkeys(missing.values()))
         lines.append(f"what the text optimisation of {', '.join(missing)} adds is not known: run "
                      f"{commands} too")  # fmt: skip
@@ -213,7 +229,15 @@ def _machines_line(curves: Sequence[Curve]) -> list[str]:
 def _machines(folder: RunFolder) -> set[str]:
     """Device and torch version of every part of a run; empty if its env.json is gone."""
     try:
-        parts = json.loads((folder.path / "env.json").read_text(encoding="utf-8"))["parts"]
-        return {f"{p['device_name']} with torch {p['versions']['torch']}" for p in parts}
-    except (OSError, ValueError, LookupError, TypeError):
+        return {f"{p['device_name']} with torch {p['versions']['torch']}" for p in _parts(folder)}
+    except (LookupError, TypeError):
         return set()
+
+
+def _parts(folder: RunFolder) -> list[dict[str, Any]]:
+    """What env.json holds of each part of a run; nothing if it is gone."""
+    try:
+        parts = json.loads((folder.path / "env.json").read_text(encoding="utf-8"))["parts"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return []
+    return [part for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []

@@ -32,12 +32,14 @@ class Cell:
         value: as programs do, and what a column is sorted by; None for words.
         error: standard error of the value, or half an interval; None if it has none.
         best: whether it is the best of its column.
+        bound: whether the value may be less.
     """
 
     text: str
     value: float | None = None
     error: float | None = None
     best: bool = False
+    bound: bool = False
 
 
 @dataclass(frozen=True)
@@ -250,9 +252,10 @@ def _labels(curve: Curve, needed: np.ndarray) -> Cell:
     if curve.labels == 0:
         return Cell("0", 0.0)
     mean, sem = mean_sem(needed)
-    first = "≤ " if (needed == curve.budgets[0]).any() else ""  # it may have been there before
-    error = "" if np.isnan(sem) or first else f" ±{sem:,.0f}"
-    return Cell(f"{first}{mean:,.0f}{error}", mean, None if np.isnan(sem) else sem)
+    if (needed == curve.budgets[0]).any():  # it may have been there before
+        return Cell(f"≤ {mean:,.0f}", mean, bound=True)
+    error = "" if np.isnan(sem) else f" ±{sem:,.0f}"
+    return Cell(f"{mean:,.0f}{error}", mean, None if np.isnan(sem) else sem)
 
 
 def paper_table(comparison: Comparison) -> Table | None:
@@ -380,7 +383,7 @@ def _bold(text: str, best: bool) -> str:
 
 
 def as_csv(table: Table) -> bytes:
-    """Values in full, errors in columns of their own."""
+    """Values in full, but for bounds, which stay words; errors in columns of their own."""
     erring = [any(row[j].error is not None for row in table.rows) for j in range(len(table.header))]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -391,7 +394,8 @@ def as_csv(table: Table) -> bytes:
     for row in table.rows:
         line: list[object] = []
         for cell, with_errors in zip(row, erring, strict=True):
-            line.append(cell.text if cell.value is None else f"{cell.value:.10g}")
+            words = cell.value is None or cell.bound
+            line.append(cell.text if words else f"{cell.value:.10g}")
             if with_errors:
                 line.append("" if cell.error is None else f"{cell.error:.10g}")
         writer.writerow(line)

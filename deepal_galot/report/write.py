@@ -84,7 +84,12 @@ def write_report(
         lines.append(f"--annotations: none of the {marks} marks is of an image of these runs")
     unfinished = [f for f in folders if not f.finished]
     if unfinished:
-        lines.append(f"{len(unfinished)} unfinished runs are left out, e.g. {unfinished[0].path}")
+        runs = (
+            "1 unfinished run is"
+            if len(unfinished) == 1
+            else f"{len(unfinished)} unfinished runs are"
+        )
+        lines.append(f"{runs} left out, e.g. {unfinished[0].path}")
     lines += _next_steps(sections)
     return "\n\n".join([*parts, *lines, f"to look at: {file}"])
 
@@ -239,7 +244,10 @@ def _next_steps(sections: Sequence[Section]) -> list[str]:
     if seeds and min(seeds) < LEAST_SEEDS:
         lines.append("next: more seeds, so that spreads are known: --seeds 0 1 2 3 4 in the "
                      "command that ran them")  # fmt: skip
-    unjudged = [s.comparison.dataset for s in sections if s.galleries and s.judge is None]
+    unjudged = [
+        s.comparison.dataset for s in sections
+        if s.galleries and s.judge is None and any(c.labels for c in s.comparison.curves)
+    ]  # fmt: skip
     for dataset in dict.fromkeys(unjudged):
         lines.append(
             f"next: --strategy GALOT:mode=full in the command that ran {dataset}, a classifier on "

@@ -162,6 +162,27 @@ def test_a_compilation_is_no_price(seconds, compiles, price):
     assert _repeat(work, lambda: now[0], compiles) == price
 
 
+def test_a_fit_that_takes_very_long_is_not_repeated(tmp_path, monkeypatch):
+    """Before, the probe of 1,000 × 1,000 pixels had no end in 200 s."""
+    now, fits = [0.0], []
+
+    def fit(self, data, round):
+        fits.append(self.config.epochs)
+        now[0] += 2 + 2 * self.config.epochs * step  # two steps an epoch
+
+    def outputs(self, data):
+        now[0] += 5 * step
+
+    monkeypatch.setattr(Learner, "clock", lambda self: now[0])
+    monkeypatch.setattr(Learner, "fit", fit)
+    monkeypatch.setattr(Learner, "outputs", outputs)
+    request, plan = plan_of(tmp_path, "RandomSampling")
+    for step, times in ((0.125, [1, 1, 3]), (30, [1])):
+        prices = Probe(plan.spec, request.device, None).prices(plan.runs[0], 0)
+        assert fits == times and prices.step == pytest.approx(step, rel=0.04)
+        fits.clear()
+
+
 def test_fits_of_other_recipes_are_timed_apart(tmp_path, monkeypatch):
     """What changes a step's time has a price of its own; what does not, shares one."""
     timed = []

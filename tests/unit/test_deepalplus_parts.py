@@ -15,13 +15,14 @@ from deepalplus_tools import HOSTS, make_checkout, opened, their_args
 from torch import nn
 from torchvision import transforms as T
 
-from deepal_galot.config import resolve
+from deepal_galot.config import PROTOCOLS, resolve
 from deepal_galot.datasets.tiny_imagenet_words import WORDS
 from deepal_galot.deepalplus import bridges, command
 from deepal_galot.deepalplus.journal import TextJournal, seen
 from deepal_galot.deepalplus.layout import Layout
 from deepal_galot.deepalplus.settings import (
     Settings,
+    build_parser,
     check_numbers,
     parse_flags,
     read_fields,
@@ -150,6 +151,12 @@ def test_rows_columns_and_colours_as_deepalplus_reads_them():
     for name, channel in (("TinyImageNet", 2), ("CIFAR10", 0)):
         stored = Layout.of(np.zeros((2, 64, 64, 3), np.uint8), name).pack(red)[0]
         assert stored.argmax(2).max() == stored.argmax(2).min() == channel, name
+
+
+def test_help_names_no_default_that_is_not_to_be_had_there():
+    text = " ".join(build_parser().format_help().split())
+    assert "MNIST: a small handwritten" in text
+    assert not any(f"{who}: " in text for who in (*PROTOCOLS, " Digits"))
 
 
 def test_grey_is_luma(host, tmp_path):

@@ -145,6 +145,12 @@ def test_an_altered_configuration_is_an_error(tmp_path, where):
 def test_unreadable_folders(tmp_path):
     with pytest.raises(UserError, match="no such results folder"):
         find_runs(tmp_path / "none")
+    rows = tmp_path / "Digits" / "GALOT" / "0" / "seed0" / "rounds.jsonl"
+    rows.parent.mkdir(parents=True)
+    rows.touch()
+    with pytest.raises(UserError, match=r"seed0: has rows and no config.json"):
+        find_runs(tmp_path)
+    rows.unlink()
     with pytest.raises(UserError, match="no runs in it"):
         find_runs(tmp_path)
     folder = create(tmp_path)

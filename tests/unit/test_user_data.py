@@ -15,6 +15,7 @@ from PIL import Image
 from deepal_galot.datasets.base import DatasetSpec
 from deepal_galot.datasets.user_data import dataset_at, is_path, results_name
 from deepal_galot.errors import UserError
+from deepal_galot.images import read_image
 
 RNG = np.random.default_rng(0)
 
@@ -110,6 +111,25 @@ def test_sizes_that_differ_are_resized_by_the_projects_own_path(folder):
     assert load(folder, 12).content_hash != spec.content_hash
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L", "I;16"])
+def test_photos_stand_upright(tmp_path, mode):
+    """Before, as the sensor saw them: phones say how they were held in the EXIF orientation."""
+    seen = np.arange(12).reshape(3, 4) * (5000 if mode == "I;16" else 20)
+    held = Image.fromarray(seen.astype(np.uint16 if mode == "I;16" else np.uint8)).convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90° clockwise to stand upright
+    held.save(tmp_path / "held.png", exif=exif)
+    held.save(tmp_path / "plain.png")
+    pixels = [read_image(tmp_path / f"{name}.png") for name in ("held", "plain")]
+    assert (pixels[0] == np.rot90(pixels[1], -1)).all() and pixels[0].shape[:2] == (4, 3)
+
+
+def test_an_orientation_that_cannot_be_read_is_none(tmp_path):
+    image = Image.fromarray(np.arange(12, dtype=np.uint8).reshape(3, 4))
+    image.save(tmp_path / "odd.png", exif=b"Exif\0\0no TIFF header")
+    assert (read_image(tmp_path / "odd.png")[..., 0] == np.asarray(image)).all()
+
+
 def test_grey_if_every_image_is(tmp_path):
     for part in ("train", "test"):
         for name, mode in (("a", "L"), ("b", "1"), ("b", "LA")):
@@ -171,7 +191,7 @@ def test_names_in_any_script(folder):
         (lambda f: [p.unlink() for p in (f / "test").rglob("*.jpg")], "test: no images in it"),
         (lambda f: os.rename(f / "train" / "cats", f / "train" / "black dogs"), "the same name"),
         (lambda f: os.rename(f / "train" / "cats", f / "train" / "__"), "text on one line"),
-        (lambda f: os.rename(f / "train" / "cats", f / "cats"), "1 class; a classifier needs 2"),
+        (lambda f: os.rename(f / "train" / "cats", f / "cats"), "classes: 1; a classifier needs 2"),
         (lambda f: save(f / "train" / "0.png"), r"0.png: is in no class"),
         (lambda f: save(f / "train" / "cats" / "more" / "0.png"), "more: a folder inside a class"),
         (lambda f: (f / "train" / "cats" / "0.png").write_bytes(b""), "0.png: cannot be read as"),
@@ -278,8 +298,8 @@ NAMES = "class_names must be"
         ({"y_train": np.array([0, 1, 10**9, 1, 0, 2])}, "labels run up to 1000000000, but 6"),
         ({"y_train": np.array([0, 1, 2**64 - 1, 1, 0, 2], np.uint64)}, "labels run up to 184467"),
         ({"y_train": np.array([0, 1, -1, 1, 0, 2])}, "run from -1 to 2, but they count from 0"),
-        ({"y_train": np.zeros(6, int)}, "1 class; a classifier needs 2"),
-        ({"y_train": np.zeros(0, int)}, "0 class; a classifier needs 2"),
+        ({"y_train": np.zeros(6, int)}, "classes: 1; a classifier needs 2"),
+        ({"y_train": np.zeros(0, int)}, "classes: 0; a classifier needs 2"),
         ({"y_train": np.ones((6, 1), int)}, r"save y.ravel\(\)"),
         ({"y_train": np.ones(6)}, "whole-number labels, not float64"),
         ({"y_train": np.array([True, False] * 3)}, "whole-number labels, not bool"),

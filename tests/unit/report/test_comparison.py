@@ -19,6 +19,15 @@ def test_seeds_stand_in_the_order_of_their_numbers(tmp_path):
     assert compare(runs)[0].curves[0].seeds == (2, 10)
 
 
+def test_others_are_compared_with_what_learns_as_they_do(tmp_path):
+    """Before, --strategy all compared them with GAAL, which learns from images that it made."""
+    gaal = finished(tmp_path, [0.2, 0.3], strategy="GAAL", remark="queries are made")
+    galot = finished(tmp_path, [0.6, 0.7], strategy="GALOT", mode="al+gal")
+    real = finished(tmp_path, [0.5, 0.6], strategy="RandomSampling")
+    for runs, label in (([gaal, galot, real], real), ([gaal, galot], gaal), ([galot], galot)):
+        assert compare(runs)[0].reference.label == label.config.strategy
+
+
 def test_costs_are_sums_over_rounds_and_means_over_seeds(tmp_path):
     made = {"images_made": 3, "ascent_images": 4}
     runs = [finished(tmp_path, [0.5, 0.6], seed=s, row=made | {"train_seconds": 2.0 + s})

@@ -9,7 +9,7 @@ from deepal_galot.report.comparison import compare
 from deepal_galot.report.statements import statements
 from deepal_galot.report.write import write_report
 from deepal_galot.results import RunFolder, find_runs
-from finished_runs import finished
+from finished_runs import exhibit_of, finished
 from helpers import small_config
 
 pytestmark = pytest.mark.usefixtures("quick_pictures")
@@ -25,6 +25,47 @@ def test_the_recipe_is_said(tmp_path):
         f"training: small_cnn, protocol demo with min_steps=0{budget}",
         f"training: small_cnn, protocol demo with epochs=2,min_steps=0{budget}",
     }
+
+
+def test_the_recipe_of_an_exhibit_is_what_its_arms_share(tmp_path):
+    """Before, a table of one epoch looked like any other."""
+    galot, own = {"strategy": "GALOT", "mode": "al+gal"}, {"steps": "2"}
+    runs = [finished(tmp_path, [0.5, 0.6], own | {"epsilon": str(e)}, epochs=1, min_steps=0,
+                     batch_size=b, epsilon=float(e), steps=2, **galot)
+            for e, b in ((0, 4), (1, 8))]  # fmt: skip
+    _, comparison = exhibit_of(tmp_path, runs, [("a", None), ("b", None)])
+    first = "training of all: small_cnn, protocol demo with epochs=1,min_steps=0; 10 labels, then 5"
+    assert statements(comparison)[0] == f"{first} a round"
+    assert comparison.shared == own
+    other = finished(tmp_path, [0.5, 0.6], n_init=11, classifier="ResNet18")
+    _, comparison = exhibit_of(tmp_path, [*runs, other], [(x, None) for x in "abc"])
+    assert statements(comparison)[0] == "training of all: protocol demo with min_steps=0"
+
+
+def test_without_a_label_none_is_said_to_be_bought(tmp_path):
+    run = finished(tmp_path, [0.5, 0.6], row={"labels": 0}, strategy="GALOT", mode="gal")
+    line = statements(compare([run])[0])[0]
+    assert line.endswith("; |L| = 10, then 5 more a round; no labels")
+
+
+def test_the_data_are_said(tmp_path):
+    """Before, tables of folders that are called alike stood side by side and nothing told how
+    they differ."""
+    for content, path in (("a", "x/photos"), ("b", "y/photos"), ("c", None)):
+        run = finished(tmp_path, [0.5, 0.6], content={"data": content})
+        run.save_environment({"data": {"pool": 1500, "test": 30, "path": path}})
+    first, second, third = (statements(c)[1] for c in compare(find_runs(tmp_path)))
+    said = "data: 1,500 images to label, 30 to test on"
+    assert {first, second, third} == {said, f"{said}, of x/photos", f"{said}, of y/photos"}
+    (run.path / "env.json").write_text('{"parts": [7, {"data": {}}]}')
+    assert not any("data:" in line for line in statements(compare([run])[0]))
+
+
+def test_a_control_is_not_asked_for_where_it_would_not_be_shown(tmp_path):
+    run = finished(tmp_path, [0.5, 0.7], strategy="GALOT", mode="al+gal")
+    _, comparison = exhibit_of(tmp_path, [run], [("GALOT", None)])
+    assert not any("is not known" in line for line in statements(comparison))
+    assert any("is not known" in line for line in statements(compare([run])[0]))
 
 
 def test_methods_that_are_called_alike_are_told_apart(tmp_path):

@@ -118,7 +118,10 @@ def test_the_baseline_reaches_its_own_last_accuracy(tmp_path):
 def test_a_seed_that_begins_above_the_target_makes_the_mean_an_upper_bound(tmp_path):
     runs = [finished(tmp_path, a, seed=s) for s, a in enumerate([[0.9, 0.95], [0.6, 1.0]])]
     (cell,) = tables.labels_table(compare(runs)[0], (0.8,)).rows[0][1:]
-    assert (cell.text, cell.value) == ("≤ 11", 11.25)  # of 10, or fewer, and 12.5
+    assert (cell.text, cell.value, cell.error) == ("≤ 11", 11.25, None)  # of ≤ 10, and 12.5
+    table = tables.labels_table(compare(runs)[0], (0.8, 0.97))
+    lines = tables.as_csv(table).decode().splitlines()  # before, 11.25 with an error of 1.25
+    assert lines == ["strategy,80 %,97 %", "MarginSampling,≤ 11,15 (1 of 2 seeds)"]
 
 
 def test_labels_needed_without_labels(tmp_path):

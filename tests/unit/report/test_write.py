@@ -1,6 +1,7 @@
 """The files of a report."""
 
 import warnings
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,6 +13,7 @@ from deepal_galot.report.comparison import compare
 from deepal_galot.report.exhibit import PaperRow
 from deepal_galot.report.figures import beside_paper, curves, render
 from deepal_galot.report.gallery import gallery_of
+from deepal_galot.report.tables import Cell, Table
 from deepal_galot.report.write import ReportOptions, write_report
 from deepal_galot.results import RunFolder, find_runs
 from finished_runs import exhibit_of, finished
@@ -45,7 +47,7 @@ def test_unfinished_runs_are_left_out_and_said(tmp_path):
     open_config = small_config(strategy="RandomSampling", n_rounds=1)
     unfinished = RunFolder.create(tmp_path, open_config, {"data": "d"}, {})
     text = write_report([done, unfinished], tmp_path)
-    assert "1 unfinished runs are left out" in text and "no spread can be claimed" in text
+    assert "1 unfinished run is left out" in text and "no spread can be claimed" in text
     with pytest.raises(UserError, match="nothing to report: 1 of 1 runs are unfinished"):
         write_report([unfinished], tmp_path)
 
@@ -107,6 +109,27 @@ def test_pictures_are_pngs(two_methods, tmp_path):
     assert files["png"].startswith(b"\x89PNG") and b"MarginSampling (n=5)" in files["svg"]
     assert render(lambda: curves(comparison), ("png", "svg")) == files
     assert gallery_of(comparison.curves[0]) is None
+
+
+@pytest.mark.parametrize("labels", [10, 0])
+def test_a_judge_is_asked_for_where_there_are_labels(tmp_path, labels):
+    """Before, also of class names alone, where there is nothing to learn it from."""
+    mode = "al+gal" if labels else "gal"
+    run = finished(tmp_path, [0.5, 0.6], row={"labels": labels}, strategy="GALOT", mode=mode)
+    section = SimpleNamespace(comparison=compare([run])[0], galleries=["images"], judge=None)
+    asked = [line for line in write._next_steps([section]) if "mode=full" in line]
+    assert len(asked) == bool(labels)
+
+
+@pytest.mark.parametrize("draw", [figures.bars, figures.intervals])
+def test_what_stands_below_a_picture_is_inside_of_it(draw):
+    """Before, a long name pushed it out."""
+    rows = ((Cell("a name as long as they come, " * 4), Cell("1", 1.0, 0.1), Cell("1", 1.0, 0.1)),)
+    figure = draw(Table("t", "human labels needed, " * 9, ("strategy", "80 %", "90 %"), rows))
+    figure.draw_without_rendering()
+    (below,) = [text for text in figure.texts if "needed" in text.get_text()]
+    box, whole = below.get_window_extent(), figure.bbox
+    assert whole.x0 <= box.x0 and box.x1 <= whole.x1 and whole.y0 <= box.y0
 
 
 def test_curves_are_in_percent_as_the_tables_are(two_methods, tmp_path):
