@@ -83,7 +83,7 @@ class Probe:
         on_gpu = self.device.type == "cuda"
         few = 4 if on_gpu else 1  # there the first steps are slow, see capture
         short, step = seconds(few), 0.0
-        if short > PATIENCE:  # then what a fit takes beside its steps is nothing
+        if short > PATIENCE and not on_gpu:  # then what a fit takes beside its steps is nothing
             step = short / (2 * few)
         else:  # that has warmed up
             short = seconds(few)

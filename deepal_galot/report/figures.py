@@ -241,7 +241,7 @@ def bars(table: Table) -> Figure:
     _name_rows(axes, [row[0].text for row in table.rows])
     axes.set_xlim(0, 1.3 * (max(axes.get_xlim()[1], 1e-9)))
     figure.supxlabel(textwrap.fill(table.title, 80), fontsize="medium")  # names may be long
-    figure.legend(fontsize="small", loc="outside lower right", ncols=min(columns, 5))
+    figure.legend(fontsize="small", loc="outside upper right", ncols=min(columns, 5))
     return figure
 
 

@@ -52,7 +52,7 @@ def _recipe_line(comparison: Comparison) -> str:
     own = registry.datasets.get(config.dataset).defaults if known else {}
     flags = {"protocol": config.protocol}
     usual = resolve("", config.dataset, flags=flags, dataset_defaults=own)
-    alike = [k for k in (*fields_of(TRAINING), "n_init", "n_query", "protocol")
+    alike = [k for k in (*fields_of(TRAINING), "n_init", "n_query")
              if len({getattr(c, k) for c in configs}) == 1]  # fmt: skip
     changed = {k: setting_text(getattr(config, k)) for k in fields_of(TRAINING)
                if k in alike and k != "classifier"
@@ -71,10 +71,10 @@ def _recipe_line(comparison: Comparison) -> str:
 def _data_line(comparison: Comparison) -> list[str]:
     """How many images there were, and where; unknown of runs of older versions."""
     for part in _parts(comparison.curves[0].folders[0]):
-        data = part.get("data", {})
-        if {"pool", "test", "path"} <= data.keys():
-            where = f", of {data['path']}" if data["path"] else ""
-            return [f"data: {data['pool']:,} images to label, {data['test']:,} to test on{where}"]
+        match part.get("data"):
+            case {"pool": int(pool), "test": int(test), "path": path}:
+                where = f", of {path}" if path else ""
+                return [f"data: {pool:,} images to label, {test:,} to test on{where}"]
     return []
 
 

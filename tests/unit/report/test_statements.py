@@ -57,8 +57,9 @@ def test_the_data_are_said(tmp_path):
     first, second, third = (statements(c)[1] for c in compare(find_runs(tmp_path)))
     said = "data: 1,500 images to label, 30 to test on"
     assert {first, second, third} == {said, f"{said}, of x/photos", f"{said}, of y/photos"}
-    (run.path / "env.json").write_text('{"parts": [7, {"data": {}}]}')
-    assert not any("data:" in line for line in statements(compare([run])[0]))
+    for damaged in ("7", '{"data": {}}', '{"data": 7}', '{"data": {"pool": [], "test": 1}}'):
+        (run.path / "env.json").write_text(f'{{"parts": [{damaged}]}}')
+        assert not any("data:" in line for line in statements(compare([run])[0]))
 
 
 def test_a_control_is_not_asked_for_where_it_would_not_be_shown(tmp_path):

@@ -130,6 +130,7 @@ def test_what_stands_below_a_picture_is_inside_of_it(draw):
     (below,) = [text for text in figure.texts if "needed" in text.get_text()]
     box, whole = below.get_window_extent(), figure.bbox
     assert whole.x0 <= box.x0 and box.x1 <= whole.x1 and whole.y0 <= box.y0
+    assert not any(box.overlaps(legend.get_window_extent()) for legend in figure.legends)
 
 
 def test_curves_are_in_percent_as_the_tables_are(two_methods, tmp_path):
