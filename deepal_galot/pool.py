@@ -215,6 +215,14 @@ class Pool:
         """Share of test images that are predicted right, in [0, 1]."""
         return float((preds.cpu() == torch.as_tensor(self._spec.y_test)).double().mean())
 
+    def cal_balanced_acc(self, preds: Tensor) -> float:
+        """Mean over the classes that have test images of the share of theirs that are predicted
+        right, in [0, 1]."""
+        from sklearn.metrics import recall_score
+
+        y = self._spec.y_test
+        return float(recall_score(y, preds.cpu(), labels=np.unique(y), average="macro"))
+
     def _subset(self, idxs: np.ndarray) -> ImageSet:
         part = self.get_new_data(self.X_train[idxs], self.Y_train[idxs])
         return replace(part, augmented=self._score_augmented)

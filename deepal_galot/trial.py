@@ -106,7 +106,7 @@ class Trial:
         steps = self.learner.fit(self.pool.training_set(real=self.config.uses_real_images), round)
         extra_in_fits = self.learner.extra_train_seconds - extra_before - extra_in_choice
         train_seconds = clock() - started + warm_up_seconds - extra_in_fits
-        accuracy = self._accuracy()
+        tested = self._tested()
         measured = self.strategy.measure() | self._oracle_accuracy(round)
         self.folder.save_classifier(self.learner.state(), self._card(round))
         return {
@@ -116,7 +116,7 @@ class Trial:
             else self.config.budget(round),
             "labels": self.pool.n_labeled if self.config.uses_real_images else 0,
             "images": self.pool.n_synthetic,
-            "accuracy": accuracy,
+            **tested,
             "steps": steps,
             **self._costs_of(batch, round),
             **{f"own_{name}": value for name, value in measured.items()},
@@ -196,11 +196,15 @@ class Trial:
 
     # -- what is recorded --------------------------------------------------------------------
 
-    def _accuracy(self) -> float | None:
-        """Of this round's classifier on the test images, if there are any."""
+    def _tested(self) -> Row:
+        """This round's classifier on the test images, if there are any."""
         if self.pool.n_test == 0:
-            return None
-        return self.pool.cal_test_acc(self.learner.predict(self.pool.get_test_data()))
+            return {"accuracy": None}
+        predicted = self.learner.predict(self.pool.get_test_data())
+        return {
+            "accuracy": self.pool.cal_test_acc(predicted),
+            "balanced_accuracy": self.pool.cal_balanced_acc(predicted),
+        }
 
     def _oracle_accuracy(self, round: int) -> Row:
         """How often the stand-in for the human is right, where it was asked."""

@@ -60,6 +60,16 @@ class Curve:
         accuracy = self.at(budgets)
         return None if accuracy is None else accuracy.mean(1)
 
+    def balanced(self, budgets: Sequence[int]) -> np.ndarray | None:
+        """[S] the same of the mean over classes of their accuracy; None if one is missing, as of
+        older versions."""
+        if self.at(budgets) is None:
+            return None
+        at = [[row for row in rows if row["budget"] in budgets] for rows in self.rows]
+        known = all("balanced_accuracy" in row for rows in at for row in rows)
+        values = [[row["balanced_accuracy"] for row in rows] for rows in at] if known else None
+        return None if values is None else np.mean(values, axis=1)
+
     def cost(self, name: str) -> float:
         """One of COSTS: sum over the rounds, mean over the seeds."""
         runs = [[row.get(c, 0.0) for row in rows for c in COSTS[name]] for rows in self.rows]
@@ -285,11 +295,13 @@ def _checked_rows(folder: RunFolder) -> list[Row]:
         UserError: a row lacks a number that the tables need.
     """
     counts = ("budget", "labels", "images", "images_made", "ascent_images")
-    needed, rows = (*counts, "accuracy", *COST_COLUMNS), folder.rows()
+    shares = ("accuracy", "balanced_accuracy")
+    needed, rows = (*counts, *shares, *COST_COLUMNS), folder.rows()
     for row in rows:
-        known = {"seconds_stored": 0.0} | row  # where nothing is generated, and in older versions
+        # Where nothing is generated, and in older versions.
+        known = {"seconds_stored": 0.0, "balanced_accuracy": 0.0} | row
         bad = [k for k in needed if not _is_number(known.get(k))]
-        bad += ["accuracy"] if not bad and row["accuracy"] > 1 else []
+        bad += [k for k in shares if not bad and known[k] > 1]
         if bad:
             line = row["round"] + 1
             raise UserError(f"{folder.path / 'rounds.jsonl'}: line {line} is damaged ({bad[0]})")

@@ -23,6 +23,8 @@ from .statistics import (
     win_shares,
 )
 
+UNEVEN = 0.005  # balanced accuracy is shown where it is so far from accuracy
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -76,37 +78,50 @@ def mean_cell(values: Sequence[float] | np.ndarray, digits: int = 1, best: bool 
 def accuracy_table(comparison: Comparison) -> Table:
     """Mean ± SEM at each budget, their average, the area; seconds are sums over a run, means over
     seeds, and labels and images those of a run."""
-    common, best = comparison.common_budgets, _best(comparison)
-    some_area, rows = len(common) > 1, []
-    for curve in comparison.curves:
-        sets = [curve.at([b]) for b in comparison.budgets]
-        values = [None if v is None else v[:, 0] for v in sets]
-        values += [curve.average(common)]
-        values += [normalized_area(curve, common)] if some_area else []
-        accuracies = [_accuracy(v, best.get(j)) for j, v in enumerate(values)]
+    columns, rows = _accuracy_columns(comparison), []
+    best = {name: _best(column) for name, column in columns.items()}
+    for i, curve in enumerate(comparison.curves):
+        accuracies = [_accuracy(column[i], best[name]) for name, column in columns.items()]
         counts = (len(curve.seeds), curve.labels, curve.images, curve.images_made)
         rows.append((
             Cell(curve.marked_label), *accuracies, *(Cell(f"{n:,}", n) for n in counts),
             *(Cell(f"{curve.cost(k):.1f}", curve.cost(k)) for k in COSTS),
         ))  # fmt: skip
-    budgets = (f"{b:,}" for b in comparison.budgets)
-    means = ("average", "area") if some_area else ("average",)
-    header = ("strategy", *budgets, *means, "n", "labels", "images", "made", *COSTS)
-    area = "area: under the curve over labels; " if some_area else ""
-    drawn = "; gen s: images that were stored already as when they were made"
-    kept = drawn if any(c.images_made for c in comparison.curves) else ""
-    title = f"test accuracy in %, {mean_over('n seeds', rows)}; {area}costs of one run{kept}"
+    header = ("strategy", *columns, "n", "labels", "images", "made", *COSTS)
+    what = {
+        "balanced": "balanced: average of the mean over classes",
+        "area": "area: under the curve over labels",
+    }
+    said = [what[name] for name in columns if name in what] + ["costs of one run"]
+    if any(c.images_made for c in comparison.curves):
+        said.append("gen s: images that were stored already as when they were made")
+    title = f"test accuracy in %, {mean_over('n seeds', rows)}; {'; '.join(said)}"
     return Table("accuracy", title, header, tuple(rows))
 
 
-def _best(comparison: Comparison) -> dict[int, float]:
-    """Accuracy column -> its highest mean, where not all have the same."""
-    common = comparison.common_budgets
-    of = [[c.average([b]) for c in comparison.curves] for b in comparison.budgets]
-    of.append([c.average(common) for c in comparison.curves])
-    of.append([normalized_area(c, common) for c in comparison.curves])
-    means = [[v.mean() for v in column if v is not None] for column in of]
-    return {j: max(m) for j, m in enumerate(means) if m and not _same(max(m), min(m))}
+Column = list[np.ndarray | None]  # [S] of each method that has it
+
+
+def _accuracy_columns(comparison: Comparison) -> dict[str, Column]:
+    """Accuracy at each budget, their average, that of balanced accuracy where it tells more, and
+    the area where there are two budgets."""
+    common, curves = comparison.common_budgets, comparison.curves
+    columns: dict[str, Column] = {f"{b:,}": [c.average([b]) for c in curves]
+                                  for b in comparison.budgets}  # fmt: skip
+    columns["average"] = [c.average(common) for c in curves]
+    balanced = [c.balanced(common) for c in curves]
+    pairs = zip(balanced, columns["average"], strict=True)
+    if any(b is not None and abs(np.mean(b - a)) >= UNEVEN for b, a in pairs):
+        columns["balanced"] = balanced
+    if len(common) > 1:
+        columns["area"] = [normalized_area(c, common) for c in curves]
+    return columns
+
+
+def _best(column: Column) -> float | None:
+    """The highest mean of a column, where not all have the same."""
+    means = [values.mean() for values in column if values is not None]
+    return max(means) if means and not _same(max(means), min(means)) else None
 
 
 def _same(a: float, b: float) -> bool:
@@ -446,9 +461,9 @@ def csv_of_rows(comparison: Comparison) -> bytes:
     """Every row of every run, one line each, for other tools."""
     out = io.StringIO()
     keys = ["round", "budget", "labels", "images", "images_made", "images_retried",
-            "images_failed", "ascent_images", "ascent_failed", "accuracy", "epsilon", "distance",
-            "arrived_distance", "score_before", "score_after", "pool_distance", "mismatch_plain",
-            "mismatch", "steps", *COST_COLUMNS]  # fmt: skip
+            "images_failed", "ascent_images", "ascent_failed", "accuracy", "balanced_accuracy",
+            "epsilon", "distance", "arrived_distance", "score_before", "score_after",
+            "pool_distance", "mismatch_plain", "mismatch", "steps", *COST_COLUMNS]  # fmt: skip
     keys += sorted({k for curve in comparison.curves for k in curve.own_measures})
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["dataset", "strategy", "seed", *keys])

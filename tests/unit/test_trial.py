@@ -1,5 +1,6 @@
 """The loop of one run: which fits it makes, what is whose time, and when it is done."""
 
+import dataclasses
 import time
 
 import numpy as np
@@ -96,6 +97,17 @@ def test_what_a_choice_trains_is_not_the_time_of_generating(toy, tmp_path, clock
 def test_labels_that_were_bought_before_a_restart_are_not_asked_for_again(toy, tmp_path):
     bought = SyntheticQuery(toy.x_test[:2], np.array([2, 1]))
     assert trial(tmp_path, toy)._label(bought).labels.tolist() == [2, 1]  # there is no oracle
+
+
+def test_balanced_accuracy_is_the_mean_of_the_classes(toy, tmp_path):
+    # Ten of class 0 and one of class 1 to test on, none of class 2.
+    test = [*np.flatnonzero(toy.y_train == 0)[:10], np.flatnonzero(toy.y_train == 1)[0]]
+    spec = dataclasses.replace(toy, x_test=toy.x_train[test], y_test=toy.y_train[test])
+    played = trial(tmp_path, spec)
+    played.learner.predict = lambda data: torch.tensor([0, 0, 0, 0, 0, 0, 0, 0, 2, 1, 1])
+    assert played._tested() == {"accuracy": 9 / 11, "balanced_accuracy": pytest.approx(0.9)}
+    nothing = dataclasses.replace(spec, x_test=spec.x_test[:0], y_test=spec.y_test[:0])
+    assert trial(tmp_path / "none", nothing)._tested() == {"accuracy": None}
 
 
 def test_accumulated_images_are_there_again_after_a_restart(toy, tmp_path):

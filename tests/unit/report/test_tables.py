@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from deepal_galot.errors import UserError
 from deepal_galot.report import figures, statistics, tables
 from deepal_galot.report.comparison import compare
 from deepal_galot.report.tables import Cell, Table
@@ -28,6 +29,29 @@ def test_table_holds_the_numbers(two_methods):
     text = tables.as_text(tables.accuracy_table(comparison))
     assert text.count("*") == 5  # the best of three budgets, the average and the area
     assert len({len(line.split()) for line in text.splitlines()[2:]}) == 1
+
+
+def test_balanced_accuracy_stands_where_it_tells_more(tmp_path):
+    def runs(*of_seeds, **fields):
+        return [finished(tmp_path, [0.8, 0.9], row={"balanced_accuracy": b}, seed=s, **fields)
+                for s, b in enumerate(of_seeds)]  # fmt: skip
+
+    even = runs(0.852, 0.849, strategy="BALD")  # 85 on average
+    assert "balanced" not in tables.accuracy_table(compare(even)[0]).header
+    uneven = runs(0.6, 0.7, strategy="RandomSampling")
+    old = [finished(tmp_path, [0.5, 0.6], strategy="MarginSampling")]
+    table = tables.accuracy_table(compare([*even, *uneven, *old])[0])
+    j = table.header.index("balanced")
+    assert table.header[j - 1 : j + 2] == ("average", "balanced", "area")
+    assert "balanced: average of the mean over classes" in table.title
+    values = [row[j].value for row in table.rows]
+    assert values == [pytest.approx(85.05), pytest.approx(65), None]
+    assert [row[j].best for row in table.rows] == [True, False, False]
+    csv = tables.csv_of_rows(compare(uneven)[0]).decode()
+    assert ",accuracy,balanced_accuracy," in csv and ",0.9,0.7," in csv
+    damaged = finished(tmp_path, [0.5], row={"balanced_accuracy": 1.5}, seed=9)
+    with pytest.raises(UserError, match="line 1 is damaged .balanced_accuracy"):
+        compare([damaged])
 
 
 def test_a_tie_marks_all_of_it_and_nothing_where_there_is_nothing_else(tmp_path):
