@@ -50,8 +50,8 @@ class BorrowedGalot(Galot):
     def make_images(self, text: TextState, logits: Logits | None, round: int) -> SyntheticBatch:
         return replace(super().make_images(text, None, round), made=0, seconds_stored=0.0)
 
-    def _alignment_counts(self) -> tuple[int, ...]:
-        return ()  # made by the other run
+    def _alignment_cost(self) -> tuple[int, float]:
+        return 0, 0.0  # the other run's
 
     def _images(self, request: ImageRequest) -> Images:
         """

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -243,7 +245,8 @@ def describe_row(row: Row, run: Run) -> str:
 def environment(request: Request, spec: DatasetSpec) -> dict[str, Any]:
     """What a result may depend on beside its configuration, and what to know of its data."""
     path = getattr(request.dataset, "path", None)
-    data = {"pool": len(spec.x_train), "test": len(spec.x_test), "path": path and str(path)}
+    where = os.path.abspath(path) if isinstance(path, Path) else None
+    data = {"pool": len(spec.x_train), "test": len(spec.x_test), "path": where}
     return {
         "command": " ".join(sys.argv[1:]),
         "data": data,

@@ -167,7 +167,7 @@ class Galot:
         self.store, self.journal = store, journal
         self.image_shape, self.class_names = image_shape, class_names
         self.n_classes = len(class_names)
-        self._aligning_seconds_stored = 0.0
+        self._alignment_seconds_stored: float | None = None  # unknown if its map is journaled
         texts = templates(config.template)
         self.n_templates = len(texts)
         self.prompts = tuple(fill(text, name) for name in class_names for text in texts)
@@ -240,14 +240,14 @@ class Galot:
         rounds = range(round + 1) if grows(self.config) else (round,)
         parts = [self._images(self._request(text, logits, r)) for r in rounds]
         x, y = (np.concatenate([getattr(part, name) for part in parts]) for name in ("x", "y"))
-        made, seen = sum(new_counts(self.config, self.n_classes, round)), None
+        last, seen = parts[-1], None
+        made, stored = sum(new_counts(self.config, self.n_classes, round)), last.seconds_stored
         if self.config.aligns:
             match = self._match
             seen = match.plain, mismatch(moments_of(x), match.pool, self.config.align)
-            made += sum(self._alignment_counts()) if round == 0 else 0
+            of_map = self._alignment_cost() if round == 0 else (0, 0.0)
+            made, stored = made + of_map[0], stored + of_map[1]
         keep = self._keep(x, y, logits, round)
-        last = parts[-1]
-        stored = last.seconds_stored + (self._aligning_seconds_stored if round == 0 else 0.0)
         return SyntheticBatch(
             x[keep], y[keep], made, last.retried, last.failed, last.key, stored, seen
         )
@@ -262,9 +262,8 @@ class Galot:
         """How this run's images are aligned; from plain ones, so that every round and the ascent
         have the same map."""
         if not self.journal.has("alignment", 0):
-            counts, kind = self._alignment_counts(), self.config.align
-            plain = self._images(self._request_of(self.c0, self.c0, counts, 0))
-            self._aligning_seconds_stored = plain.seconds_stored
+            kind, plain = self.config.align, self._images(self._alignment_request())
+            self._alignment_seconds_stored = plain.seconds_stored
             pool, generated = self.unlabeled.moments(), moments_of(plain.x)
             if kind == "pool" and any(m.center is None for m in (generated, pool)):
                 tqdm.write("--align pool: generated or real images have no plain background, so "
@@ -281,10 +280,19 @@ class Galot:
             return None
         return self._match.alignment
 
-    def _alignment_counts(self) -> tuple[int, ...]:
-        """Images of each class that the moments are taken of: ALIGNED_BY, or all there are."""
+    def _alignment_request(self) -> ImageRequest:
+        """Plain images that the moments are taken of: ALIGNED_BY a class, or all there are."""
         supplies = [self.generator.supply(name) for name in self.class_names]
-        return tuple(ALIGNED_BY if s is None else min(s, ALIGNED_BY) for s in supplies)
+        counts = tuple(ALIGNED_BY if s is None else min(s, ALIGNED_BY) for s in supplies)
+        return self._request_of(self.c0, self.c0, counts, 0)
+
+    def _alignment_cost(self) -> tuple[int, float]:
+        """(how many images the map is made from, SyntheticBatch's seconds_stored of them)."""
+        request = self._alignment_request()
+        if self._alignment_seconds_stored is None:  # made before a restart
+            found = self.store.find(request.key(self.generator), request)
+            self._alignment_seconds_stored = 0.0 if found is None else found.seconds_stored
+        return sum(request.counts), self._alignment_seconds_stored
 
     def _as_trained(self, images: Tensor) -> Tensor:
         """[B, 3 or 1, S, S] as the generator makes them -> [B, C, H, W] as the classifier sees

@@ -22,7 +22,7 @@ from .augmentation import augment, draw
 from .classifiers.base import Classifier
 from .config import RunConfig
 from .device import is_out_of_memory
-from .errors import UserError
+from .errors import UserError, said
 from .objective import HeadDropout, Objective, dropout_masks
 from .pool import ImageSet
 from .precision import autocast
@@ -159,9 +159,9 @@ class Learner:
                 raise
             raise UserError(
                 f"out of memory: a fit of {self.config.classifier} on {len(data):,} images with "
-                f"--batch-size {self.config.batch_size} does not fit on {self.device}; what is "
-                f"recorded is kept: with more memory the same command goes on, a smaller "
-                f"--batch-size makes it another run"
+                f"--batch-size {self.config.batch_size} does not fit on {self.device} "
+                f"({said(error)}); what is recorded is kept: with more memory the same command "
+                f"goes on, a smaller --batch-size makes it another run"
             ) from error
 
     # -- what strategies ask for -------------------------------------------------------------

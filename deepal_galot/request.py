@@ -105,7 +105,7 @@ def _dataset(args: argparse.Namespace) -> type[Dataset]:
     try:
         return registry.datasets.get(source)
     except UserError as error:
-        raise UserError(f"{error}; there is no folder {source} here, either") from None
+        raise UserError(f"{error} (nor is there a folder {source} here)") from None
 
 
 def _check_image_size(side: int | None) -> None:

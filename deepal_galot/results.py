@@ -347,7 +347,7 @@ def find_runs(output: Path) -> list[RunFolder]:
     for rows in sorted(output.glob("*/*/*/seed*/rounds.jsonl")):
         if not (rows.parent / "config.json").exists():
             raise UserError(
-                f"{rows.parent}: has rows and no config.json, which says what ran; the command "
+                f"{rows.parent}: has no config.json, which says what ran; the command "
                 f"that made them writes it anew, or move the folder away"
             )
     runs = [RunFolder.open(f.parent) for f in sorted(output.glob("*/*/*/seed*/config.json"))]

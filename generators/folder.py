@@ -121,7 +121,7 @@ class FolderGenerator(Generator):
 @lru_cache(8)
 def _hash_files(root: Path, listing: Listing) -> str:
     """Sixteen hex digits over names and bytes; hashed again when the listing changes."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(b"upright")  # as images are read
     for file, _, _ in listing:
         digest.update(file.relative_to(root).as_posix().encode() + b"\0")
         with file.open("rb") as stream:

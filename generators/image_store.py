@@ -51,7 +51,7 @@ class Images:
         made: how many are new.
         retried: how many came out blank and were drawn again, now or when they were stored.
         failed: how many of those stayed blank.
-        seconds_stored: that making the others took when they were stored.
+        seconds_stored: that drawing those took that were not drawn now.
     """
 
     x: np.ndarray
@@ -71,6 +71,7 @@ class _Drawn:
         x: [N, H, W, C] uint8.
         attempt: [N] uint8, the one that gave the image; ATTEMPTS where none did.
         seconds: [N] that drawing it took, now or when it was stored.
+        now: [N] bool.
     """
 
     def __init__(self, request: ImageRequest, key: str) -> None:
@@ -79,6 +80,7 @@ class _Drawn:
         self.x = np.zeros((len(self.rows), *request.image_shape), np.uint8)
         self.attempt = np.zeros(len(self.rows), np.uint8)
         self.seconds = np.zeros(len(self.rows))
+        self.now = np.zeros(len(self.rows), bool)
 
     @property
     def failed(self) -> np.ndarray:
@@ -101,10 +103,11 @@ class _Drawn:
                     f"--guidance"
                 )
 
-    def images(self, made: int, seconds_stored: float) -> Images:
+    def images(self, made: int) -> Images:
         good = ~self.failed
         retried, failed = int((self.attempt > 0).sum()), int(self.failed.sum())
-        return Images(self.x[good], self.y[good], self.key, made, retried, failed, seconds_stored)
+        stored = float(self.seconds[~self.now].sum())
+        return Images(self.x[good], self.y[good], self.key, made, retried, failed, stored)
 
 
 @dataclass(frozen=True)
@@ -179,8 +182,7 @@ class ImageStore:
         drawn = _Drawn(request, request.key(generator))
         missing = self._read(drawn)
         drawn.check()
-        seconds_stored = float(drawn.seconds.sum())
-        return drawn.images(self._make(generator, drawn, missing), seconds_stored)
+        return drawn.images(self._make(generator, drawn, missing))
 
     def find(self, key: str, request: ImageRequest) -> Images | None:
         """What is stored of a request whose key is known, without its generator.
@@ -189,7 +191,7 @@ class ImageStore:
             None if a shard is not there or damaged.
         """
         drawn = _Drawn(request, key)
-        return None if self._read(drawn) else drawn.images(0, float(drawn.seconds.sum()))
+        return None if self._read(drawn) else drawn.images(0)
 
     def _read(self, drawn: _Drawn) -> dict[Path, np.ndarray]:
         """Fill in what is stored; returns the other shards and their positions."""
@@ -227,6 +229,7 @@ class ImageStore:
         with tqdm(total=made, desc="  images", unit="img", leave=False, disable=None) as bar:
             for n, batch in self.draw_batches(generator, request, batches, bool(shown.any())):
                 part = slice(starts[n], starts[n] + size)
+                drawn.now[part] = True
                 drawn.seconds[part] = (time.perf_counter() - before) / len(batches[n])
                 self._take(drawn, part, batch, needed, shown)
                 bar.update(int(needed[part].sum()))

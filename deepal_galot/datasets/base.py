@@ -100,7 +100,9 @@ def check_class_names(what: str, names: Sequence[str]) -> None:
         UserError: fewer than two, one twice, one empty or with control characters.
     """
     if len(names) < 2:
-        raise UserError(f"{what}: classes: {len(names)}; a classifier needs 2")
+        raise UserError(
+            f"{what}: {len(names)} class{'es' * (len(names) != 1)}; a classifier needs 2"
+        )
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise UserError(f"{what}: two classes have the same name: {some_of(twice)}")

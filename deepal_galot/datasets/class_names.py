@@ -27,7 +27,8 @@ def from_class_names(file: Path, image_size: int, test_folder: Path | None = Non
     """
     names = tuple(line for line in _lines(file) if line)
     if len(names) < 2:
-        raise UserError(f"--class-names {file}: names: {len(names)}; a classifier needs at least 2")
+        count = f"{len(names)} name{'s' * (len(names) != 1)}"
+        raise UserError(f"--class-names {file}: {count}; a classifier needs at least 2")
     x_test, y_test = _empty(image_size)
     if test_folder is not None:
         x_test, y_test = _test_images(test_folder, names, image_size)

@@ -15,7 +15,7 @@ from ..results import Row, RunFolder, label_of
 from .exhibit import Exhibit
 
 # What tables call a cost of one run, and the columns of a row that it is the sum of. Images that
-# were stored already cost what making them took, so that the order of the runs changes nothing.
+# were stored already cost what drawing them took, so that the order of the runs matters little.
 COSTS = {
     "query s": ("query_seconds",),
     "train s": ("train_seconds",),
@@ -74,6 +74,12 @@ class Curve:
         """One of COSTS: sum over the rounds, mean over the seeds."""
         runs = [[row.get(c, 0.0) for row in rows for c in COSTS[name]] for rows in self.rows]
         return float(np.mean([sum(run) for run in runs]))
+
+    @property
+    def counts_stored(self) -> bool:
+        """Whether its costs hold those of images that were stored; not those of older versions."""
+        made = [row for rows in self.rows for row in rows if "images_key" in row]
+        return all("seconds_stored" in row for row in made)
 
     @property
     def labels(self) -> int:

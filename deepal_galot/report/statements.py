@@ -52,15 +52,15 @@ def _recipe_line(comparison: Comparison) -> str:
     own = registry.datasets.get(config.dataset).defaults if known else {}
     flags = {"protocol": config.protocol}
     usual = resolve("", config.dataset, flags=flags, dataset_defaults=own)
-    alike = [k for k in (*fields_of(TRAINING), "n_init", "n_query")
+    alike = [k for k in (*fields_of(TRAINING), "protocol", "n_init", "n_query")
              if len({getattr(c, k) for c in configs}) == 1]  # fmt: skip
     changed = {k: setting_text(getattr(config, k)) for k in fields_of(TRAINING)
                if k in alike and k != "classifier"
                and getattr(config, k) != getattr(usual, k)}  # fmt: skip
     said = [config.classifier] if "classifier" in alike else []
+    said += [f"protocol {config.protocol}"] if "protocol" in alike else []
     given = f" with {label_of('', changed)}" if changed else ""
-    said.append(f"protocol {config.protocol}{given}")
-    line = f"training{whose}: {', '.join(said)}"
+    line = f"training{whose}: {', '.join(said)}{given}"
     if not comparison.learning[0].learns or not {"n_init", "n_query"} <= set(alike):
         return line
     if not any(curve.labels for curve in comparison.learning):
@@ -70,7 +70,8 @@ def _recipe_line(comparison: Comparison) -> str:
 
 def _data_line(comparison: Comparison) -> list[str]:
     """How many images there were, and where; unknown of runs of older versions."""
-    for part in _parts(comparison.curves[0].folders[0]):
+    runs = (folder for curve in comparison.curves for folder in curve.folders)
+    for part in itertools.chain.from_iterable(map(_parts, runs)):
         match part.get("data"):
             case {"pool": int(pool), "test": int(test), "path": path}:
                 where = f", of {path}" if path else ""

@@ -34,14 +34,14 @@ class Cell:
         value: as programs do, and what a column is sorted by; None for words.
         error: standard error of the value, or half an interval; None if it has none.
         best: whether it is the best of its column.
-        bound: whether the value may be less.
+        upper_bound: whether the value may be less.
     """
 
     text: str
     value: float | None = None
     error: float | None = None
     best: bool = False
-    bound: bool = False
+    upper_bound: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,10 @@ def accuracy_table(comparison: Comparison) -> Table:
     }
     said = [what[name] for name in columns if name in what] + ["costs of one run"]
     if any(c.images_made for c in comparison.curves):
-        said.append("gen s: images that were stored already as when they were made")
+        old = ", but in runs of older versions" * (
+            not all(c.counts_stored for c in comparison.curves)
+        )
+        said.append(f"gen s: images that were stored already as when they were made{old}")
     title = f"test accuracy in %, {mean_over('n seeds', rows)}; {'; '.join(said)}"
     return Table("accuracy", title, header, tuple(rows))
 
@@ -110,8 +113,9 @@ def _accuracy_columns(comparison: Comparison) -> dict[str, Column]:
                                   for b in comparison.budgets}  # fmt: skip
     columns["average"] = [c.average(common) for c in curves]
     balanced = [c.balanced(common) for c in curves]
-    pairs = zip(balanced, columns["average"], strict=True)
-    if any(b is not None and abs(np.mean(b - a)) >= UNEVEN for b, a in pairs):
+    pairs = [p for p in zip(balanced, columns["average"], strict=True) if p[1] is not None]
+    known = all(b is not None for b, _ in pairs)
+    if known and any(abs(np.mean(b - average)) >= UNEVEN for b, average in pairs):
         columns["balanced"] = balanced
     if len(common) > 1:
         columns["area"] = [normalized_area(c, common) for c in curves]
@@ -268,7 +272,7 @@ def _labels(curve: Curve, needed: np.ndarray) -> Cell:
         return Cell("0", 0.0)
     mean, sem = mean_sem(needed)
     if (needed == curve.budgets[0]).any():  # it may have been there before
-        return Cell(f"≤ {mean:,.0f}", mean, bound=True)
+        return Cell(f"≤ {mean:,.0f}", mean, upper_bound=True)
     error = "" if np.isnan(sem) else f" ±{sem:,.0f}"
     return Cell(f"{mean:,.0f}{error}", mean, None if np.isnan(sem) else sem)
 
@@ -409,7 +413,7 @@ def as_csv(table: Table) -> bytes:
     for row in table.rows:
         line: list[object] = []
         for cell, with_errors in zip(row, erring, strict=True):
-            words = cell.value is None or cell.bound
+            words = cell.value is None or cell.upper_bound
             line.append(cell.text if words else f"{cell.value:.10g}")
             if with_errors:
                 line.append("" if cell.error is None else f"{cell.error:.10g}")

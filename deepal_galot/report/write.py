@@ -84,11 +84,7 @@ def write_report(
         lines.append(f"--annotations: none of the {marks} marks is of an image of these runs")
     unfinished = [f for f in folders if not f.finished]
     if unfinished:
-        runs = (
-            "1 unfinished run is"
-            if len(unfinished) == 1
-            else f"{len(unfinished)} unfinished runs are"
-        )
+        runs = f"{len(unfinished)} unfinished run{'s are' if len(unfinished) > 1 else ' is'}"
         lines.append(f"{runs} left out, e.g. {unfinished[0].path}")
     lines += _next_steps(sections)
     return "\n\n".join([*parts, *lines, f"to look at: {file}"])

@@ -33,7 +33,7 @@ def refused(capsys, *args) -> str:
     [
         (["--strategy", "GALOTT"], "unknown strategy 'GALOTT': did you mean GALOT"),
         (["--dataset", "Digit"], "unknown data set 'Digit': did you mean Digits?"),
-        (["--dataset", "photo"], "; there is no folder photo here, either"),
+        (["--dataset", "photo"], " (nor is there a folder photo here)"),
         (["--classifier", "resnet"], "unknown classifier 'resnet': did you mean resnet18?"),
         (["--generator", "tinny"], "unknown generator 'tinny': did you mean tiny?"),
         (["--generator", "no/such/folder"], "no such folder"),

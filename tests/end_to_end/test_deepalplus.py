@@ -89,6 +89,7 @@ def test_their_demo_trains_on_generated_images(checkout, tmp_path, capsys):
     assert [r["epsilon"] for r in rows] == pytest.approx([1, 2, 3])
     assert all(0 < r["distance"] <= r["epsilon"] * (1 + 1e-5) for r in rows)
     assert all(r["ascent_failed"] == 0 < r["ascent_images"] for r in rows)
+    assert all(r["seconds_stored"] == 0 < r["generate_seconds"] for r in rows)
     said = capsys.readouterr().out
     for row in rows:
         assert f"testing accuracy {row['accuracy']}" in said

@@ -1,13 +1,19 @@
 """Whole runs on the user's own data, named by a path."""
 
+import json
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from deepal_galot.campaign import environment
 from deepal_galot.cli import main
 from deepal_galot.results import RunFolder
 from helpers import QUICK, rows_of, run_benchmark
 
+CPU = torch.device("cpu")
 DEMO = [*QUICK, "--protocol", "demo"]
 
 
@@ -65,6 +71,14 @@ def test_the_same_name_with_other_images_is_another_run(tmp_path, photos):
     for size in ("8", "10", "8"):
         assert main([*args, "--image-size", size, "--output", str(tmp_path)]) == 0
     assert len(list(tmp_path.glob("my_photos/RandomSampling/*"))) == 2
+    parts = [json.loads(f.read_text())["parts"] for f in tmp_path.rglob("env.json")]
+    assert {part["data"]["path"] for (part,) in parts} == {str(photos.absolute())}
+
+
+def test_a_plug_ins_path_of_its_own_kind_is_not_said(digits):
+    dataset = type("Mine", (), {"path": property(lambda self: "here")})
+    request = SimpleNamespace(dataset=dataset, device=CPU, deterministic=False, compile=False)
+    assert environment(request, digits)["data"] == {"pool": 1347, "test": 450, "path": None}
 
 
 def test_sizes_that_differ_end_with_one_line(tmp_path, photos, capsys):

@@ -148,7 +148,7 @@ def test_unreadable_folders(tmp_path):
     rows = tmp_path / "Digits" / "GALOT" / "0" / "seed0" / "rounds.jsonl"
     rows.parent.mkdir(parents=True)
     rows.touch()
-    with pytest.raises(UserError, match=r"seed0: has rows and no config.json"):
+    with pytest.raises(UserError, match=r"seed0: has no config.json"):
         find_runs(tmp_path)
     rows.unlink()
     with pytest.raises(UserError, match="no runs in it"):

@@ -1,10 +1,11 @@
 """Which runs are compared, as what, and what of them."""
 
+import numpy as np
 import pytest
 
 from deepal_galot.errors import UserError
 from deepal_galot.report import tables
-from deepal_galot.report.comparison import compare, merge
+from deepal_galot.report.comparison import Curve, compare, merge
 from deepal_galot.report.statements import statements
 from deepal_galot.report.write import write_report
 from deepal_galot.results import RunFolder
@@ -34,6 +35,15 @@ def test_costs_are_sums_over_rounds_and_means_over_seeds(tmp_path):
             for s in (0, 1)]  # fmt: skip
     (curve,) = compare(runs)[0].curves
     assert curve.images_made == 14 and curve.cost("train s") == 5
+
+
+def test_balanced_accuracy_is_of_the_budgets_that_are_asked_for():
+    rows = [{"budget": 10, "balanced_accuracy": 0.2}, {"budget": 20, "balanced_accuracy": 0.6}]
+    curve = Curve("", (), (0,), (10, 20), np.array([[0.5, 0.9]]), (rows,))
+    assert curve.balanced([10]) == [0.2] and curve.balanced([10, 20]) == pytest.approx([0.4])
+    assert curve.balanced([10, 30]) is None and curve.balanced([]) is None
+    del rows[1]["balanced_accuracy"]
+    assert curve.balanced([10]) == [0.2] and curve.balanced([10, 20]) is None
 
 
 def test_stored_images_cost_what_making_them_took(tmp_path):

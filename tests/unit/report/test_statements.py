@@ -57,6 +57,10 @@ def test_the_data_are_said(tmp_path):
     first, second, third = (statements(c)[1] for c in compare(find_runs(tmp_path)))
     said = "data: 1,500 images to label, 30 to test on"
     assert {first, second, third} == {said, f"{said}, of x/photos", f"{said}, of y/photos"}
+    later = finished(tmp_path, [0.5, 0.6], content={"data": "c"}, strategy="BALD")
+    later.save_environment({"data": {"pool": 1500, "test": 30, "path": None}})
+    (run.path / "env.json").unlink()  # as of an older version
+    assert statements(compare([run, later])[0])[1] == said
     for damaged in ("7", '{"data": {}}', '{"data": 7}', '{"data": {"pool": [], "test": 1}}'):
         (run.path / "env.json").write_text(f'{{"parts": [{damaged}]}}')
         assert not any("data:" in line for line in statements(compare([run])[0]))
