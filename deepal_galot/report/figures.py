@@ -247,8 +247,8 @@ def bars(table: Table) -> Figure:
 
 def matrix(table: Table) -> Figure:
     """A table of percentages as shades with their numbers."""
-    names = [_short(name) for name in table.header[1:] if name != "n"]
-    longest = max(len(_short(row[0].text)) for row in table.rows)
+    names = [short(name) for name in table.header[1:] if name != "n"]
+    longest = max(len(short(row[0].text)) for row in table.rows)
     width = max(4.5, 1.2 + 0.55 * len(names) + 0.08 * (longest + max(map(len, names))))
     figure, axes = new_figure(
         width, 0.8 + 0.42 * len(table.rows) + 0.07 * max(14, *map(len, names))
@@ -290,11 +290,16 @@ def percentages(named: Mapping[str, Mapping[float, float]], x_label: str, y_labe
 
 
 def _name_rows(axes: Axes, names: Sequence[str], *, flip: bool = True) -> None:
-    axes.set_yticks(range(len(names)), [_short(name) for name in names])
+    axes.set_yticks(range(len(names)), [short(name) for name in names])
     if flip:
         axes.invert_yaxis()
 
 
-def _short(name: str) -> str:
-    """A name that fits beside a picture: the middle of a long one is left out."""
-    return name if len(name) <= 48 else f"{name[:30]} … {name[-15:]}"
+def short(name: str, most: int = 48) -> str:
+    """A name that fits beside a picture: the middle of a long one is left out.
+
+    >>> short("the name of a class of animals", 24)
+    'the name of a  … animals'
+    """
+    end = most // 3 - 1
+    return name if len(name) <= most else f"{name[: most - end - 3]} … {name[-end:]}"

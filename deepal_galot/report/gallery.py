@@ -19,7 +19,7 @@ from ..errors import UserError
 from ..results import RunFolder
 from .comparison import Curve
 from .exhibit import real_examples
-from .figures import new_figure
+from .figures import new_figure, short
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -149,7 +149,7 @@ def sheet(gallery: Gallery) -> Figure | None:
     probes = gallery.probes
     if not probes:
         return None
-    names = gallery.class_names[:MOST_CLASSES]
+    names = [short(name, 24) for name in gallery.class_names[:MOST_CLASSES]]
     grids = []
     for p in probes:  # pairs, or twice as many single ones
         n = len(p.sides)
@@ -185,7 +185,9 @@ def one_class(galleries: Sequence[Gallery], k: int = 0) -> Figure | None:
     figure, ax = new_figure(2.2 + 0.9 * len(rows[0][1]), 0.9 + 0.9 * len(rows))
     show(ax, grid)
     step = grid.shape[0] / len(rows)
-    ax.set_yticks([(i + 0.5) * step - 0.5 for i in range(len(rows))], [name for name, _ in rows])
+    ax.set_yticks(
+        [(i + 0.5) * step - 0.5 for i in range(len(rows))], [short(name) for name, _ in rows]
+    )
     ax.set_title(f"“{galleries[0].class_names[k]}”: a column shares its noise", fontsize="medium")
     return figure
 

@@ -108,6 +108,7 @@ def evil_npz(tmp_path):
     return file.with_name("d.npz").rename(file)
 
 
+@pytest.mark.filterwarnings("error:constrained_layout")  # of names that leave no room
 def test_class_names_never_become_paths_or_html(tmp_path, evil_npz, monkeypatch, capsys):
     """In the images' file names, the tables, the pages of the report and of --annotate."""
     (tmp_path / "work").mkdir()
