@@ -65,10 +65,9 @@ class Curve:
         older versions."""
         if self.at(budgets) is None:
             return None
-        at = [[row for row in rows if row["budget"] in budgets] for rows in self.rows]
-        known = all("balanced_accuracy" in row for rows in at for row in rows)
-        values = [[row["balanced_accuracy"] for row in rows] for rows in at] if known else None
-        return None if values is None else np.mean(values, axis=1)
+        at = [[row.get("balanced_accuracy") for row in rows if row["budget"] in budgets]
+              for rows in self.rows]  # fmt: skip
+        return None if any(None in values for values in at) else np.mean(at, axis=1)
 
     def cost(self, name: str) -> float:
         """One of COSTS: sum over the rounds, mean over the seeds."""
