@@ -42,7 +42,7 @@ class Moments:
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """Those that there are."""
+        """Those that are not None."""
         return {k: v for k, v in vars(self).items() if v is not None}
 
     @classmethod

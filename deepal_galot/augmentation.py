@@ -21,7 +21,7 @@ RAND_AUGMENT = ("identity", "rotate", "shear_x", "shear_y", "translate_x", "tran
                 "autocontrast")  # fmt: skip
 STRONGEST = 30  # the scale of RandAugment's magnitude
 LUMA = (0.2989, 0.587, 0.114)
-ROUNDING = 0.05  # of a grey level: by less does a warp that moves nothing miss k / 255
+ROUNDING = 0.05  # grey levels by which a warp that moves nothing may miss k / 255
 
 
 def draw(n: int, config: RunConfig, rng: torch.Generator) -> Draws:
@@ -50,7 +50,7 @@ def draw(n: int, config: RunConfig, rng: torch.Generator) -> Draws:
 def augment(x: Tensor, draws: Draws, config: RunConfig) -> Tensor:
     """Random rotation and zoom, flip, shift, then RandAugment of each image.
 
-    Shift is the random crop after zero padding; what is resampled is so bilinearly, zeros outside.
+    Shift is the random crop after zero padding; resampling is bilinear, with zeros outside.
 
     Args:
         x: [B, C, H, W] float in [0, 1].

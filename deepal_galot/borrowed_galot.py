@@ -47,8 +47,8 @@ class BorrowedGalot(Galot):
     def needs_classifier(self, round: int) -> bool:
         return False
 
-    def make_images(self, text: TextState, logits: Logits | None, round: int) -> SyntheticBatch:
-        return replace(super().make_images(text, None, round), made=0, seconds_stored=0.0)
+    def make_images(self, logits: Logits | None, round: int) -> SyntheticBatch:
+        return replace(super().make_images(None, round), made=0, seconds_stored=0.0)
 
     def _alignment_cost(self) -> tuple[int, float]:
         return 0, 0.0  # the other run's

@@ -177,7 +177,7 @@ class Campaign:
         """Pictures of the rounds that were played without one and can be drawn again."""
         galot = self._galot(run, folder)
         for round in filter(lambda r: not run.config.refines_at(r), range(run.config.cycles)):
-            galot.make_images(galot.text(None, round), None, round)
+            galot.make_images(None, round)
 
     def _oracle(self, run: Run) -> ReferenceOracle:
         """One for all runs of a recipe; it is trained when it is first asked."""

@@ -96,7 +96,7 @@ class RunConfig:
     zoom: float = _option(0.0, TRAINING, "random scale of each axis up to ± this share",
                           at_least=0, at_most=0.9)  # fmt: skip
     precision: str = _option("auto", TRAINING, "of the classifier's products, its weights are "
-                             "float32; auto: bfloat16 on CUDA where there is it, else float32",
+                             "float32; auto: bfloat16 on CUDA where available, else float32",
                              choices=("auto", "float32", "bfloat16"))  # fmt: skip
     rand_augment: int = _option(0, TRAINING, "RandAugment: random operations an image", at_least=0,
                                 at_most=5)  # fmt: skip

@@ -27,8 +27,7 @@ from .classifiers.base import Classifier, check_answer
 from .config import RunConfig
 from .datasets.base import DatasetSpec
 from .errors import UserError, said
-from .galot import ALIGNED_BY, PROBES
-from .image_counts import image_counts, new_counts
+from .image_counts import ALIGNED_BY, PROBES, ascent_images, image_counts, new_counts
 from .plan import Plan, Run
 from .results import RunFolder
 from .training import count_batches
@@ -208,13 +207,12 @@ def _generating(run: Run, spec: DatasetSpec, round: int, size: Size | None) -> W
     shards = sum(math.ceil(n / SHARD) for n in made)
     prompts = k * len(templates(c.template))
     texts = 2 * prompts * (0 if size is None else 4 * size.text)  # c0 and c, float32
-    climbing = sum(made) + k * PROBES if c.text_per == "image" else c.ascent_samples * prompts
     shows = run.generator.reads_text and (c.epsilon > 0 or round == 0)
     pictures = (2 if moves else 1) * k * PROBES if shows else 0
     return Work(
         images=sum(made) + aligned,
         pictures=pictures,
-        chains=c.ascent_steps * climbing if moves and ascends(c) else 0,
+        chains=ascent_images(c, k, round),
         disk=(sum(made) + aligned) * pixels + shards * SHARD_HEADER
         + texts + (2 * k * PROBES * pixels if shows else 0) + TEXT_HEADER,
     )  # fmt: skip
@@ -258,7 +256,7 @@ def network_of(
     Raises:
         UserError: the classifier cannot be made, or its answer is not what it must be.
     """
-    with contextlib.suppress(Exception):  # one may look at its numbers when it is made
+    with contextlib.suppress(Exception):  # its constructor may read values, which meta tensors lack
         return _counted(architecture, image_shape, n_classes, "meta")
     try:
         return _counted(architecture, image_shape, n_classes, "cpu")

@@ -28,11 +28,6 @@ def atomic_write(path: Path, data: bytes) -> None:
     _sync_folder(path.parent)
 
 
-def atomic_write_npz(path: Path, **arrays: np.ndarray) -> None:
-    """`np.savez` of numeric arrays through atomic_write."""
-    atomic_write(path, npz_bytes(**arrays))
-
-
 def npz_bytes(**arrays: np.ndarray) -> bytes:
     """What `np.savez` of numeric arrays writes; the same bytes for the same arrays."""
     buffer = io.BytesIO()

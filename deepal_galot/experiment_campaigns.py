@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import registry
 from .campaign import Campaign
 from .config import RunConfig
 from .cost_table import two_digits
 from .costs import costs_of, totals
 from .engines import play_all
-from .errors import UserError
+from .errors import UserError, did_you_mean
 from .experiments import ALIASES, EXPERIMENTS, Arm, Experiment, PerClass, Times, named
 from .plan import (
     Plan,
@@ -85,7 +84,7 @@ def ask(name: str, args: argparse.Namespace, source: RunFolder | None = None) ->
 
 
 def plan_of(asked: Asked, download: bool = True) -> Plan:
-    """What to play: every seed of each arm, and of the judge, who is one, the first."""
+    """What to play: every seed of each arm, and one run of the judge, of the first seed."""
     plan = make_plan(asked.request, download)
     judges = plan.by_entry[asked.judge][1:] if asked.judge else ()
     return dataclasses.replace(
@@ -115,7 +114,8 @@ def _check_flags(name: str, args: argparse.Namespace) -> None:
 def _with_defaults(experiment: Experiment, args: argparse.Namespace) -> argparse.Namespace:
     """A copy with the seeds and budget of the scale and the experiment, where none are given."""
     args = copy.copy(args)
-    args.strategy, small = ["RandomSampling"], args.scale == "small"
+    args.strategy = ["RandomSampling"]
+    small = args.scale == "small"
     if small and args.seeds is None and args.seed is None and args.trials is None:
         args.seeds = [0]
     for name, value in zip(("n_init", "n_query"), experiment.budget or (), strict=False):
@@ -206,7 +206,7 @@ def _check_all(names: Sequence[str], args: argparse.Namespace) -> None:
         labels += [arm.label for arm in _arms(name, asked, plan)]
         labels += [arm.label for arm in EXPERIMENTS[name].reusing]
     if args.baseline is not None and args.baseline not in labels:
-        hint = registry.did_you_mean(args.baseline, labels)
+        hint = did_you_mean(args.baseline, labels)
         raise UserError(f"--baseline {args.baseline!r}: no such arm: {hint}")
 
 

@@ -28,12 +28,19 @@ from .acquisition import text_score
 from .alignment import Alignment, Match, Moments, fit_aligned, mismatch, moments_of
 from .config import RunConfig
 from .errors import UserError
-from .image_counts import best_of_each, first_of_each, grows, image_counts, new_counts
+from .image_counts import (
+    ALIGNED_BY,
+    PROBES,
+    ascent_images,
+    best_of_each,
+    first_of_each,
+    grows,
+    image_counts,
+    new_counts,
+)
 from .images import to_uint8, to_unit_float
 
-PROBES = 4  # fresh-noise images a class, drawn from c0 and from c, for people and for the scores
 SCORED_AT_ONCE = 256
-ALIGNED_BY = 30  # plain images a class whose moments are compared with the pool's
 
 
 class Journal(Protocol):
@@ -132,8 +139,8 @@ class SyntheticBatch:
             those stayed blank and are left out.
         key: under which the image store holds them.
         seconds_stored: that making those of them took that were stored already.
-        mismatch: with the pool's moments, of those of plain images and of this round's; None
-            without an alignment.
+        measures: further columns of the round's row: TextState.measures and, with an alignment,
+            the mismatch with the pool's moments, of plain images and of this round's.
     """
 
     x: np.ndarray
@@ -143,7 +150,7 @@ class SyntheticBatch:
     failed: int
     key: str
     seconds_stored: float
-    mismatch: tuple[float, float] | None = None
+    measures: dict[str, float]
 
 
 class Galot:
@@ -221,35 +228,38 @@ class Galot:
         return TextState(
             self.c0, ascent.c, torch.tensor(epsilon), ascent.score, ascent.gradient_norm,
             ascent.distance, arrived, probe_score, probe_images,
-            torch.tensor(self._ascent_images(round)), torch.tensor(ascent.failed),
+            torch.tensor(ascent_images(config, self.n_classes, round)),
+            torch.tensor(ascent.failed),
         )  # fmt: skip
 
-    def make_images(self, text: TextState, logits: Logits | None, round: int) -> SyntheticBatch:
+    def make_images(self, logits: Logits | None, round: int) -> SyntheticBatch:
         """N_GAL images of this round, the classes as even as they go, in each the templates.
 
         With oversampling, that many times more are at hand and N_GAL of them kept; images that stay
         blank are not among them, and then a class may have fewer.
 
         Args:
-            logits: the classifier that the text was optimised against; None if it is gone, then
-                what depends on it must be journaled or stored.
+            logits: the current classifier; None if it is gone, then what depends on it must be
+                journaled or stored.
 
         Raises:
             UserError: it is not.
         """
+        text = self.text(logits, round)
         rounds = range(round + 1) if grows(self.config) else (round,)
         parts = [self._images(self._request(text, logits, r)) for r in rounds]
         x, y = (np.concatenate([getattr(part, name) for part in parts]) for name in ("x", "y"))
-        last, seen = parts[-1], None
+        last, measures = parts[-1], text.measures
         made, stored = sum(new_counts(self.config, self.n_classes, round)), last.seconds_stored
         if self.config.aligns:
             match = self._match
-            seen = match.plain, mismatch(moments_of(x), match.pool, self.config.align)
+            measures["mismatch_plain"] = match.plain
+            measures["mismatch"] = mismatch(moments_of(x), match.pool, self.config.align)
             of_map = self._alignment_cost() if round == 0 else (0, 0.0)
             made, stored = made + of_map[0], stored + of_map[1]
         keep = self._keep(x, y, logits, round)
         return SyntheticBatch(
-            x[keep], y[keep], made, last.retried, last.failed, last.key, stored, seen
+            x[keep], y[keep], made, last.retried, last.failed, last.key, stored, measures
         )
 
     def _images(self, request: ImageRequest) -> Images:
@@ -384,17 +394,6 @@ class Galot:
             return torch.zeros(len(c))
         read = (self.generator.arrived(v) for v in (c, c0))
         return length(next(read) - next(read), self.config.norm).float()
-
-    def _ascent_images(self, round: int) -> int:
-        """Images that this round generates for the ascent alone."""
-        config = self.config
-        if config.epsilon_at(round) == 0 or config.direction == "random":
-            return 0
-        chains = len(self.prompts) * config.ascent_samples
-        if self.config.refines_at(round):
-            _, made = image_counts(config, self.n_classes, round)
-            chains = sum(made) + self.n_classes * PROBES
-        return chains * config.ascent_steps
 
     @torch.no_grad()
     def _probe(self, c: Tensor, logits: Logits, round: int) -> tuple[Ascent, Tensor, Tensor]:

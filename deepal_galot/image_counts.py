@@ -6,8 +6,13 @@ from collections.abc import Callable
 
 import numpy as np
 
+from generators.prompts import templates
+
 from . import seeding
 from .config import FOLDER, RunConfig, round_half_up
+
+PROBES = 4  # fresh-noise images a class, drawn from c0 and from c, for people and for the scores
+ALIGNED_BY = 30  # plain images a class whose moments are compared with the pool's
 
 
 def class_counts(total: int, n_classes: int, seed: int, round: int) -> tuple[int, ...]:
@@ -39,6 +44,16 @@ def new_counts(config: RunConfig, n_classes: int, round: int) -> tuple[int, ...]
     wanted = [image_counts(config, n_classes, r)[1] for r in rounds]
     at_hand = np.maximum.accumulate([(0,) * n_classes, *wanted])
     return tuple((at_hand[-1] - at_hand[-2]).tolist())
+
+
+def ascent_images(config: RunConfig, n_classes: int, round: int) -> int:
+    """How many images a round makes for the ascent alone."""
+    if config.epsilon_at(round) == 0 or config.direction == "random":
+        return 0
+    chains = n_classes * len(templates(config.template)) * config.ascent_samples
+    if config.refines_at(round):
+        chains = sum(new_counts(config, n_classes, round)) + n_classes * PROBES
+    return chains * config.ascent_steps
 
 
 def first_of_each(

@@ -9,10 +9,10 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -72,8 +72,6 @@ def to_uint8(images: Tensor) -> np.ndarray:
 
 def png_bytes(image: np.ndarray) -> bytes:
     """[H, W, 3 or 1] uint8 -> a PNG file's content."""
-    from PIL import Image
-
     out = io.BytesIO()
     Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(out, format="png")
     return out.getvalue()
@@ -103,8 +101,6 @@ def read_image(file: Path | zipfile.Path) -> np.ndarray:
     Raises:
         UserError: the file cannot be read as an image.
     """
-    from PIL import Image
-
     try:
         with warnings.catch_warnings(), file.open("rb") as stream, Image.open(stream) as image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -126,10 +122,8 @@ def read_image(file: Path | zipfile.Path) -> np.ndarray:
     return pixels.reshape(*pixels.shape[:2], 1 if grey else 3)
 
 
-def _upright(image: Any) -> Any:
-    """A PIL image as its EXIF orientation says: phones store what their sensor saw."""
-    from PIL import ImageOps
-
+def _upright(image: Image.Image) -> Image.Image:
+    """As its EXIF orientation says: phones store what their sensor saw."""
     try:
         return ImageOps.exif_transpose(image)
     except Exception:  # of an EXIF block that cannot be read; the pixels can

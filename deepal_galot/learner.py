@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from . import seeding
 from .augmentation import augment, draw
-from .classifiers.base import Classifier
+from .classifiers.base import Classifier, frozen_call
 from .config import RunConfig
 from .device import is_out_of_memory
 from .errors import UserError, said
@@ -305,10 +305,7 @@ class Learner:
         Returns:
             [B, K] logits on the learner's device.
         """
-        parameters = dict(self.clf.named_parameters()) | dict(self.clf.named_buffers())
-        frozen = {k: v.detach() for k, v in parameters.items()}
-        x = self._normalise(images.to(self.device))
-        return torch.func.functional_call(self.clf, frozen, (x,))[0]
+        return frozen_call(self.clf, self._normalise(images.to(self.device)))[0]
 
     def _eval_batches(self, data: ImageSet) -> Iterator[tuple[slice, Tensor]]:
         """(slice, normalised images) of all N."""

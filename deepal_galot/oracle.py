@@ -12,7 +12,7 @@ from .classifiers.base import Classifier
 from .config import TRAINING, RunConfig, fields_of
 from .datasets.base import DatasetSpec
 from .learner import Learner
-from .pool import Pool
+from .pool import ImageSet, Pool
 
 LEAST_IMAGES = 100_000  # that it is trained on, repeats included
 SHARE_OF_EPOCHS = 0.1  # of the recipe's, as passes over the whole pool
@@ -60,8 +60,8 @@ class ReferenceOracle:
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """[n, H, W, C] uint8 -> [n] int64 labels."""
-        unknown = np.full(len(images), -1)
-        return self._learner.predict(Pool(self.spec).get_new_data(images, unknown)).numpy()
+        asked = ImageSet.unlabeled(images, self.spec.mean, self.spec.std)
+        return self._learner.predict(asked).numpy()
 
     @cached_property
     def accuracy(self) -> float:

@@ -107,7 +107,7 @@ def make_plan(request: Request, download: bool = True) -> Plan:
             weights_at_hand(generator, download)
         _check_settings_are_read(cls, config, own)
         configs.append((config, _default(request, cls, config), _typed(own)))
-    spec = request.spec or load_dataset(request.dataset, request.data_dir)
+    spec = load_dataset(request.dataset, request.data_dir)
     runs: dict[Path, Run] = {}
     by_entry = {}
     for entry, (config, default, typed) in zip(request.strategies, configs, strict=True):
@@ -258,7 +258,7 @@ def configure(
         UserError: a value out of range, or names that are not known or do not go together.
     """
     flags = canonical({**cls.preset, **request.flags, **(own or {})})
-    defaults = dict(request.dataset.defaults) if request.dataset else {}
+    defaults = dict(request.dataset.defaults)
     if flags.get("synthetic_from") is not None:
         source = open_source(flags["synthetic_from"])
         made_by, usual = inherited(source, {**flags, **cls.fixed})
@@ -274,10 +274,10 @@ def configure(
         raise UserError(f"the strategy {name} {fault}")
     if mode == "full":
         name, fixed = "FullySupervised", {"n_rounds": 0, "quota": None}
-    dataset = registry.class_name(request.dataset) if request.dataset else request.spec.name
     config = resolve(
-        name, dataset, mode=mode, flags=flags, dataset_defaults=defaults,
-        generator_defaults=generator.all_defaults(), fixed=fixed, reads=reads,
+        name, registry.class_name(request.dataset), mode=mode, flags=flags,
+        dataset_defaults=defaults, generator_defaults=generator.all_defaults(), fixed=fixed,
+        reads=reads,
     )  # fmt: skip
     sampler = registry.class_name(base)
     if base.generates or not base.picks_real:
@@ -307,8 +307,7 @@ def _classes(
         return strategy, architecture, None
     generator = generator_class(config.generator)
     if config.synthetic_from is None:
-        class_names = request.spec.class_names if request.spec else names_of(request.dataset)
-        check_generator(generator, config, request.words or class_names)
+        check_generator(generator, config, request.words or names_of(request.dataset))
     if request.save_full_size and (config.synthetic_from or not generator.reads_text):
         raise UserError(
             f"--save-full-size {request.save_full_size}: is for images that are made from a text; "

@@ -38,6 +38,13 @@ class ImageSet:
     augmented: bool = False
     n_generated: int = 0
 
+    @classmethod
+    def unlabeled(
+        cls, x: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]
+    ) -> ImageSet:  # fmt: skip
+        """Images whose labels nobody knows."""
+        return cls(x, torch.full((len(x),), UNKNOWN), mean, std)
+
     def __len__(self) -> int:
         return len(self.X)
 

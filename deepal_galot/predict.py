@@ -44,9 +44,7 @@ def predict_folder(
         )
     learner, card = load_classifier(RunFolder.open(run), device)
     images = np.stack([load_image(f, tuple(card["image_shape"])) for f in files])
-    unknown = torch.full((len(files),), -1)
-    probabilities = learner.predict_prob(ImageSet(images, unknown, card["mean"], card["std"]))
-    best = probabilities.max(1)
+    best = learner.predict_prob(ImageSet.unlabeled(images, card["mean"], card["std"])).max(1)
     for file, label, p in zip(files, best.indices.tolist(), best.values.tolist(), strict=True):
         yield file, card["class_names"][label], p
 

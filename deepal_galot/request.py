@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from . import registry
-from .datasets.base import Dataset, DatasetSpec
-from .datasets.class_names import from_class_names, prompt_words
+from .datasets.base import Dataset
+from .datasets.class_names import names_only, prompt_words
 from .datasets.user_data import dataset_at, is_path
 from .device import pick_device
 from .errors import UserError
@@ -28,8 +28,7 @@ class Request:
 
     Attributes:
         strategies: names, each with optional own settings: "GALOT:epsilon=5,direction=random".
-        dataset: a data set class of the registry, or None if spec is given.
-        spec: the data in memory, if there is no data set class (class names only).
+        dataset: a data set class, of the registry or made for what the user named.
         words: what the classes are called in prompts, if not by their names.
         seeds: run seeds.
         mode: what strategies that generate train on; None for each strategy's own.
@@ -43,7 +42,7 @@ class Request:
     """
 
     strategies: tuple[str, ...]
-    dataset: type[Dataset] | None
+    dataset: type[Dataset]
     seeds: tuple[int, ...]
     mode: str | None
     flags: Mapping[str, Any]
@@ -53,7 +52,6 @@ class Request:
     deterministic: bool = False
     compile: bool = False
     checkpointing: bool = False
-    spec: DatasetSpec | None = None
     device_named: bool = True
     words: tuple[str, ...] | None = None
     save_full_size: int = 0
@@ -70,9 +68,9 @@ def request_of(args: argparse.Namespace) -> Request:
         flags["protocol"] = args.protocol
     asked = args.strategy or ["MarginSampling", "GALOT"]
     strategies = [name for s in asked for name in (TABLE1 if s == "all" else [s])]
-    dataset, spec, words = None, None, None
+    words = None
     if args.class_names is not None and args.dataset is None:
-        spec = _class_names_only(args)
+        dataset = _class_names_only(args)
         if args.strategy is None:
             strategies = ["GALOT"]
     else:
@@ -80,7 +78,7 @@ def request_of(args: argparse.Namespace) -> Request:
         if args.class_names is not None:
             words = prompt_words(args.class_names, dataset.class_names)
     return Request(
-        strategies=tuple(strategies), dataset=dataset, spec=spec, seeds=_seeds(args),
+        strategies=tuple(strategies), dataset=dataset, seeds=_seeds(args),
         mode=args.mode, flags=flags, output=args.output, data_dir=args.data_dir,
         device=pick_device(args.device), deterministic=args.deterministic,
         device_named=args.device != "auto", words=words,
@@ -113,13 +111,13 @@ def _check_image_size(side: int | None) -> None:
         raise UserError(f"--image-size {side}: must be from 8 to 1024 pixels")
 
 
-def _class_names_only(args: argparse.Namespace) -> DatasetSpec:
+def _class_names_only(args: argparse.Namespace) -> type[Dataset]:
     if args.mode != "gal":
         raise UserError("--class-names FILE has no real images: add --mode gal, or --dataset NAME")
     if args.image_size is None:
         raise UserError("--class-names FILE needs --image-size N, from 8 to 1024 pixels")
     _check_image_size(args.image_size)
-    return from_class_names(args.class_names, args.image_size, args.test_data)
+    return names_only(args.class_names, args.image_size, args.test_data)
 
 
 def _seeds(args: argparse.Namespace) -> tuple[int, ...]:

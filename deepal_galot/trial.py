@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -64,7 +66,7 @@ class Trial:
             raise UserError(
                 f"the strategy {strategy.__name__} cannot be made: {error}{why}"
             ) from error
-        self.query_seconds = 0.0  # of this round, without the answers and extra training
+        self.seconds: Counter[str] = Counter()  # of this round, by what they were spent on
         self.unlabeled, self.galot = Unlabeled(self.pool, self.learner), None
         if make_galot and self.config.uses_generated_images:
             self.galot = make_galot(self.unlabeled)
@@ -86,26 +88,19 @@ class Trial:
 
     def play(self, round: int) -> Row:
         """One round, recorded everywhere but in the rows."""
-        clock = time.perf_counter
-        self.query_seconds = self.learner.extra_train_seconds = 0.0
+        self.seconds.clear()
+        self.learner.extra_train_seconds = 0.0
         self._buy_labels(round)
-        extra_before = self.learner.extra_train_seconds
-
-        warm_up_seconds, batch, generate_seconds, extra_in_choice = 0.0, None, 0.0, 0.0
+        batch = None
         if self.galot is not None:
-            started = clock()
             if self.galot.needs_classifier(round):
-                self._restore_classifier(round)
-            warm_up_seconds = clock() - started
-            started, extra = clock(), self.learner.extra_train_seconds
-            batch = self.strategy.synthesize(self.galot, round)
-            extra_in_choice = self.learner.extra_train_seconds - extra
-            generate_seconds = clock() - started - extra_in_choice
-
-        started = clock()
-        steps = self.learner.fit(self.pool.training_set(real=self.config.uses_real_images), round)
-        extra_in_fits = self.learner.extra_train_seconds - extra_before - extra_in_choice
-        train_seconds = clock() - started + warm_up_seconds - extra_in_fits
+                with self._timed("train"):
+                    self._restore_classifier(round)
+            with self._timed("generate"):
+                batch = self.strategy.synthesize(self.galot, round)
+        with self._timed("train"):
+            data = self.pool.training_set(real=self.config.uses_real_images)
+            steps = self.learner.fit(data, round)
         tested = self._tested()
         measured = self.strategy.measure() | self._oracle_accuracy(round)
         self.folder.save_classifier(self.learner.state(), self._card(round))
@@ -120,11 +115,19 @@ class Trial:
             "steps": steps,
             **self._costs_of(batch, round),
             **{f"own_{name}": value for name, value in measured.items()},
-            "query_seconds": milliseconds(self.query_seconds),
-            "train_seconds": milliseconds(train_seconds),
+            "query_seconds": milliseconds(self.seconds["query"]),
+            "train_seconds": milliseconds(self.seconds["train"]),
             "extra_train_seconds": milliseconds(self.learner.extra_train_seconds),
-            "generate_seconds": milliseconds(generate_seconds),
+            "generate_seconds": milliseconds(self.seconds["generate"]),
         }
+
+    @contextlib.contextmanager
+    def _timed(self, what: str) -> Iterator[None]:
+        """Add the block's seconds, without extra training, to this round's."""
+        started, extra = time.perf_counter(), self.learner.extra_train_seconds
+        yield
+        self.seconds[what] += time.perf_counter() - started
+        self.seconds[what] -= self.learner.extra_train_seconds - extra
 
     # -- labels ------------------------------------------------------------------------------
 
@@ -150,10 +153,8 @@ class Trial:
         self._restore_classifier(round)
         n, labeled = self.config.query_size(round), self.pool.labeled_idxs.copy()
         seeding.seed_globals(self.config.seed, "query", round)
-        started, extra_before = time.perf_counter(), self.learner.extra_train_seconds
-        picks = self.strategy.query(n)
-        extra_seconds = self.learner.extra_train_seconds - extra_before
-        self.query_seconds = time.perf_counter() - started - extra_seconds
+        with self._timed("query"):
+            picks = self.strategy.query(n)
         if not np.array_equal(labeled, self.pool.labeled_idxs):
             raise UserError(f"{type(self.strategy).__name__}.query labeled images itself")
         try:
@@ -214,12 +215,7 @@ class Trial:
     def _costs_of(self, batch: SyntheticBatch | None, round: int) -> Row:
         if batch is None:
             return {"images_made": 0, "ascent_images": 0}
-        seen: Row = dict(self.galot.text(self.learner.logits, round).measures)
-        if batch.mismatch is not None:
-            seen |= dict(zip(("mismatch_plain", "mismatch"), batch.mismatch, strict=True))
         distance = self.unlabeled.distance(batch.x, round) if self.config.uses_real_images else None
-        if distance is not None:
-            seen["pool_distance"] = distance
         return {
             "images_made": batch.made,
             "images_retried": batch.retried,
@@ -227,15 +223,18 @@ class Trial:
             "images_key": batch.key,
             "seconds_stored": milliseconds(batch.seconds_stored),
             "epsilon": self.galot.config.epsilon_at(round),
-            **seen,
+            **batch.measures,
+            **({} if distance is None else {"pool_distance": distance}),
         }
 
     def _card(self, round: int) -> dict[str, Any]:
-        """What somebody needs to use the classifier without this run."""
+        """What somebody needs to use the classifier without this run, and to say what its
+        generated images were asked for."""
         return {
             "classifier": self.config.classifier,
             "round": round,
             "class_names": list(self.spec.class_names),
+            "prompts": list(self.galot.prompts) if self.galot else [],
             "image_shape": list(self.spec.image_shape),
             "mean": list(self.spec.mean),
             "std": list(self.spec.std),

@@ -7,7 +7,6 @@ choice.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -26,9 +25,6 @@ from .selection import finite, k_means, nearest_distance, nearest_points
 
 MEASURED = 1000  # pool images whose distance to the nearest generated one is recorded
 ITERATIONS = 20  # of Lloyd's algorithm: the points nearest to its centers hardly change any more
-
-# Of one class: ([P, D] pool features, [M, D] bank features, n ≤ M) -> n positions in the bank.
-Choice = Callable[[Tensor, Tensor, int], Tensor]
 
 
 class Unlabeled:

@@ -25,7 +25,7 @@ def read_configs(folder: Path) -> dict[str, dict[str, Any]]:
     """The configuration files of a pipeline folder.
 
     Raises:
-        OSError, ValueError: one is not there or is no JSON.
+        OSError, ValueError: one is not there or is not JSON.
     """
     files = {part: folder / part / "config.json" for part in ("unet", "vae")}
     files["scheduler"] = folder / "scheduler" / "scheduler_config.json"
@@ -43,7 +43,7 @@ def pipeline_size(configs: Configs, config: RunConfig) -> Size:
     Raises:
         UserError: the scheduler does not fit this model.
     """
-    original = _make("scheduler", configs["scheduler"])
+    original = make("scheduler", configs["scheduler"])
     scheduler = make_scheduler(config.scheduler, original)
 
     def timesteps(steps: int) -> int:
@@ -51,8 +51,8 @@ def pipeline_size(configs: Configs, config: RunConfig) -> Size:
         return len(scheduler.timesteps)  # Heun's method takes two a step
 
     tokens = configs["tokenizer"]["model_max_length"]
-    parts = (json.dumps(configs[part], sort_keys=True) for part in ("unet", "vae"))
-    flops = _count(*parts, tokens, config.resolution)
+    networks = (json.dumps(configs[part], sort_keys=True) for part in ("unet", "vae"))
+    flops = _count(*networks, tokens, config.resolution)
     told = configs["unet"].get("time_cond_proj_dim")  # of the guidance scale: one branch is enough
     image, climbing = (
         flops.image(timesteps(steps), 2 if config.guidance > 1 and not told else 1)
@@ -116,12 +116,12 @@ def _count(unet: str, vae: str, tokens: int, resolution: int | None) -> Flops:
     factor = 2 ** (len(vae["block_out_channels"]) - 1)
     side = unet["sample_size"] if resolution is None else resolution // factor
     with torch.device("meta"):
-        parts = _make("unet", unet), _make("vae", vae)
+        parts = make("unet", unet), make("vae", vae)
     networks = Networks(*parts, torch.float32, torch.device("meta"))
     return count(networks, (tokens, unet["cross_attention_dim"]), side)
 
 
-def _make(part: str, config: Mapping[str, Any]) -> Any:
+def make(part: str, config: Mapping[str, Any]) -> Any:
     """A component from its configuration alone, with random weights."""
     import diffusers
 

@@ -28,7 +28,14 @@ ARCHITECTURE = {
         "up_block_types": ("UpDecoderBlock2D",) * 4,
         "layers_per_block": 2,
     },
-    "scheduler": {"_class_name": "PNDMScheduler", "skip_prk_steps": True},
+    "scheduler": {
+        "_class_name": "PNDMScheduler",
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "skip_prk_steps": True,
+        "steps_offset": 1,
+    },
     "tokenizer": {"model_max_length": 77},
 }
 

@@ -7,7 +7,7 @@ with the gradient through the last reverse step alone (Proposition 1, equation 7
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -79,7 +79,6 @@ def optimize(
     Raises:
         UserError: more than one in ONE_IN images is not finite.
     """
-    steps = tqdm(range(config.ascent_steps), "  text", unit="step", leave=False, disable=None)
     noise = [
         [
             [seeding.derive(config.seed, "ascent", round, r, k, i)
@@ -88,8 +87,9 @@ def optimize(
         ]
         for k in range(config.ascent_steps)
     ]  # fmt: skip
+    noise = tqdm(noise, "  text", unit="step", leave=False, disable=None)
     directions = [(config.seed, "direction", round, r) for r in range(len(c0))]
-    ascent = _ascend(generator, c0, score, config, epsilon, steps, noise, directions)
+    ascent = _ascend(generator, c0, score, config, epsilon, noise, directions)
     images = len(c0) * config.ascent_steps * config.ascent_samples
     if ascent.failed * ONE_IN > images:
         raise UserError(
@@ -117,8 +117,7 @@ def optimize_each(
     """
     noise = [[[seed] for seed in seeds]] * config.ascent_steps
     directions = [(seed, "direction") for seed in seeds]
-    steps = range(config.ascent_steps)
-    return _ascend(generator, c0, score, config, epsilon, steps, noise, directions)
+    return _ascend(generator, c0, score, config, epsilon, noise, directions)
 
 
 def _ascend(
@@ -127,25 +126,25 @@ def _ascend(
     score: ImageScore,
     config: RunConfig,
     epsilon: float,
-    steps: Sequence[int],
-    noise: Sequence[Seeds],
+    noise: Iterable[Seeds],
     directions: Sequence[tuple],
 ) -> Ascent:
     """K projected steps from c0.
 
     Args:
-        noise: of each step's images.
+        noise: of the images of each of the K steps.
         directions: the random stream of each row, without the step.
     """
     delta, failed = torch.zeros_like(c0), 0
-    scores, norms, distances = (torch.full((len(noise), len(c0)), torch.nan) for _ in range(3))
-    for k in steps:
+    traces = (config.ascent_steps, len(c0))
+    scores, norms, distances = (torch.full(traces, torch.nan) for _ in range(3))
+    for k, seeds in enumerate(noise):
         if config.direction == "random":
             rngs = [seeding.torch_rng(*stream, k) for stream in directions]
             direction = torch.stack([torch.randn(c0.shape[1:], generator=rng) for rng in rngs])
         else:
             gradient, scores[k], bad = score_gradient(
-                generator, c0 + delta, score, noise[k], steps=config.ascent_denoising
+                generator, c0 + delta, score, seeds, steps=config.ascent_denoising
             )
             failed += bad
             norms[k] = gradient.flatten(1).norm(dim=1)

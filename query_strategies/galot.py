@@ -46,7 +46,7 @@ class GALOT(Strategy):
 
     def synthesize(self, galot: Galot, round: int) -> SyntheticBatch:
         logits = None if self.net.clf is None else self.net.logits
-        batch = galot.make_images(galot.text(self.net.logits, round), logits, round)
+        batch = galot.make_images(logits, round)
         accumulate = self.args_input.synthetic == "accumulate"
         self.dataset.set_synthetic(batch.x, batch.y, accumulate=accumulate)
         return batch

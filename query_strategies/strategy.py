@@ -93,7 +93,7 @@ class Strategy:
         if scores.isnan().any():
             raise UserError(
                 f"{type(self).__name__}: {int(scores.isnan().sum()):,} of {len(scores):,} scores "
-                f"are NaN, no number"
+                f"are NaN"
             )
         shuffle = torch.randperm(len(scores))
         ranked = shuffle[scores[shuffle].argsort(descending=True, stable=True)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +14,7 @@ import pytest
 
 from deepal_galot.deepalplus.bridges import cross
 from deepal_galot.deepalplus.host import Host, import_host, inside
+from helpers import write_idx
 
 STAND_IN = Path(__file__).parent / "deepalplus_host"
 REAL = os.environ.get("DEEPALPLUS_ROOT")
@@ -44,12 +44,6 @@ def make_checkout(host: str, folder: Path) -> Path:
             write_idx(raw / f"{part}-images-idx3-ubyte", x[which])
             write_idx(raw / f"{part}-labels-idx1-ubyte", digits.target[which])
     return folder
-
-
-def write_idx(file: Path, array: np.ndarray) -> None:
-    """MNIST's own file format."""
-    head = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
-    file.write_bytes(head + array.astype(np.uint8).tobytes())
 
 
 @contextlib.contextmanager

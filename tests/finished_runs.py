@@ -24,6 +24,16 @@ def finished(output, accuracies, settings=None, content=None, row=None, remark="
     return folder
 
 
+def runs(output, settings, accuracy, dataset="Digits"):
+    """Finished runs of one method: [S, R] accuracies, and the settings in its label."""
+    own = {k: str(v) for k, v in settings.items() if k != "strategy"}
+    fields = {"dataset": dataset, **settings}
+    return [
+        finished(output, of_seed, own, {"data": dataset}, seed=seed, **fields)
+        for seed, of_seed in enumerate(accuracy)
+    ]
+
+
 def texts(table):
     """A table's words."""
     return [[cell.text for cell in row] for row in table.rows]

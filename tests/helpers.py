@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import struct
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -20,6 +22,7 @@ from deepal_galot.datasets.base import DatasetSpec
 from deepal_galot.datasets.digits import Digits
 from deepal_galot.learner import Learner, Outputs
 from deepal_galot.pool import ImageSet, Pool
+from deepal_galot.results import RunFolder
 from generators.base import Generator
 from generators.tiny import Tiny
 
@@ -49,6 +52,35 @@ def rows_of(output: Path, strategy: str = "*", *, seconds: bool = False) -> dict
             rows = [{k: v for k, v in r.items() if "seconds" not in k} for r in rows]
         found[str(file.parent.relative_to(output))] = rows
     return found
+
+
+def only_run(output: Path, strategy: str = "*") -> tuple[RunFolder, list[dict]]:
+    """The one run below a results folder, and its rows without the seconds."""
+    ((path, rows),) = rows_of(output, strategy).items()
+    return RunFolder.open(output / path), rows
+
+
+def hear_interrupts() -> None:
+    """What a shell starts in the background is deaf to Ctrl-C, and so would a test's child be."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+FAILS = '''
+from query_strategies.random_sampling import RandomSampling
+
+class Fails(RandomSampling):
+    """fails in its first query"""
+
+    def query(self, n):
+        raise KeyError("nothing here")
+'''
+
+
+def write_idx(file: Path, array: np.ndarray) -> None:
+    """MNIST's file format: 0 0 8 ndim, big-endian sizes, bytes."""
+    head = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(head + array.astype(np.uint8).tobytes())
 
 
 def image_hashes(output: Path) -> dict[str, bytes]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from numbers import Integral
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
@@ -98,6 +99,12 @@ def check_answer(clf: Classifier, answer: object, n: int, n_classes: int) -> Non
                 f"{who}: forward gives {name} of shape {list(part.shape)}, not {[n, width]}, of "
                 f"{n} images with {n_classes} classes and embedding_dim {clf.embedding_dim}"
             )
+
+
+def frozen_call(clf: nn.Module, x: Tensor) -> Any:
+    """clf(x), with gradients to x and none to the weights."""
+    tensors = dict(clf.named_parameters()) | dict(clf.named_buffers())
+    return torch.func.functional_call(clf, {k: v.detach() for k, v in tensors.items()}, (x,))
 
 
 class GlobalAverage(nn.Module):

@@ -6,16 +6,18 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
 from ..errors import UserError, did_you_mean, said
-from .base import DatasetSpec, check_class_names
+from ..images import image_files, load_image
+from .base import Dataset, DatasetSpec, check_class_names
 from .user_data import results_name
 
 
-def from_class_names(file: Path, image_size: int, test_folder: Path | None = None) -> DatasetSpec:
-    """An empty pool whose classes are the lines of a file.
+def names_only(file: Path, image_size: int, test_folder: Path | None = None) -> type[Dataset]:
+    """A data set class with an empty pool, whose classes are the lines of a file.
 
     Args:
         file: one class name a line, UTF-8; blank lines and lines starting with # are skipped.
@@ -23,19 +25,31 @@ def from_class_names(file: Path, image_size: int, test_folder: Path | None = Non
         test_folder: optional folder with one sub-folder of images for each class name.
 
     Raises:
-        UserError: unreadable, fewer than two names, a name twice, no test images.
+        UserError: unreadable, fewer than two names, a name twice.
     """
     names = tuple(line for line in _lines(file) if line)
-    if len(names) < 2:
-        count = f"{len(names)} name{'s' * (len(names) != 1)}"
-        raise UserError(f"--class-names {file}: {count}; a classifier needs at least 2")
-    x_test, y_test = _empty(image_size)
-    if test_folder is not None:
-        x_test, y_test = _test_images(test_folder, names, image_size)
-    name = results_name(Path(file.stem))
-    # Without data there are no pixel statistics: [0, 1] is mapped to [-1, 1].
-    half = (0.5, 0.5, 0.5)
-    return DatasetSpec(name, *_empty(image_size), x_test, y_test, names, half, half)
+    check_class_names(f"--class-names {file}", names)
+    own = {"class_names": names, "image_size": image_size, "test_folder": test_folder}
+    return type("ClassNames", (_NamesOnly,), {**own, "name": results_name(Path(file.stem))})
+
+
+class _NamesOnly(Dataset):
+    """Class names without images to train on; `names_only` fills in the rest."""
+
+    name: ClassVar[str]
+    image_size: ClassVar[int]
+    test_folder: ClassVar[Path | None]
+
+    def load(self, data_dir: Path) -> DatasetSpec:
+        shape = (0, self.image_size, self.image_size, 3)
+        x_train, y_train = np.zeros(shape, np.uint8), np.zeros(0, np.int64)
+        x_test, y_test = x_train, y_train
+        if self.test_folder is not None:
+            x_test, y_test = _test_images(self.test_folder, self.class_names, self.image_size)
+        # Without data there are no pixel statistics: [0, 1] is mapped to [-1, 1].
+        half = (0.5, 0.5, 0.5)
+        parts = (x_train, y_train, x_test, y_test)
+        return DatasetSpec(self.name, *parts, self.class_names, half, half)
 
 
 def prompt_words(file: Path, class_names: Sequence[str]) -> tuple[str, ...]:
@@ -75,7 +89,7 @@ def _replaced(
     for old, *new in pairs:
         old = old.strip()
         if not new:
-            raise UserError(f"{where}: {old!r} is no line OLD = NEW, with spaces around the =")
+            raise UserError(f"{where}: {old!r} is not a line OLD = NEW, with spaces around the =")
         if old not in class_names:
             raise UserError(f"{where}: no class {old!r}: {did_you_mean(old, class_names)}")
         if old in words:
@@ -97,15 +111,9 @@ def _lines(file: Path) -> list[str]:
     return [s for line in lines if not (s := line.strip()).startswith("#")]
 
 
-def _empty(image_size: int) -> tuple[np.ndarray, np.ndarray]:
-    return np.zeros((0, image_size, image_size, 3), np.uint8), np.zeros(0, np.int64)
-
-
 def _test_images(
     folder: Path, names: tuple[str, ...], image_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    from ..images import image_files, load_image
-
     x, y = [], []
     missing = [name for name in names if not (folder / name).is_dir()]
     if missing:

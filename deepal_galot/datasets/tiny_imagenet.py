@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from ..errors import UserError, said
+from ..images import read_image
 from .arrays import Arrays
 from .published import PublishedSet
 from .tiny_imagenet_words import WORDS
@@ -94,16 +96,12 @@ def _read_part(part: str, files: Sequence[tuple[Place, str]]) -> Arrays:
     Raises:
         UserError: an image that cannot be read or has another size, an unknown id.
     """
-    from tqdm import tqdm
-
-    from ..images import read_image
-
     label_of = {wnid: label for label, wnid in enumerate(WORDS)}
     x, y = np.empty((len(files), SIDE, SIDE, 3), np.uint8), np.empty(len(files), np.int64)
     bar = tqdm(files, f"TinyImageNet, {part}", unit="image", leave=False, disable=None)
     for i, (file, wnid) in enumerate(bar):
         if wnid not in label_of:
-            raise UserError(f"{file}: is labeled {wnid}, which is no class of TinyImageNet")
+            raise UserError(f"{file}: is labeled {wnid}, which is not a class of TinyImageNet")
         pixels = read_image(file)
         if pixels.shape[:2] != (SIDE, SIDE):
             raise UserError(f"{file}: is {pixels.shape[1]}×{pixels.shape[0]} pixels, not 64×64")

@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+from tqdm import tqdm
 
 from .. import registry
 from ..errors import UserError
+from ..images import IMAGE_SUFFIXES, image_files, read_image, resize_image
 from .arrays import Arrays, read_npz, spec_of
 from .base import Dataset, DatasetSpec, check_class_names, check_labels
 
 RESERVED = {"images", "report"}  # folders beside the data sets' in the results
 MAX_SIDE = 1024  # pixels; larger ones are photographs that somebody forgot to reduce
+NO_IMAGES = f"no images in it ({', '.join(sorted(IMAGE_SUFFIXES))})"
 
 
 def is_path(source: str) -> bool:
@@ -121,10 +124,10 @@ class _ImageFolder(_UserData):
         train = _labeled_files(self.path / "train", folders)
         empty = sorted(set(range(len(folders))) - {label for _, label in train})
         if empty:
-            raise UserError(f"{self.path / 'train' / folders[empty[0]]}: {_no_images()}")
+            raise UserError(f"{self.path / 'train' / folders[empty[0]]}: {NO_IMAGES}")
         test = _labeled_files(self.path / "test", folders)
         if not test:
-            raise UserError(f"{self.path / 'test'}: {_no_images()}")
+            raise UserError(f"{self.path / 'test'}: {NO_IMAGES}")
         x = _read_images([file for file, _ in train + test], self.name, self.image_size)
         y = np.array([label for _, label in train + test], np.int64)
         n = len(train)
@@ -138,8 +141,6 @@ def _class_folders(part: Path) -> list[str]:
     Raises:
         UserError: no such part, no folders in it, or images beside them.
     """
-    from ..images import image_files
-
     if not part.is_dir():
         raise UserError(
             f"{part}: no such folder; an image folder needs train/CLASS/… and test/CLASS/…"
@@ -164,8 +165,6 @@ def _labeled_files(part: Path, folders: Sequence[str]) -> list[tuple[Path, int]]
     Raises:
         UserError: a folder inside a class folder.
     """
-    from ..images import image_files
-
     found = []
     for label, folder in enumerate(folders):
         found += [(file, label) for file in image_files(part / folder)]
@@ -176,22 +175,12 @@ def _labeled_files(part: Path, folders: Sequence[str]) -> list[tuple[Path, int]]
     return found
 
 
-def _no_images() -> str:
-    from ..images import IMAGE_SUFFIXES
-
-    return f"no images in it ({', '.join(sorted(IMAGE_SUFFIXES))})"
-
-
 def _read_images(files: Sequence[Path], name: str, image_size: int | None) -> np.ndarray:
     """All images [N, H, W, C] uint8; C = 1 if every one of them is grey.
 
     Raises:
         UserError: one cannot be read, or their sizes differ.
     """
-    from tqdm import tqdm
-
-    from ..images import read_image, resize_image
-
     images: list[np.ndarray] = []
     for file in tqdm(files, f"reading {name}", unit="image", leave=False, disable=None):
         pixels = read_image(file)

@@ -65,7 +65,7 @@ class Host:
 def check_folder(root: Path) -> None:
     """
     Raises:
-        UserError: it is no DeepALPlus checkout.
+        UserError: it is not a DeepALPlus checkout.
     """
     missing = [name for name in FILES if not (root / name).is_file()]
     if missing:

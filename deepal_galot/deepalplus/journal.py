@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +55,10 @@ class TextJournal:
 def seen(classifier: nn.Module | None, labeled: np.ndarray) -> str:
     """Forty hex digits over a classifier and the labels it knows."""
     digest = hashlib.sha256(np.packbits(labeled).tobytes())
-    for name, tensor in _tensors(classifier):
+    state = {} if classifier is None else classifier.state_dict()
+    for name, tensor in state.items():
         digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:40]
-
-
-def _tensors(classifier: nn.Module | None) -> Iterator[tuple[str, Tensor]]:
-    return iter(()) if classifier is None else iter(classifier.state_dict().items())
 
 
 class Record:

@@ -13,7 +13,6 @@ from ..errors import UserError
 
 SWAPPED = ("EMNIST",)  # its files hold rows and columns swapped, and DeepALPlus keeps them so
 BGR = ("TinyImageNet",)  # DeepALPlus reads it with OpenCV, blue first
-KINDS = ("grey", "channels first", "channels last", "objects")
 
 
 @dataclass(frozen=True)
@@ -21,8 +20,9 @@ class Layout:
     """One data set's form of an image.
 
     Attributes:
-        kind: one of KINDS: [N, H, W]; [N, C, H, W] (SVHN style); [N, H, W, C] (CIFAR style); or
-            [N] of separate [H, W, C] arrays (images of several sizes).
+        kind: "grey" [N, H, W]; "channels first" [N, C, H, W] (SVHN style); "channels last" [N, H,
+            W, C] (CIFAR style); "objects" [N] of separate [H, W, C] arrays (images of several
+            sizes).
         image_shape: (H, W, C) of an image as people see it.
         tensor: whether the array is a torch tensor (MNIST style), else NumPy's.
         swapped: whether rows and columns are swapped; bgr: whether blue comes first.

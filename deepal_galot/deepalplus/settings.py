@@ -167,7 +167,7 @@ def check_dataset(host: Host, name: str) -> None:
 def check_base_sampler(host: Host, name: str) -> None:
     """
     Raises:
-        UserError: DeepALPlus has no such sampler, or it is no A_AL.
+        UserError: DeepALPlus has no such sampler, or it is not an A_AL.
     """
     if name in NEEDS_MORE:
         raise UserError(f"--base-sampler {name}: {NEEDS_MORE[name]}; use e.g. MarginSampling")
@@ -228,6 +228,6 @@ def _known_names(root: Path, name: str) -> tuple[str, ...] | None:
         ids = (root / WNIDS).read_text(encoding="utf-8").split()
         unknown = [wnid for wnid in ids if wnid not in WORDS]
         if unknown:
-            raise UserError(f"{root / WNIDS}: {unknown[0]} is no class of TinyImageNet")
+            raise UserError(f"{root / WNIDS}: {unknown[0]} is not a class of TinyImageNet")
         return tuple(WORDS[wnid] for wnid in ids)
     return registry.datasets.get(name).class_names if name in registry.datasets else None

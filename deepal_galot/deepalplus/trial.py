@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import random
 import time
@@ -19,9 +20,10 @@ from torch import Tensor, nn
 from generators.base import Generator
 from generators.image_store import ImageStore
 
+from ..classifiers.base import frozen_call
 from ..config import SCHEMA
 from ..errors import UserError
-from ..galot import Galot, SyntheticBatch, TextState
+from ..galot import Galot, SyntheticBatch
 from ..images import to_unit_float
 from .host import check_data
 from .journal import Record, TextJournal, seen
@@ -93,13 +95,13 @@ class Trial:
         with undisturbed(self.net.device):
             if self.round == 0 and self.galot.needs_classifier(0):
                 self.net.train(self.dataset.get_labeled_data()[1])
-            text, batch = self._make(self.round)
+            batch = self._make(self.round)
         if self.config.synthetic == "replace":
             self._batches.clear()
         self._batches.append(batch)
         made = time.perf_counter()
         self.net.train(self.training_set())
-        self._write_row(text, batch, made - started, time.perf_counter() - made)
+        self._write_row(batch, made - started, time.perf_counter() - made)
         self.round += 1
 
     def training_set(self) -> Any:
@@ -132,10 +134,8 @@ class Trial:
             UserError: the network gives something else.
         """
         clf: nn.Module = self.net.clf
-        tensors = (*clf.named_parameters(), *clf.named_buffers())
-        frozen = {name: tensor.detach() for name, tensor in tensors}
-        x = images.to(tensors[0][1].device) if tensors else images
-        answer = torch.func.functional_call(clf, frozen, (self.network_input(x),))
+        first = next(itertools.chain(clf.parameters(), clf.buffers()), images)
+        answer = frozen_call(clf, self.network_input(images.to(first.device)))
         n = len(self.settings.class_names)
         if not isinstance(answer, tuple | list) or answer[0].shape != (len(images), n):
             raise UserError(
@@ -158,13 +158,11 @@ class Trial:
 
     # -- inside ------------------------------------------------------------------------------
 
-    def _make(self, round: int) -> tuple[TextState, SyntheticBatch]:
+    def _make(self, round: int) -> SyntheticBatch:
         clf = getattr(self.net, "clf", None)
         self.journal.against = seen(clf, self.dataset.labeled_idxs)
         with evaluating(clf):
-            text = self.galot.text(self.logits, round)
-            logits = None if clf is None else self.logits
-            return text, self.galot.make_images(text, logits, round)
+            return self.galot.make_images(None if clf is None else self.logits, round)
 
     def _check_budget(self) -> None:
         wanted = self.config.budget(self.config.n_rounds)
@@ -213,9 +211,7 @@ class Trial:
         parts = ("deepalplus", self.config.dataset, name, f"seed{self.config.seed}")
         return self.settings.output.joinpath(*parts)
 
-    def _write_row(
-        self, text: TextState, batch: SyntheticBatch, generate: float, train: float
-    ) -> None:
+    def _write_row(self, batch: SyntheticBatch, generate: float, train: float) -> None:
         self.record.write(
             round=self.round,
             labels=int(self.dataset.labeled_idxs.sum()),
@@ -225,7 +221,7 @@ class Trial:
             images_failed=batch.failed,
             images_key=batch.key,
             epsilon=self.config.epsilon_at(self.round),
-            **text.measures,
+            **batch.measures,
             generate_seconds=round(generate, 3),
             train_seconds=round(train, 3),
             seconds_stored=round(batch.seconds_stored, 3),

@@ -44,7 +44,7 @@ async function load() {
   try {
     content = read(await file.text());
   } catch {
-    return say(`${file.name} is no file of marks.`);
+    return say(`${file.name} is not a file of marks.`);
   }
   const [here, there] = [$("annotator").value.trim(), content.annotator.trim()];
   if (count() && there && here !== there) {

@@ -133,25 +133,27 @@ def _annotation(path: Path) -> Annotation:
         raise UserError(f"{path}: cannot be read as marks ({said(error)})") from error
     wrong = _wrong(content)
     if wrong:
-        raise UserError(f"{path}: is no file of marks that the page of --annotate saves: {wrong}")
+        raise UserError(
+            f"{path}: is not a file of marks that the page of --annotate saves: {wrong}"
+        )
     return Annotation(content["annotator"].strip(), content["marks"])
 
 
 def _wrong(content: Any) -> str:
     """What keeps it from being a file of marks; empty if nothing does."""
     if not isinstance(content, dict):
-        return "it is no JSON object"
+        return "it is not a JSON object"
     schema = content.get("schema")
     if type(schema) is not int or schema != SCHEMA:
         return f"its schema is {said(ValueError(repr(schema)), 40)}, not {SCHEMA}"
     if not isinstance(content.get("annotator"), str):
-        return "its annotator is no text"
+        return "its annotator is not text"
     marks = content.get("marks")
     if not isinstance(marks, dict):
         return "its marks are no JSON object"
     for name, mark in marks.items():
         if not IMAGE_ID.fullmatch(name):
-            return f"{said(ValueError(repr(name)), 40)} is no id of an image"
+            return f"{said(ValueError(repr(name)), 40)} is not the id of an image"
         if not isinstance(mark, bool):
             return f"the mark of {name} is neither true nor false"
     return ""

@@ -43,7 +43,7 @@ def annotate(args: argparse.Namespace) -> str:
 def report_options(args: argparse.Namespace) -> ReportOptions:
     """
     Raises:
-        UserError: a target that is no percentage, or marks that cannot be read.
+        UserError: a target that is not a percentage, or marks that cannot be read.
     """
     for target in args.target_accuracy:
         if not 0 < target <= 100:

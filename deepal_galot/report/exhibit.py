@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from ..datasets.base import DatasetSpec
-from ..disk import atomic_write, atomic_write_npz
+from ..disk import atomic_write, npz_bytes
 from ..errors import UserError, said
 from .html import asset
 
@@ -110,7 +110,8 @@ class Exhibit:
     def _check(self) -> None:
         """
         Raises:
-            UserError: something else than words where words belong, or a name that is no file's.
+            UserError: something else than words where words belong, or a name that no file
+                can have.
         """
         words = [self.name, self.title, self.dataset, *self.notes]
         for arm in self.arms:
@@ -140,7 +141,7 @@ def save_real_examples(spec: DatasetSpec, output: Path) -> None:
     classes = [np.flatnonzero(spec.y_train == k)[:REAL] for k in range(spec.n_classes)]
     if min(map(len, classes)) == REAL:
         images = np.stack([spec.x_train[where] for where in classes])
-        atomic_write_npz(_real_file(output, spec.name), images=images)
+        atomic_write(_real_file(output, spec.name), npz_bytes(images=images))
 
 
 def real_examples(output: Path, dataset: str) -> np.ndarray | None:

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -74,14 +74,21 @@ class Gallery:
     folder: RunFolder
 
     @cached_property
+    def _card(self) -> dict[str, Any]:
+        return self.folder.classifier()[1]
+
+    @property
     def class_names(self) -> tuple[str, ...]:
-        return tuple(self.folder.classifier()[1]["class_names"])
+        return tuple(self._card["class_names"])
 
     @property
     def prompts(self) -> list[str]:
         """For each class, its prompts."""
         texts = templates(self.folder.config.template)
-        return [" | ".join(fill(text, name) for text in texts) for name in self.class_names]
+        # Cards of older versions have none.
+        given = self._card.get("prompts") or [fill(t, k) for k in self.class_names for t in texts]
+        n = len(texts)
+        return [" | ".join(given[k * n : (k + 1) * n]) for k in range(len(self.class_names))]
 
     @cached_property
     def probes(self) -> list[Probe]:
@@ -120,11 +127,11 @@ class Gallery:
         keys, store = [row["images_key"] for row in self.folder.rows()], self.folder.output
         galot = BorrowedGalot(
             self.folder.config, gone, ImageStore(store / "images"), self.folder, self.class_names,
-            tuple(self.folder.classifier()[1]["image_shape"]), keys,
+            tuple(self._card["image_shape"]), keys,
         )  # fmt: skip
         last = len(keys) - 1
         try:
-            batch = galot.make_images(galot.text(None, last), None, last)
+            batch = galot.make_images(None, last)
         except UserError:
             return None
         return batch.x, batch.y

@@ -23,8 +23,9 @@ from .gallery import MOST_CLASSES, SHOWN, Gallery, Probe
 from .html import asset, csp_hash, data_uri
 from .pseudo_labels import Judge
 from .section import Section
-from .statistics import has_spread, mean_sem, paired_difference
-from .tables import Cell, Table, with_error
+from .statements import headline
+from .statistics import has_spread
+from .tables import Cell, Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -141,29 +142,6 @@ def _parts(section: Section, key: str) -> list[Part]:
         html = _galleries(section.galleries, section.judge)
         parts.append(Part(f"{key}-galleries", "Generated images", html))
     return parts
-
-
-def headline(comparison: Comparison) -> str:
-    """Which method has the highest average, and whether seeds tell it from the next; empty if there
-    is nothing to compare."""
-    budgets = comparison.common_budgets
-    about_images = comparison.exhibit is not None and comparison.exhibit.kind != "curves"
-    if not budgets or len(comparison.learning) < 2 or about_images:
-        return ""
-    averages = [(100 * c.average(budgets), c) for c in comparison.learning]
-    (a, first), (b, second), *others = sorted(averages, key=lambda pair: -pair[0].mean())
-    d = paired_difference(first, second, budgets)
-    text = (
-        f"Highest average accuracy: {first.label}, {with_error(*mean_sem(a))} %; next "
-        f"{second.label}, {with_error(*mean_sem(b))} %. "
-    )
-    if d is None or np.isnan(d.half_width):
-        return text + "Without three seeds in common nothing says whether they differ."
-    apart = f"{100 * d.mean:+.2f} ± {100 * d.half_width:.2f} points, 95 % interval"
-    if d.mean <= d.half_width:
-        return text + f"Their {d.n} common seeds do not tell them apart ({apart})."
-    picked = f"; not corrected for picking the best of {len(others) + 2}" if others else ""
-    return text + f"Paired by seed they are apart ({apart}, n = {d.n}{picked})."
 
 
 def _label(text: str) -> str:

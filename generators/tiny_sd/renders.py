@@ -91,7 +91,7 @@ def load_glyphs(files: Sequence[Path], printed: bool) -> list[Glyph]:
         Ten glyphs a font, in the order of the files.
 
     Raises:
-        OSError: a file is missing or is no font.
+        OSError: a file is missing or is not a font.
     """
     return [_glyph(file, digit, printed) for file in files for digit in range(10)]
 

@@ -460,7 +460,7 @@ def parse_args() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     if min(args.steps, args.snapshot_every, args.threads) < 1:
         parser.error("--steps, --snapshot-every and --threads must be at least 1")
     if args.out.exists() and not (args.out / "model_index.json").is_file():
-        parser.error(f"--out {args.out} exists and is no pipeline folder; it is not replaced")
+        parser.error(f"--out {args.out} exists and is not a pipeline folder; it is not replaced")
     if args.device == "auto":
         args.device = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -243,9 +243,9 @@ def test_loaded_marks_join_those_of_the_page(opened, tmp_path):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("no JSON", "bad.json is no file of marks"),
-        ("null", "bad.json is no file of marks"),
-        ('{"schema": 1, "annotator": "", "marks": {"__proto__": true}}', "is no file of marks"),
+        ("no JSON", "bad.json is not a file of marks"),
+        ("null", "bad.json is not a file of marks"),
+        ('{"schema": 1, "annotator": "", "marks": {"__proto__": true}}', "is not a file of marks"),
         ('{"schema": 1, "annotator": "Ben", "marks": {}}', "These are marks of Ben"),
     ],
 )

@@ -5,8 +5,8 @@ import pytest
 from deepal_galot import registry
 from deepal_galot.cli import build_parser, main
 from deepal_galot.request import request_of
-from deepal_galot.results import RunFolder, find_runs
-from helpers import QUICK, rows_of
+from deepal_galot.results import find_runs
+from helpers import QUICK, only_run, rows_of
 
 
 def play(output, *args):
@@ -92,8 +92,8 @@ def test_labels_show_only_what_differs_from_the_default(tmp_path, args, label):
 def test_the_base_sampler_of_mode_gal_is_not_built(tmp_path):
     """It picks nothing there; a loss module of its own would be trained all the same."""
     play(tmp_path, "--strategy", "GALOT:mode=gal,epsilon=0", "--base-sampler", "LossPrediction")
-    ((path, rows),) = rows_of(tmp_path).items()
-    tensors, _ = RunFolder.open(tmp_path / path).classifier()
+    folder, rows = only_run(tmp_path)
+    tensors, _ = folder.classifier()
     assert not any(name.startswith("objective.") for name in tensors)
 
 

@@ -8,8 +8,7 @@ import pytest
 from deepal_galot import oracle, registry
 from deepal_galot.cli import main
 from deepal_galot.pool import SyntheticQuery
-from deepal_galot.results import RunFolder
-from helpers import QUICK, rows_of
+from helpers import QUICK, only_run, rows_of
 
 
 @pytest.fixture(autouse=True)
@@ -22,8 +21,7 @@ def play(output, n_rounds):
     """(the run's folder, its rows without the seconds)."""
     arguments = [*QUICK, "--strategy", "GAAL", "--n-rounds", n_rounds, "--output", output]
     assert main(list(map(str, arguments))) == 0
-    ((path, rows),) = rows_of(output).items()
-    return RunFolder.open(output / path), rows
+    return only_run(output)
 
 
 def test_synthetic_queries_are_bought_like_labels(tmp_path, capsys):

@@ -11,18 +11,9 @@ import pytest
 import torch
 
 from deepal_galot.cli import main
-from helpers import QUICK, ROOT, image_hashes, rows_of, run_benchmark
+from helpers import FAILS, QUICK, ROOT, hear_interrupts, image_hashes, rows_of, run_benchmark
 
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
-FAILS = '''
-from query_strategies.random_sampling import RandomSampling
-
-class Fails(RandomSampling):
-    """fails in its first query"""
-
-    def query(self, n):
-        raise KeyError("nothing here")
-'''
 
 
 def start(output, *args):
@@ -31,11 +22,6 @@ def start(output, *args):
         [*command, *args, "--jobs", "2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True, env=ONE_THREAD, preexec_fn=hear_interrupts,
     )  # fmt: skip
-
-
-def hear_interrupts():
-    """What a shell starts in the background is deaf to Ctrl-C, and so would this be."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def workers_of(pid):

@@ -13,7 +13,7 @@ from deepal_galot.report.comparison import compare
 from deepal_galot.report.gallery import gallery_of
 from deepal_galot.results import RunFolder, find_runs
 from deepal_galot.synthetic_from import source_hash
-from helpers import QUICK, rows_of
+from helpers import QUICK, only_run, rows_of
 
 pytestmark = pytest.mark.xdist_group("matched")  # its fixture is worth sharing
 
@@ -84,7 +84,7 @@ def test_a_finished_run_gives_its_kept_images_to_another_classifier(results, tmp
     flags = ["--synthetic-from", str(source), "--strategy", "GALOTMatched", "--epochs", "1",
              "--min-steps", "0"]  # fmt: skip
     assert main([*flags, "--seeds", "0", "--classifier", "vgg16", "--output", str(tmp_path)]) == 0
-    ((_, rows),) = rows_of(tmp_path).items()
+    _, rows = only_run(tmp_path)
     assert [r["images"] for r in rows] == [20, 30] and [r["images_made"] for r in rows] == [0, 0]
 
 
@@ -107,8 +107,7 @@ def test_borrowed_images_are_not_said_to_be_plain_in_mode_gal(results, tmp_path)
     flags = ["--synthetic-from", str(source), "--strategy", "GALOTMatched", "--mode", "gal"]
     flags += ["--epochs", "1", "--min-steps", "0", "--seeds", "0", "--output", str(tmp_path)]
     assert main(flags) == 0
-    ((path, _),) = rows_of(tmp_path).items()
-    assert "no unlabeled pool" not in RunFolder.open(tmp_path / path).remark
+    assert "no unlabeled pool" not in only_run(tmp_path)[0].remark
 
 
 def test_more_rounds_go_on_with_the_same_choice(results, tmp_path):
@@ -125,9 +124,9 @@ def test_mode_gal_has_no_pool_and_says_so(tmp_path, capsys):
     assert main([*QUICK, *flags]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "no unlabeled pool in mode gal, so images as they are made" in out
-    ((path, rows),) = rows_of(tmp_path).items()
+    folder, rows = only_run(tmp_path)
     assert [r["images_made"] for r in rows] == [20, 10] and "pool_distance" not in rows[0]
-    assert not (tmp_path / path / "alignment").exists()
+    assert not (folder.path / "alignment").exists()
 
 
 def test_the_ascent_climbs_on_aligned_images(tmp_path):

@@ -40,6 +40,8 @@ def test_words_go_into_the_prompts_and_nowhere_else(coded, tmp_path, digits, cap
     assert json.loads((seed / "classifier.json").read_text())["class_names"] == CODES
     prompts = {read_manifest(f)["prompt"] for f in (out / "images").rglob("*.json")}
     assert prompts == {"see an eight" if n == "eight" else f"see a {n}" for n in digits.class_names}
+    (page,) = out.glob("report/index.html")
+    assert '<div>c8 <span class="quiet">see an eight</span></div>' in page.read_text()
     # What makes no prompts is the same run as without the file.
     assert main([*coded, *run, "MarginSampling"]) == 0
     assert len(rows_of(out, "MarginSampling")) == 1

@@ -9,8 +9,7 @@ from deepal_galot.cli import main
 from deepal_galot.config import resolve
 from deepal_galot.learner import Learner
 from deepal_galot.pool import Pool
-from deepal_galot.results import RunFolder
-from helpers import QUICK, rows_of, small_config
+from helpers import QUICK, only_run, rows_of, small_config
 from query_strategies.monte_carlo import MonteCarloStrategy
 
 SMALL = ["--protocol", "deepalplus", "--n-init", "20", "--n-query", "10", "--quota", "15",
@@ -65,8 +64,7 @@ def test_noise():
 def run(output, *args):
     """(the folder, the rows) of one run in this process."""
     assert main([*SMALL, "--output", str(output), *map(str, args)]) == 0
-    ((key, rows),) = rows_of(output).items()
-    return RunFolder.open(output / key), rows
+    return only_run(output)
 
 
 def test_a_monte_carlo_run(tmp_path):

@@ -19,7 +19,7 @@ from deepal_galot.campaign import Campaign
 from deepal_galot.engines import play_all
 from deepal_galot.plan import make_plan
 from deepal_galot.request import request_of
-from helpers import QUICK, image_hashes, rows_of
+from helpers import FAILS, QUICK, image_hashes, rows_of
 
 ray = pytest.importorskip("ray", reason='needs Ray: pip install -e ".[ray]"')
 pytestmark = [
@@ -28,15 +28,6 @@ pytestmark = [
 ]
 FAST = [*QUICK, "--steps", "1", "--guidance", "1", "--ascent-steps", "1"]
 ON_RAY = ["--engine", "ray"]
-FAILS = '''
-from query_strategies.random_sampling import RandomSampling
-
-class Fails(RandomSampling):
-    """fails in its first query"""
-
-    def query(self, n):
-        raise KeyError("nothing here")
-'''
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from deepal_galot.cli import build_parser, main
 from deepal_galot.engines import check_engine
 from deepal_galot.speed.__main__ import build_parser as speed_parser
 from generators.tiny import Tiny
-from helpers import QUICK, ROOT, rows_of, run_benchmark
+from helpers import QUICK, ROOT, only_run, rows_of, run_benchmark
 
 PAGES = {
     file: file.read_text(encoding="utf-8")
@@ -37,7 +37,7 @@ def test_the_strategy_example_is_twelve_lines_and_runs(tmp_path):
     args = ["--plugin", file, "--strategy", name, "MarginSampling", "--seeds", "0"]
     args += ["--n-rounds", "1", "--epochs", "2", "--min-steps", "0", "--output", tmp_path / "out"]
     assert main([str(a) for a in args]) == 0
-    ((_, rows),) = rows_of(tmp_path / "out", name).items()
+    _, rows = only_run(tmp_path / "out", name)
     assert [r["labels"] for r in rows] == [20, 40]
 
 
@@ -48,7 +48,7 @@ def test_the_examples_of_a_data_set_a_network_and_a_generator_run(tmp_path):
     args = ["--plugin", str(file), *QUICK, "--output", str(tmp_path / "out")]
     parts = ["--dataset", "Stripes", "--classifier", "OneLayer", "--strategy", "RandomSampling"]
     assert main([*args, *parts, "--epochs", "20"]) == 0
-    ((_, rows),) = rows_of(tmp_path / "out", "RandomSampling").items()
+    _, rows = only_run(tmp_path / "out", "RandomSampling")
     assert rows[-1]["accuracy"] > 0.6
     run_benchmark(*args, "--generator", "MyModel", "--strategy", "GALOT:epsilon=0")
     assert rows_of(tmp_path / "out", "GALOT")

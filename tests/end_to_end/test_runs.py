@@ -22,16 +22,11 @@ from deepal_galot.pool import Pool
 from deepal_galot.results import RunFolder
 from generators.prompts import fill, templates
 from generators.tiny import Tiny
-from helpers import QUICK, image_hashes, rows_of, run_benchmark
+from helpers import QUICK, image_hashes, only_run, rows_of, run_benchmark
 
 
 def quick(output, *args):
     assert main([*QUICK, "--output", str(output), *map(str, args)]) == 0
-
-
-def only(output, strategy):
-    (rows,) = rows_of(output, strategy).values()
-    return rows
 
 
 @pytest.fixture
@@ -92,7 +87,8 @@ def test_strategies_share_initial_pool_and_weights(tmp_path):
     first = [p[0].tolist() for p in picks.values()]
     assert first[0] == first[1] == first[2]
     assert picks["MarginSampling"][1].tolist() != picks["RandomSampling"][1].tolist()
-    accuracy = [only(tmp_path, s)[0]["accuracy"] for s in ("MarginSampling", "RandomSampling")]
+    names = ("MarginSampling", "RandomSampling")
+    accuracy = [only_run(tmp_path, s)[1][0]["accuracy"] for s in names]
     assert accuracy[0] == accuracy[1]
 
 
@@ -126,7 +122,7 @@ sys.exit(f"asked for {asked}" if asked else code)
 @pytest.mark.usefixtures("no_report")
 def test_mode_gal_reads_no_label(tmp_path):
     quick(tmp_path, "--strategy", "GALOT", "--mode", "gal")
-    rows = only(tmp_path, "GALOT")
+    rows = only_run(tmp_path, "GALOT")[1]
     assert [(r["labels"], r["images"], r["budget"]) for r in rows] == [(0, 20, 10), (0, 30, 15)]
     assert rows[0]["epsilon"] == 0 and rows[1]["epsilon"] > 0
     assert not list(tmp_path.rglob("state.npz"))
@@ -141,7 +137,7 @@ def test_mode_al_is_the_base_sampler(tmp_path):
 
 def test_mode_full_is_one_fit_on_every_label(tmp_path, capsys):
     quick(tmp_path, "--strategy", "GALOT", "--mode", "full", "--epochs", "1")
-    (row,) = only(tmp_path, "FullySupervised")
+    (row,) = only_run(tmp_path, "FullySupervised")[1]
     assert row["labels"] == 1347 and row["images"] == 0
     assert "every label, one fit; no strategy and no budget plays a part" in capsys.readouterr().out
 
@@ -149,7 +145,7 @@ def test_mode_full_is_one_fit_on_every_label(tmp_path, capsys):
 @pytest.mark.usefixtures("no_report")
 def test_accumulate_and_oversample(tmp_path):
     quick(tmp_path, "--strategy", "GALOT:epsilon=0,synthetic=accumulate", "--oversample", "1.5")
-    rows = only(tmp_path, "GALOT")
+    rows = only_run(tmp_path, "GALOT")[1]
     assert [r["images"] for r in rows] == [20, 50]
     assert [r["images_made"] for r in rows] == [30, 50]  # 2 → 3 and 3 → 5 (halves up) a class
 
@@ -233,7 +229,7 @@ def test_a_random_direction_moves_the_text_within_epsilon(tmp_path):
 @pytest.mark.usefixtures("brief")
 def test_any_text_target_with_any_base_sampler(tmp_path, target, base):
     quick(tmp_path, "--strategy", "GALOT", "--text-target", target, "--base-sampler", base)
-    row = only(tmp_path, "GALOT")[1]
+    row = only_run(tmp_path, "GALOT")[1][1]
     assert row["labels"] == 15 and row["images"] == 30
     assert row["ascent_images"] == 2 * 1 * 10
 
@@ -245,7 +241,7 @@ def test_a_text_for_each_image(tmp_path, direction, per_image):
     the images'."""
     flags = ["--text-per", "image", "--direction", direction, "--oversample", "1.5"]
     quick(tmp_path, "--strategy", "GALOT", *flags, "--n-rounds", "0")
-    (row,) = only(tmp_path, "GALOT")
+    (row,) = only_run(tmp_path, "GALOT")[1]
     assert (row["images"], row["images_made"]) == (20, 30)
     assert row["ascent_images"] == (30 + 40) * per_image and 0 < row["distance"] <= 5 * (1 + 1e-5)
     assert row["arrived_distance"] == pytest.approx(row["distance"], rel=1e-4)  # in float32
@@ -260,7 +256,7 @@ def test_a_text_for_each_image(tmp_path, direction, per_image):
 def test_the_distance_that_arrives_in_sixteen_bits_is_recorded(tmp_path):
     quick(tmp_path, "--strategy", "GALOT", "--dtype", "bfloat16", "--n-rounds", "0",
           "--steps", "1", "--n-synthetic", "1")  # fmt: skip
-    row = only(tmp_path, "GALOT")[0]
+    row = only_run(tmp_path, "GALOT")[1][0]
     assert row["arrived_distance"] == pytest.approx(row["distance"], rel=1e-3)
 
 
@@ -275,7 +271,7 @@ def test_several_templates_are_mixed_evenly(tmp_path):
     torch.testing.assert_close(state["arrived_distance"], moved, rtol=1e-4, atol=0)
     assert len(moved) == 30 and (moved > 0).all()
     assert len({c.numpy().tobytes() for c in state["c0"]}) == 30
-    assert only(tmp_path, "GALOT")[0]["ascent_images"] == 2 * 1 * 30
+    assert only_run(tmp_path, "GALOT")[1][0]["ascent_images"] == 2 * 1 * 30
 
 
 @pytest.mark.usefixtures("brief")
@@ -365,7 +361,7 @@ def plain_images(tmp_path_factory):
 @pytest.mark.usefixtures("brief")
 def test_rows_say_the_epsilon_that_their_images_had(tmp_path, schedule, shares):
     quick(tmp_path, "--strategy", "GALOT", "--epsilon", "4", "--epsilon-schedule", schedule)
-    rows = only(tmp_path, "GALOT")
+    rows = only_run(tmp_path, "GALOT")[1]
     assert [r["epsilon"] for r in rows] == [4 * share for share in shares]
     assert all(0 < r["distance"] <= r["epsilon"] * (1 + 1e-5) for r in rows)
 
@@ -417,7 +413,7 @@ def test_mnist_from_the_data_folder(tmp_path):
     np.savez(tmp_path / "MNIST.npz", **arrays)
     quick(tmp_path / "out", "--dataset", "MNIST", "--protocol", "demo", "--data-dir", tmp_path,
           "--strategy", "GALOT")  # fmt: skip
-    rows = only(tmp_path / "out", "GALOT")
+    _, rows = only_run(tmp_path / "out", "GALOT")
     assert [r["images"] for r in rows] == [20, 30]
     (folder,) = (tmp_path / "out").glob("MNIST/GALOT/*/seed0")
     config = RunFolder.open(folder).config
@@ -476,7 +472,7 @@ def test_a_classifier_from_class_names_alone(tmp_path, digits, capsys):
     quick(output, *common)
     out = capsys.readouterr().out
     assert "no accuracy" in out
-    assert [r["accuracy"] for r in only(output, "GALOT")] == [None, None]
+    assert [r["accuracy"] for r in only_run(output, "GALOT")[1]] == [None, None]
     (card,) = output.glob("even/GALOT/*/seed0/classifier.json")
     assert json.loads(card.read_text())["class_names"] == ["zero", "two", "four"]
     blind = set(rows_of(output))
@@ -501,7 +497,7 @@ def test_a_recipe_by_flags(tmp_path):
         quick(output, *n_rounds, *flags, "--epochs", "20")
         (file,) = output.glob("*/*/*/seed0/config.json")
         states.append(RunFolder.open(file.parent).classifier()[0]["head.weight"])
-        accuracy[i] = only(output, "RandomSampling")[0]["accuracy"]
+        accuracy[i] = only_run(output, "RandomSampling")[1][0]["accuracy"]
     for i, state in enumerate(states[:-1]):
         assert not any(torch.equal(state, other) for other in states[:i]), pairs[i]
     assert torch.equal(states[-1], states[-2])

@@ -9,9 +9,8 @@ from deepal_galot import registry
 from deepal_galot.cli import main
 from deepal_galot.plan import make_plan
 from deepal_galot.request import Request
-from deepal_galot.results import RunFolder
 from generators.tiny import Tiny
-from helpers import QUICK, image_hashes, rows_of
+from helpers import QUICK, image_hashes, only_run, rows_of
 
 pytestmark = pytest.mark.xdist_group("made")  # its fixture is worth sharing
 
@@ -20,12 +19,6 @@ SHORT = ["--seeds", "0", "--epochs", "2", "--min-steps", "0", "--strategy", "GAL
 
 def run(output, *args):
     assert main([*map(str, args), "--output", str(output)]) == 0
-
-
-def only(output):
-    """(folder, rows) of the one run below."""
-    ((name, rows),) = rows_of(output).items()
-    return RunFolder.open(output / name), rows
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +40,10 @@ def no_loading(monkeypatch):
 
 
 def test_another_classifier_on_the_same_images(made, tmp_path, no_loading, capsys):
-    source, theirs = only(made)
+    source, theirs = only_run(made)
     before = image_hashes(made)
     run(tmp_path, *SHORT, "--synthetic-from", source.path, "--classifier", "resnet18")
-    folder, rows = only(tmp_path)
+    folder, rows = only_run(tmp_path)
     assert folder.config.classifier == "resnet18" and folder.config.template == (
         source.config.template
     )
@@ -66,16 +59,16 @@ def test_another_classifier_on_the_same_images(made, tmp_path, no_loading, capsy
 
 
 def test_the_table_says_that_seeds_share_the_images(made, tmp_path, capsys):
-    source, _ = only(made)
+    source, _ = only_run(made)
     run(tmp_path, *SHORT, "--synthetic-from", source.path)
     assert "every seed trains on the same run's images" in capsys.readouterr().out
 
 
 def test_the_same_recipe_is_the_same_run(made, tmp_path, no_loading):
     """Same images, same picks, same classifier: image for image what the source trained on."""
-    source, theirs = only(made)
+    source, theirs = only_run(made)
     run(tmp_path, *SHORT, "--synthetic-from", source.path)
-    folder, rows = only(tmp_path)
+    folder, rows = only_run(tmp_path)
     free = ("images_made", "ascent_images")
     assert [{k: v for k, v in r.items() if k not in free} for r in rows] == [
         {k: v for k, v in r.items() if k not in free} for r in theirs
@@ -88,7 +81,7 @@ def test_the_same_recipe_is_the_same_run(made, tmp_path, no_loading):
 def test_lost_images_are_made_again_alike(made, tmp_path):
     copy, out = tmp_path / "copy", tmp_path / "out"
     shutil.copytree(made, copy)
-    source, _ = only(copy)
+    source, _ = only_run(copy)
     before = image_hashes(copy)
     for shard in sorted((copy / "images").rglob("*.npz"))[::3]:
         shard.unlink()
@@ -96,8 +89,8 @@ def test_lost_images_are_made_again_alike(made, tmp_path):
     assert len(image_hashes(copy)) < len(before)
     run(out, *SHORT, "--synthetic-from", source.path)
     assert image_hashes(copy) == before
-    run(tmp_path / "intact", *SHORT, "--synthetic-from", only(made)[0].path)
-    assert only(out)[1] == only(tmp_path / "intact")[1]
+    run(tmp_path / "intact", *SHORT, "--synthetic-from", only_run(made)[0].path)
+    assert only_run(out)[1] == only_run(tmp_path / "intact")[1]
 
 
 def test_images_that_this_machine_would_make_otherwise(made, tmp_path, capsys, monkeypatch):
@@ -105,16 +98,22 @@ def test_images_that_this_machine_would_make_otherwise(made, tmp_path, capsys, m
     shutil.copytree(made, copy)
     shutil.rmtree(copy / "images")
     monkeypatch.setattr(Tiny, "batch_size", 8)
-    args = [*SHORT, "--synthetic-from", str(only(copy)[0].path), "--output", str(tmp_path / "o")]
+    args = [
+        *SHORT,
+        "--synthetic-from",
+        str(only_run(copy)[0].path),
+        "--output",
+        str(tmp_path / "o"),
+    ]
     assert main(args) == 2
     assert "tiny would make others" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_generated_images_alone_and_fewer_rounds(made, tmp_path, no_loading):
-    source, theirs = only(made)
+    source, theirs = only_run(made)
     args = ["--mode", "gal", "--n-rounds", "0", "--synthetic-from", source.path]
     run(tmp_path, *SHORT, *args, "--dataset", "Digits")
-    _, rows = only(tmp_path)
+    _, rows = only_run(tmp_path)
     assert [(r["labels"], r["images"], r["images_key"]) for r in rows] == [
         (0, 20, theirs[0]["images_key"])
     ]
@@ -126,7 +125,7 @@ def test_another_source_is_another_run(made, tmp_path, no_loading):
     shutil.copytree(made, copy)
     names = set()
     for output in (made, copy):
-        source, _ = only(output)
+        source, _ = only_run(output)
         if output == copy:
             state = source.load("text", 1)
             source.save("text", 1, state | {"c": state["c"] + 1e-3})
@@ -146,7 +145,7 @@ def planned_folder(tmp_path, source):
 def test_beside_the_source_in_one_table(made, tmp_path, capsys):
     copy = tmp_path / "copy"
     shutil.copytree(made, copy)
-    source, _ = only(copy)
+    source, _ = only_run(copy)
     galot = f"GALOT:synthetic_from={source.path}"
     run(copy, *QUICK, "--oversample", "1.2", "--strategy", "GALOT", galot)
     out = capsys.readouterr().out
@@ -155,7 +154,7 @@ def test_beside_the_source_in_one_table(made, tmp_path, capsys):
 
 
 def test_dry_run_names_the_source(made, tmp_path, capsys, no_loading):
-    source, _ = only(made)
+    source, _ = only_run(made)
     run(tmp_path, *SHORT, "--synthetic-from", source.path, "--dry-run")
     out = capsys.readouterr().out
     assert f"The generated images are those of {source.path}." in out and " 0/2 " in out
@@ -189,10 +188,10 @@ def with_fault(fault, source, tmp_path):
         (path / "seals.json").unlink()  # as in the folder of an earlier version
     elif fault == "baseline":
         run(tmp_path / "b", *QUICK, "--strategy", "RandomSampling")
-        path = only(tmp_path / "b")[0].path
+        path = only_run(tmp_path / "b")[0].path
     elif fault == "borrowed":
         run(tmp_path / "b", *SHORT, "--synthetic-from", path)
-        path = only(tmp_path / "b")[0].path
+        path = only_run(tmp_path / "b")[0].path
     names.write_text(("zero two" if fault == "other classes" else DIGITS).replace(" ", "\n"))
     no_data = ["--class-names", names, "--image-size", "8", "--mode", "gal"]
     return path, {
@@ -206,7 +205,7 @@ def with_fault(fault, source, tmp_path):
 def test_what_cannot_be_a_source(made, tmp_path, capsys, fault):
     copy = tmp_path / "copy"
     shutil.copytree(made, copy)
-    path, more = with_fault(fault, only(copy)[0], tmp_path)
+    path, more = with_fault(fault, only_run(copy)[0], tmp_path)
     capsys.readouterr()
     command = [*SHORT, "--synthetic-from", path, *more, "--output", tmp_path / "out"]
     assert main(list(map(str, command))) == 2
@@ -218,7 +217,7 @@ def test_what_cannot_be_a_source(made, tmp_path, capsys, fault):
 
 def test_other_numbers_of_labels_are_refused(made, tmp_path, capsys):
     """The images' number goes with the source's labels."""
-    source, _ = only(made)
+    source, _ = only_run(made)
     args = ["--strategy", "GALOT", "--n-init", "9", "--output", str(tmp_path / "o")]
     assert main([*args, "--synthetic-from", str(source.path)]) == 2
     line = capsys.readouterr().err.splitlines()[-1]

@@ -12,7 +12,7 @@ import time
 import pytest
 from harness import CALLS, FILES, TORN, UNNAMED, WRITTEN, Fault, Scenario, counted
 
-from helpers import QUICK, ROOT, image_hashes, rows_of
+from helpers import QUICK, ROOT, hear_interrupts, image_hashes, rows_of
 
 FILE = (TORN, UNNAMED, WRITTEN)
 ROW = (TORN, WRITTEN)  # it is appended, so it has no other name before
@@ -146,11 +146,6 @@ def test_some_stops_of_a_short_run(tmp_path):
             rows = scenario.kept(output, rows) if kind != "kill -9" or phase != "config" else rows
         scenario.ends_alike(output)
     assert rows_of(output) and not image_hashes(output)
-
-
-def hear_interrupts():
-    """What a shell starts in the background is deaf to Ctrl-C, and so would this be."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 LOADING = """

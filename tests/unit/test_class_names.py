@@ -38,7 +38,7 @@ def test_words_of_classes(tmp_path, text, words):
         ("crane\nbat\nbat\n", "two classes have the same name: bat"),
         ("bat = mouse\n", "two classes have the same name: mouse"),
         ("bat = a\nbat = b\n", "two lines for 'bat'"),
-        ("bat = a\nmouse\n", "'mouse' is no line OLD = NEW"),
+        ("bat = a\nmouse\n", "'mouse' is not a line OLD = NEW"),
         ("bat = \n", "class names must be text on one line, not ''"),
     ],
 )

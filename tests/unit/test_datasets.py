@@ -19,7 +19,7 @@ from deepal_galot.datasets import published, tiny_imagenet
 from deepal_galot.datasets.base import pixel_statistics
 from deepal_galot.datasets.tiny_imagenet_words import WORDS
 from deepal_galot.errors import UserError
-from helpers import ROOT
+from helpers import ROOT, write_idx
 
 NAMED = [n for n in registry.datasets.names() if n != "Digits"]
 ALL = (
@@ -168,13 +168,6 @@ def test_tiny_imagenet_words():
 
 
 # -- the published formats ----------------------------------------------------------------------
-
-
-def write_idx(file, array):
-    """MNIST's format: 0 0 8 ndim, big-endian sizes, bytes."""
-    sizes = b"".join(n.to_bytes(4, "big") for n in array.shape)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(bytes([0, 0, 8, array.ndim]) + sizes + array.astype(np.uint8).tobytes())
 
 
 def write_idx_set(folder, prefixes, given):

@@ -136,8 +136,7 @@ def test_generated_images_are_in_the_data_sets_own_arrays(host, tmp_path, name):
         assert np.array_equal(given, real)
     assert (dataset.labeled_idxs == before).all() and len(dataset.X_train) == N
     # As a person sees them they are what the store holds, which is the generator's by fit_to.
-    request = trial.galot.text(None, 0)
-    batch = trial.galot.make_images(request, trial.logits, 0)
+    batch = trial.galot.make_images(trial.logits, 0)
     assert np.array_equal(trial.layout.unpack(data.X[4:]), batch.x)
 
 

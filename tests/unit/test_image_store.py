@@ -299,7 +299,7 @@ def test_galot_trains_on_none_of_them_and_counts_them(tmp_path, failing, oversam
     config = small_config(mode="gal", n_init=120, n_synthetic=1.0, oversample=oversample)
     names = ("one", "two", "three")
     galot = Galot(config, failing, ImageStore(tmp_path), NoJournal(), names, SHAPE)
-    batch = galot.make_images(galot.text(None, 0), None, 0)
+    batch = galot.make_images(None, 0)
     assert np.bincount(batch.y).tolist() == kept and len(batch.x) == sum(kept)
     assert (batch.made, batch.retried, batch.failed) == (120 * oversample, 3, 3)
     assert all(len(np.unique(x)) > 1 for x in batch.x)

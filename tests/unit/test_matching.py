@@ -68,7 +68,7 @@ def galot(config, generator, folder, journal=None, unlabeled=None):
 
 
 def batch(galot, round, logits=None):
-    return galot.make_images(galot.text(logits, round), logits, round)
+    return galot.make_images(logits, round)
 
 
 def keys(images):
@@ -197,8 +197,9 @@ def test_one_alignment_for_a_run_counted_once(fake_generator, tmp_path):
     plain = galot(config(), fake_generator, tmp_path / "b")
     first, second = batch(aligned, 0), batch(aligned, 1)
     assert first.made == batch(plain, 0).made + 3 * 30 and second.made == batch(plain, 1).made
-    before, after = first.mismatch
-    assert second.mismatch[0] == before and max(after, second.mismatch[1]) < before / 3
+    before, after = first.measures["mismatch_plain"], first.measures["mismatch"]
+    assert second.measures["mismatch_plain"] == before
+    assert max(after, second.measures["mismatch"]) < before / 3
     wanted, got = pool.moments(), moments_of(np.concatenate([first.x, second.x]))
     assert abs(got.mean - wanted.mean) < 0.02 and abs(got.std - wanted.std) < 0.03
     recalled = galot(own, fake_generator, tmp_path / "a", journal)
@@ -279,7 +280,7 @@ def test_borrowed_images_are_the_kept_and_aligned_ones_and_load_nothing(fake_gen
     borrowed = BorrowedGalot(own, load, ImageStore(tmp_path), journal, NAMES, SHAPE,
                              [b.key for b in rounds])  # fmt: skip
     for r, before in enumerate(rounds):
-        now = borrowed.make_images(borrowed.text(None, r), None, r)
+        now = borrowed.make_images(None, r)
         assert np.array_equal(now.x, before.x) and now.made == 0
 
 

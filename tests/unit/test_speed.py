@@ -128,7 +128,6 @@ def number(text):
 
 RATE = re.compile(rf"(plain|ours) +T=(\d+) +batch (\d+) +float32 +{NUMBER} \(.*n=1\) images/s +"
                   rf"{NUMBER} TFLOP/s +{NUMBER}% of {NUMBER}$")  # fmt: skip
-RATIO = re.compile(r"ours is ([\d.]+)× plain with batch 10 at T=(\d+)$")
 
 
 def test_lines_of_generate(capsys):
@@ -145,7 +144,7 @@ def test_lines_of_generate(capsys):
         assert number(tflop) == pytest.approx(
             number(images) * flops.image(int(steps), 2) / 1e12, 0.02
         )
-        assert number(share) / 100 == pytest.approx(number(tflop) / number(limit), 0.02)
+        assert number(share) / 100 == pytest.approx(number(tflop) / number(limit), 0.02, abs=6e-4)
     by = {r[:3]: number(r[3]) for r in rates}
     said = {
         t: float(x)

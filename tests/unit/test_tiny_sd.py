@@ -111,7 +111,7 @@ def accuracy_without_real_images(digits, folder, n, seed):
     galot = Galot(
         config, Tiny(config, cpu), ImageStore(folder), NoJournal(), digits.class_names, shape
     )
-    batch = galot.make_images(galot.text(None, 0), None, 0)
+    batch = galot.make_images(None, 0)
     pool, learner = Pool(digits), Learner(config, SmallCNN, shape, 10, cpu)
     pool.set_synthetic(batch.x, batch.y, accumulate=False)
     learner.fit(pool.training_set(real=False), 0)

@@ -25,6 +25,7 @@ from deepal_galot.report.annotation import (
     marked_table,
     read_marks,
 )
+from finished_runs import texts
 
 HOSTILE = ("</script><b>x", "\"quoted\" 'twice' & <!-- <script>", "قطة", "cat 🐈 \\u003c", "$data")
 IDS = st.text("0123456789abcdef", min_size=16, max_size=16)
@@ -235,7 +236,7 @@ def test_one_wrong_part_is_refused(part, wrong, marks):
         fine = {"schema": type(wrong) is int and wrong == 1, "annotator": isinstance(wrong, str),
                 "marks": wrong == {}}  # fmt: skip
         content[part] = None if fine[part] else wrong
-    with pytest.raises(UserError, match="annotations.json: is no file of marks"):
+    with pytest.raises(UserError, match="annotations.json: is not a file of marks"):
         read_bytes(json.dumps(content).encode())
 
 
@@ -243,15 +244,15 @@ def test_one_wrong_part_is_refused(part, wrong, marks):
     ("content", "says"),
     [
         ("", "cannot be read as marks"),
-        ("[]", "it is no JSON object"),
+        ("[]", "it is not a JSON object"),
         ('{"schema": 2, "annotator": "", "marks": {}}', "its schema is 2, not 1"),
         ('{"schema": true, "annotator": "", "marks": {}}', "its schema is True, not 1"),
-        ('{"schema": 1, "marks": {}}', "its annotator is no text"),
+        ('{"schema": 1, "marks": {}}', "its annotator is not text"),
         ('{"schema": 1, "annotator": "", "marks": []}', "its marks are no JSON object"),
         ('{"schema": 1, "annotator": "", "marks": {"0123456789ABCDEF": true}}',
-         "'0123456789ABCDEF' is no id of an image"),
+         "'0123456789ABCDEF' is not the id of an image"),
         ('{"schema": 1, "annotator": "", "marks": {"0123456789abcdef\\n": true}}',
-         "is no id of an image"),
+         "is not the id of an image"),
         ('{"schema": 1, "annotator": "", "marks": {"0123456789abcdef": 1}}',
          "the mark of 0123456789abcdef is neither true nor false"),
     ],
@@ -276,10 +277,6 @@ def test_a_file_named_twice_is_one_persons(tmp_path, monkeypatch):
 
 
 # -- the table -----------------------------------------------------------------------------------
-
-
-def texts(table):
-    return [[cell.text for cell in row] for row in table.rows]
 
 
 def test_one_persons_table_by_hand(compared):

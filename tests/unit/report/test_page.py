@@ -23,11 +23,10 @@ from deepal_galot.report.comparison import compare
 from deepal_galot.report.exhibit import Exhibit
 from deepal_galot.report.figures import INK, new_figure, render
 from deepal_galot.report.gallery import Probe
-from deepal_galot.report.page import _table, headline, inline_svg, page
+from deepal_galot.report.page import _table, inline_svg, page
 from deepal_galot.report.section import Picture, make_section
 from deepal_galot.report.tables import Cell, Table
-from deepal_galot.results import RunFolder
-from helpers import small_config
+from finished_runs import runs
 
 SCRIPT = '<script>alert("x")</script>'
 HOSTILE = f"</title></style></script>{SCRIPT}'\"><img src=http://x.y onerror=a>"
@@ -73,24 +72,6 @@ class Document(HTMLParser):
 
     def within(self, tag):
         return "".join(data for name, data in self.inside if name == tag)
-
-
-def runs(output, settings, accuracy, dataset="Digits"):
-    """Finished runs of one method: [S, R] accuracies, and the settings in its label."""
-    folders = []
-    for seed, of_seed in enumerate(accuracy):
-        config = small_config(dataset=dataset, seed=seed, n_rounds=len(of_seed) - 1, **settings)
-        own = {k: str(v) for k, v in settings.items() if k != "strategy"}
-        folder = RunFolder.create(output, config, {"data": dataset}, own)
-        for r, value in enumerate(of_seed):
-            folder.append({
-                "round": r, "budget": config.budget(r), "labels": config.budget(r), "images": 0,
-                "accuracy": value, "images_made": 0, "ascent_images": 0, "steps": 1,
-                "query_seconds": 1.0, "train_seconds": 2.0, "extra_train_seconds": 0.0,
-                "generate_seconds": 0.0,
-            })  # fmt: skip
-        folders.append(folder)
-    return folders
 
 
 def sections_of(folders):
@@ -342,37 +323,3 @@ def test_a_drawing_takes_the_colour_of_the_page(two_sections):
     assert not {"metadata", "style"} & set(re.findall(r"<(\w+)", inline))
     assert 'aria-label="what &quot;it&quot; shows"' in inline
     assert "xmlns" not in inline and "<svg viewBox=" in inline
-
-
-@pytest.mark.parametrize(
-    ("accuracies", "says"),
-    [
-        ([[[0.9]] * 3, [[0.5], [0.5], [0.5]]], "they are apart (+40.00 ± 0.00 points"),
-        (
-            [[[0.9], [0.1], [0.5]], [[0.1], [0.8], [0.45]]],
-            "3 common seeds do not tell them apart (+5.00 ±",
-        ),
-        ([[[0.9], [0.8]], [[0.5], [0.5]]], "nothing says whether they differ"),
-        ([[[0.9]], [[0.5]]], "nothing says whether they differ"),
-    ],
-)
-def test_the_headline_claims_no_more_than_the_seeds_show(tmp_path, accuracies, says):
-    names = ("MarginSampling", "RandomSampling")
-    folders = []
-    for name, accuracy in zip(names, accuracies, strict=True):
-        of_method = [[a[0], a[0]] for a in accuracy]
-        folders += runs(tmp_path, {"strategy": name}, of_method)
-    (comparison,) = compare(folders)
-    text = headline(comparison)
-    assert text.startswith("Highest average accuracy: MarginSampling, ") and says in text
-    assert headline(dataclasses.replace(comparison, curves=comparison.curves[:1])) == ""
-
-
-def test_the_best_of_many_is_said_to_be_picked(tmp_path):
-    folders = []
-    for i, name in enumerate(("MarginSampling", "RandomSampling", "EntropySampling")):
-        folders += runs(
-            tmp_path, {"strategy": name}, [[0.1 * i, 0.1 * i + 0.01 * s] for s in (1, 2, 3)]
-        )
-    (comparison,) = compare(folders)
-    assert "not corrected for picking the best of 3" in headline(comparison)

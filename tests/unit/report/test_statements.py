@@ -1,15 +1,16 @@
 """What a report says in sentences."""
 
+import dataclasses
 import os
 
 import pytest
 
 from deepal_galot.report import tables
 from deepal_galot.report.comparison import compare
-from deepal_galot.report.statements import statements
+from deepal_galot.report.statements import headline, statements
 from deepal_galot.report.write import write_report
 from deepal_galot.results import RunFolder, find_runs
-from finished_runs import exhibit_of, finished
+from finished_runs import exhibit_of, finished, runs
 from helpers import small_config
 
 pytestmark = pytest.mark.usefixtures("quick_pictures")
@@ -187,3 +188,40 @@ def test_other_devices_are_said(tmp_path):
     runs[0].save_environment({"device_name": "y", "versions": {"torch": "2.11"}})  # its later part
     runs[0].save_environment({"device_name": "x", "versions": {"torch": "2.11"}})
     assert "x with torch 2.11; y with torch 2.11" in "\n".join(statements(compare(runs[:2])[0]))
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "says"),
+    [
+        (
+            [[[0.9]] * 3, [[0.5], [0.5], [0.5]]],
+            "they are apart (+40.00 ± 0.00 (95 % interval) points of average, n = 3 seeds).",
+        ),
+        (
+            [[[0.9], [0.1], [0.5]], [[0.1], [0.8], [0.45]]],
+            "Their common seeds do not tell them apart (+5.00 ±",
+        ),
+        ([[[0.9], [0.8]], [[0.5], [0.5]]], "nothing says whether they differ"),
+        ([[[0.9]], [[0.5]]], "nothing says whether they differ"),
+    ],
+)
+def test_the_headline_claims_no_more_than_the_seeds_show(tmp_path, accuracies, says):
+    names = ("MarginSampling", "RandomSampling")
+    folders = []
+    for name, accuracy in zip(names, accuracies, strict=True):
+        of_method = [[a[0], a[0]] for a in accuracy]
+        folders += runs(tmp_path, {"strategy": name}, of_method)
+    (comparison,) = compare(folders)
+    text = headline(comparison)
+    assert text.startswith("Highest average accuracy: MarginSampling, ") and says in text
+    assert headline(dataclasses.replace(comparison, curves=comparison.curves[:1])) == ""
+
+
+def test_the_best_of_many_is_said_to_be_picked(tmp_path):
+    folders = []
+    for i, name in enumerate(("MarginSampling", "RandomSampling", "EntropySampling")):
+        folders += runs(
+            tmp_path, {"strategy": name}, [[0.1 * i, 0.1 * i + 0.01 * s] for s in (1, 2, 3)]
+        )
+    (comparison,) = compare(folders)
+    assert "not corrected for picking the best of 3" in headline(comparison)
