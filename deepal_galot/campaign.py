@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from generators.base import Generator
-from generators.image_store import DrawBatches, Gallery, ImageStore, draw_here
+from generators.image_store import DrawBatches, FullSizeFolder, ImageStore, draw_here
 
 from . import cost_table
 from .borrowed_galot import BorrowedGalot
@@ -117,12 +117,12 @@ class Campaign:
         first = self.request.save_full_size
         if not (first and run.generator):
             return
-        gallery = self._gallery(folder)
+        full_size = self._full_size(folder)
         for row in folder.rows():
             if not run.config.refines_at(row["round"]):
                 continue
             counts = new_counts(run.config, self.plan.spec.n_classes, row["round"])
-            there = len(list(gallery.of_round(row["round"]).glob("*.png")))
+            there = len(list(full_size.of_round(row["round"]).glob("*.png")))
             if there < sum(min(first, n) for n in counts) - row["images_failed"]:
                 raise UserError(
                     f"--save-full-size {first}: of round {row['round']} of {name_of(run)} "
@@ -171,9 +171,9 @@ class Campaign:
                 trial.learner.compiled_from = COMPILED_FROM
             trial.run(on_round)
         if run.generator and self.request.save_full_size:
-            self._complete_gallery(run, folder)
+            self._complete_full_size(run, folder)
 
-    def _complete_gallery(self, run: Run, folder: RunFolder) -> None:
+    def _complete_full_size(self, run: Run, folder: RunFolder) -> None:
         """Pictures of the rounds that were played without one and can be drawn again."""
         galot = self._galot(run, folder)
         for round in filter(lambda r: not run.config.refines_at(r), range(run.config.cycles)):
@@ -194,13 +194,13 @@ class Campaign:
                 run.source.config, lambda: self.generator(run), theirs, run.source, words, shape,
                 keys,
             )  # fmt: skip
-        gallery = self._gallery(folder) if self.request.save_full_size else None
-        store = ImageStore(self.request.output / "images", gallery, self.drawing)
+        full_size = self._full_size(folder) if self.request.save_full_size else None
+        store = ImageStore(self.request.output / "images", full_size, self.drawing)
         return Galot(run.config, self.generator(run), store, folder, words, shape, unlabeled)
 
-    def _gallery(self, folder: RunFolder) -> Gallery:
+    def _full_size(self, folder: RunFolder) -> FullSizeFolder:
         full = self.request.output / "images" / "full"
-        return Gallery(full / folder.path.relative_to(self.request.output),
+        return FullSizeFolder(full / folder.path.relative_to(self.request.output),
                        self.request.save_full_size)  # fmt: skip
 
     def free(self) -> None:

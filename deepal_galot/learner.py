@@ -96,10 +96,12 @@ class Learner:
         self._set_statistics(data.mean, data.std)
         self._use_dropout(round)
         rng = seeding.torch_rng(self.config.seed, "batches", round)
-        training = Training(self.clf, self.objective, self.config, self._normalise)
         with self._said_if_too_large(data), self._seeded("network", round):
             x, y = self._on_device(data.X), data.Y.to(self.device)
-            return training.run(x, y, data.n_generated, rng, self.compiled_from)
+            training = Training(
+                self.clf, self.objective, self.config, self._normalise, x, y, data.n_generated
+            )
+            return training.run(rng, self.compiled_from)
 
     def train(self, data: ImageSet) -> None:
         """DeepALPlus's name for a fit outside the rounds; uses round 0's streams."""

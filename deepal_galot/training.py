@@ -39,8 +39,9 @@ class Training:
         x: [N, C, H, W] uint8; y: [N] int64; generated: [N] bool; all on the classifier's device.
         weight: [N] of each image's loss, 1 on the average; None where all are alike.
         rows: which of the coming batch are generated, for auxiliary norms; None without them.
-        copies: the 16-bit weights that a step is calculated with; None where autocast makes them.
-        network: the classifier, as it is written or compiled.
+        copies: while it runs, the 16-bit weights that a step is calculated with; None where
+            autocast makes them.
+        network: while it runs, the classifier, as it is written or compiled.
     """
 
     def __init__(
@@ -49,24 +50,32 @@ class Training:
         objective: Objective,
         config: RunConfig,
         normalise: Callable[[Tensor], Tensor],
+        x: Tensor,
+        y: Tensor,
+        n_generated: int,
     ) -> None:
         """
         Args:
             clf: freshly initialised, on its device.
             normalise: [0, 1] images -> what the classifier reads.
+            x, y: at least one image; the last n_generated are generated.
         """
         self.clf, self.objective, self.config = clf, objective, config
-        self.normalise = normalise
+        self.normalise, self.x, self.y = normalise, x, y
         objective.label_smoothing = config.label_smoothing
+        self.generated = torch.arange(len(x), device=x.device) >= len(x) - n_generated
+        self.weight = self.rows = self.copies = None
+        if 0 < n_generated < len(x):
+            if config.synthetic_weight != 1:
+                weight = torch.where(self.generated, config.synthetic_weight, 1.0)
+                self.weight = weight / weight.mean()
+            if config.synthetic_norm == "separate":
+                self.rows = auxiliary_norm.set_apart(clf)
 
-    def run(
-        self, x: Tensor, y: Tensor, n_generated: int, rng: torch.Generator,
-        compiled_from: int | None = None,
-    ) -> int:  # fmt: skip
+    def run(self, rng: torch.Generator, compiled_from: int | None = None) -> int:
         """Every image in every epoch, in even batches (see split_batches).
 
         Args:
-            x, y: at least one image; the last n_generated are generated.
             rng: of the order and the augmentation.
             compiled_from: steps that are worth a compiler's time; None if none are.
 
@@ -76,11 +85,10 @@ class Training:
         Raises:
             UserError: weights became infinite or NaN.
         """
-        self._take(x, y, n_generated)
         models = nn.ModuleList([self.clf, self.objective])
         self.optimizer = make_optimizer(self.config, models, self._capturable)
         self.average = WeightAverage(models, self.config.ema) if self.config.ema else None
-        per_epoch = len(split_batches(len(x), self.config.batch_size))
+        per_epoch = count_batches(len(self.x), self.config.batch_size)
         epochs = max(self.config.epochs, math.ceil(self.config.min_steps / per_epoch))
         worth_it = compiled_from is not None and epochs * per_epoch >= compiled_from
         self.network = _compiled(self.clf) if worth_it and self._capturable else self.clf
@@ -94,8 +102,8 @@ class Training:
         self.clf.eval()
         if not all(v.isfinite().all() for v in models.state_dict().values()):
             raise UserError(
-                f"the fit on {len(x):,} images diverged: after {epochs * per_epoch:,} steps some "
-                f"weights are not finite; lower --lr {self.config.lr:g}"
+                f"the fit on {len(self.x):,} images diverged: after {epochs * per_epoch:,} steps "
+                f"some weights are not finite; lower --lr {self.config.lr:g}"
             )
         return epochs * per_epoch
 
@@ -112,18 +120,6 @@ class Training:
                 if self.average is not None:
                     self.average.update()
                 bar.update(len(inputs["order"]))
-
-    def _take(self, x: Tensor, y: Tensor, n_generated: int) -> None:
-        config = self.config
-        self.x, self.y = x, y
-        self.generated = torch.arange(len(x), device=x.device) >= len(x) - n_generated
-        self.weight, self.rows = None, None
-        if 0 < n_generated < len(x):
-            if config.synthetic_weight != 1:
-                weight = torch.where(self.generated, config.synthetic_weight, 1.0)
-                self.weight = weight / weight.mean()
-            if config.synthetic_norm == "separate":
-                self.rows = auxiliary_norm.set_apart(self.clf)
 
     @property
     def _declared(self) -> bool:

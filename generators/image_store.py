@@ -111,7 +111,7 @@ class _Drawn:
 
 
 @dataclass(frozen=True)
-class Gallery:
+class FullSizeFolder:
     """The first images of each class and round at full resolution, as PNG, for people to look at.
 
     Attributes:
@@ -166,12 +166,15 @@ def draw_here(
 
 
 class ImageStore:
-    """A folder of shards, and perhaps a gallery that is filled on the way."""
+    """A folder of shards, and perhaps one of full-size pictures that is filled on the way."""
 
     def __init__(
-        self, root: Path, gallery: Gallery | None = None, draw_batches: DrawBatches = draw_here
+        self,
+        root: Path,
+        full_size: FullSizeFolder | None = None,
+        draw_batches: DrawBatches = draw_here,
     ) -> None:
-        self.root, self.gallery, self.draw_batches = root, gallery, draw_batches
+        self.root, self.full_size, self.draw_batches = root, full_size, draw_batches
 
     def get(self, generator: Generator, request: ImageRequest) -> Images:
         """The requested images: read where they exist, made and stored where they do not.
@@ -216,13 +219,13 @@ class ImageStore:
 
     def _make(self, generator: Generator, drawn: _Drawn, missing: dict[Path, np.ndarray]) -> int:
         """Draw the missing shards' images, writing each shard as soon as it is whole, and those
-        that the gallery lacks; returns how many were missing."""
+        that the full-size folder lacks; returns how many were missing."""
         size, request = generator.batch_size, drawn.request
         needed = np.zeros(len(drawn.rows), bool)
         for where in missing.values():
             needed[where] = True
         made = int(needed.sum())
-        shown = self.gallery.lacks(drawn) if self.gallery else np.zeros_like(needed)
+        shown = self.full_size.lacks(drawn) if self.full_size else np.zeros_like(needed)
         starts = [s for s in range(0, len(needed), size) if (needed | shown)[s : s + size].any()]
         batches = [drawn.rows[start : start + size] for start in starts]
         before = time.perf_counter()
@@ -242,7 +245,7 @@ class ImageStore:
     def _take(
         self, drawn: _Drawn, part: slice, batch: Batch, needed: np.ndarray, shown: np.ndarray
     ) -> None:
-        """What is needed of a batch, and what the gallery shows.
+        """What is needed of a batch, and which pictures are kept.
 
         Raises:
             UserError: more than 5 % of a class stayed blank.
@@ -253,7 +256,7 @@ class ImageStore:
         drawn.check()
         for i in np.flatnonzero(shown[part]):
             if full[i] is not None:
-                file = self.gallery.file(drawn.request, drawn.rows[part][i])
+                file = self.full_size.file(drawn.request, drawn.rows[part][i])
                 atomic_write(file, png_bytes(full[i]))
 
 

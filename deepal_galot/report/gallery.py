@@ -30,7 +30,7 @@ LETTERS = 10  # an inch of a title
 
 
 @dataclass(frozen=True)
-class Probe:
+class ProbeImages:
     """One round's fresh-noise images in pairs of the same noise.
 
     Attributes:
@@ -91,7 +91,7 @@ class Gallery:
         return [" | ".join(given[k * n : (k + 1) * n]) for k in range(len(self.class_names))]
 
     @cached_property
-    def probes(self) -> list[Probe]:
+    def probes(self) -> list[ProbeImages]:
         """Of every round that has some; empty where the images follow no text."""
         found = []
         for row in self.folder.rows():
@@ -101,7 +101,7 @@ class Gallery:
             if state["probe_images"].shape[2]:
                 images, scores = state["probe_images"].numpy(), state["probe_score"].numpy()
                 epsilon, aligned = float(state["epsilon"]), self.folder.config.aligns
-                found.append(Probe(row["round"], epsilon, aligned, images, scores))
+                found.append(ProbeImages(row["round"], epsilon, aligned, images, scores))
         return found
 
     @property

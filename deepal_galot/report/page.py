@@ -19,7 +19,7 @@ from ..results import label_of
 from . import figures
 from .comparison import Comparison, Curve
 from .figures import INK, render, style
-from .gallery import MOST_CLASSES, SHOWN, Gallery, Probe
+from .gallery import MOST_CLASSES, SHOWN, Gallery, ProbeImages
 from .html import asset, csp_hash, data_uri
 from .pseudo_labels import Judge
 from .section import Section
@@ -343,13 +343,13 @@ def _gallery(gallery: Gallery, judge: Judge | None) -> str:
     return _scrolling(html, f'aria-label="{escape(gallery.label)}: generated images"')
 
 
-def _seen(probes: Sequence[Probe], judge: Judge) -> np.ndarray:
+def _seen(probes: Sequence[ProbeImages], judge: Judge) -> np.ndarray:
     """[R, 2, K, S] int64 the class that the judge sees in each of the shown images."""
     shown = np.stack([p.images[:, :MOST_CLASSES, :SHOWN] for p in probes])
     return judge.labels(shown.reshape(-1, *shown.shape[4:])).reshape(shown.shape[:4])
 
 
-def _images_cell(probe: Probe, k: int, names: Sequence[str], seen: np.ndarray | None) -> str:
+def _images_cell(probe: ProbeImages, k: int, names: Sequence[str], seen: np.ndarray | None) -> str:
     """Class k's pairs in one round, what the judge sees in them, and their scores.
 
     Args:

@@ -17,7 +17,7 @@ from deepal_galot.galot import Galot
 from deepal_galot.images import load_image
 from generators import image_store
 from generators.base import ImageRequest, Refinement
-from generators.image_store import Gallery, ImageStore, read_manifest
+from generators.image_store import FullSizeFolder, ImageStore, read_manifest
 from helpers import FakeGenerator, NoJournal, small_config
 
 SHAPE = (8, 8, 1)
@@ -56,7 +56,7 @@ def test_what_is_stored_cost_what_making_it_took(tmp_path, fake_generator, a_sec
     next(tmp_path.rglob("*-0001-0000.json")).unlink()
     # Class 1 is drawn again with all of its batches, and so is one image of class 0.
     assert get((5, 4, 3)) == pytest.approx(1, abs=0.003)
-    pictured = ImageStore(tmp_path, Gallery(tmp_path / "full", 2))
+    pictured = ImageStore(tmp_path, FullSizeFolder(tmp_path / "full", 2))
     shown = pictured.get(fake_generator, request())
     assert shown.made == 0 and shown.seconds_stored == 0  # each batch has pictures
 
@@ -69,9 +69,9 @@ def test_batches_may_be_drawn_elsewhere_in_any_order(tmp_path, fake_generator):
         yield from reversed(list(image_store.draw_here(generator, request, batches, full)))
 
     asked, wanted = request(counts=(5, 300, 3)), []
-    here = ImageStore(tmp_path / "a", Gallery(tmp_path / "g", 1)).get(fake_generator, asked)
-    for gallery in (Gallery(tmp_path / "h", 1), None):
-        elsewhere = ImageStore(tmp_path / f"b{len(wanted)}", gallery, backwards)
+    here = ImageStore(tmp_path / "a", FullSizeFolder(tmp_path / "g", 1)).get(fake_generator, asked)
+    for full_size in (FullSizeFolder(tmp_path / "h", 1), None):
+        elsewhere = ImageStore(tmp_path / f"b{len(wanted)}", full_size, backwards)
         there = elsewhere.get(fake_generator, asked)
         assert there.made == here.made == 308 and (there.x == here.x).all()
     assert wanted == [True, False]
@@ -305,15 +305,15 @@ def test_galot_trains_on_none_of_them_and_counts_them(tmp_path, failing, oversam
     assert all(len(np.unique(x)) > 1 for x in batch.x)
 
 
-# -- the gallery -------------------------------------------------------------------------------
+# -- full-size pictures --------------------------------------------------------------------------
 
 
-def gallery(tmp_path, first=2):
-    return ImageStore(tmp_path / "store", Gallery(tmp_path / "full", first))
+def full_size(tmp_path, first=2):
+    return ImageStore(tmp_path / "store", FullSizeFolder(tmp_path / "full", first))
 
 
 def test_the_first_images_at_full_resolution(tmp_path, fake_generator):
-    images = gallery(tmp_path).get(fake_generator, request(round=3))
+    images = full_size(tmp_path).get(fake_generator, request(round=3))
     names = [f"{k:03d}_{name}_{i:04d}.png" for k, name in enumerate(("one", "two", "three"))
              for i in range(2)]  # fmt: skip
     files = sorted((tmp_path / "full").rglob("*.*"))
@@ -328,13 +328,13 @@ def test_the_first_images_at_full_resolution(tmp_path, fake_generator):
 
 
 def test_what_is_stored_already_gets_its_gallery_from_those_batches_alone(tmp_path, fake_generator):
-    first = gallery(tmp_path).get(fake_generator, request())
+    first = full_size(tmp_path).get(fake_generator, request())
     pictures = {f: f.read_bytes() for f in (tmp_path / "full").rglob("*.png")}
     shards = {f: f.stat().st_mtime_ns for f in (tmp_path / "store").rglob("*.*")}
     lost = next(f for f in pictures if "001_two_0001" in f.name)
     lost.unlink()
     fake_generator.calls.clear()
-    again = gallery(tmp_path).get(fake_generator, request())
+    again = full_size(tmp_path).get(fake_generator, request())
     assert again.made == 0 and (again.x == first.x).all()
     assert len(fake_generator.calls) == 1  # position 6: the second batch of 4
     assert {f: f.read_bytes() for f in (tmp_path / "full").rglob("*.png")} == pictures
@@ -342,8 +342,8 @@ def test_what_is_stored_already_gets_its_gallery_from_those_batches_alone(tmp_pa
 
 
 def test_a_blank_image_has_no_picture_and_is_not_asked_for_again(tmp_path, failing):
-    gallery(tmp_path, 8).get(failing, request(counts=COUNTS))
+    full_size(tmp_path, 8).get(failing, request(counts=COUNTS))
     assert len(list((tmp_path / "full").rglob("*.png"))) == 8 + 8 + 5 - 2
     failing.calls.clear()
-    gallery(tmp_path, 8).get(failing, request(counts=COUNTS))
+    full_size(tmp_path, 8).get(failing, request(counts=COUNTS))
     assert not failing.calls

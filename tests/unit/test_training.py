@@ -266,11 +266,11 @@ def test_which_fits_are_graphs_and_compiled(toy, monkeypatch, fields, compiled_f
     x = torch.from_numpy(toy.x_train[:16]).permute(0, 3, 1, 2).as_subclass(OnGpu)
     clf = SmallCNN(toy.image_shape, toy.n_classes)
     norms = set()  # what the first is while the steps are made
-    fit = training.Training(
-        clf, objective, config, lambda x: norms.add(type(clf.stages[0][1])) or x
-    )
     y = torch.from_numpy(toy.y_train[:16])
-    assert fit.run(x, y, 8, torch.Generator(), compiled_from) == 6
+    fit = training.Training(
+        clf, objective, config, lambda x: norms.add(type(clf.stages[0][1])) or x, x, y, 8
+    )
+    assert fit.run(torch.Generator(), compiled_from) == 6
     assert sorted(done) == sorted(wanted.split())
     assert (norms == {SummedBatchNorm2d}) == ("compiled" in wanted)
     assert type(clf.stages[0][1]) is torch.nn.BatchNorm2d

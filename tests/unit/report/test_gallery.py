@@ -9,7 +9,7 @@ import pytest
 from deepal_galot.cli import main
 from deepal_galot.errors import UserError
 from deepal_galot.report.comparison import compare
-from deepal_galot.report.gallery import Probe, galleries_of, gallery_of, sheet
+from deepal_galot.report.gallery import ProbeImages, galleries_of, gallery_of, sheet
 from deepal_galot.report.section import make_sections
 from deepal_galot.report.write import write_report
 from deepal_galot.results import find_runs
@@ -131,10 +131,12 @@ def test_a_pair_is_called_what_its_images_are(aligned):
     """Before, two aligned images were called plain and optimised."""
     one, two = np.zeros((1, 1, 2, 2, 1), np.uint8), np.ones((1, 1, 2, 2, 1), np.uint8)
     differ, same = np.stack([one, two]), np.stack([one, one])
-    moved = Probe(0, 1.0, aligned, differ, np.zeros((2, 1, 1)))
+    moved = ProbeImages(0, 1.0, aligned, differ, np.zeros((2, 1, 1)))
     assert moved.sides == (
         ("aligned", "aligned and optimised") if aligned else ("plain", "optimised")
     )
-    still = Probe(0, 0.0, aligned, differ if aligned else same, np.zeros((2, 1, 1)))
+    still = ProbeImages(0, 0.0, aligned, differ if aligned else same, np.zeros((2, 1, 1)))
     assert still.sides == (("as made", "aligned") if aligned else ("plain",))
-    assert Probe(0, 0.0, True, same, np.zeros((2, 1, 1))).pairs == ""  # the map changes nothing
+    assert (
+        ProbeImages(0, 0.0, True, same, np.zeros((2, 1, 1))).pairs == ""
+    )  # the map changes nothing

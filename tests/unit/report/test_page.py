@@ -22,7 +22,7 @@ from deepal_galot.report import figures
 from deepal_galot.report.comparison import compare
 from deepal_galot.report.exhibit import Exhibit
 from deepal_galot.report.figures import INK, new_figure, render
-from deepal_galot.report.gallery import Probe
+from deepal_galot.report.gallery import ProbeImages
 from deepal_galot.report.page import _table, inline_svg, page
 from deepal_galot.report.section import Picture, make_section
 from deepal_galot.report.tables import Cell, Table
@@ -89,7 +89,7 @@ def gallery(label="GALOT", epsilons=(1.0, 2.0), shape=(8, 8, 1), names="abc", pi
         scores = np.full(size[:3], np.nan)
         if epsilon:
             scores[:] = np.array([-0.25, 0.5])[:, None, None]
-        probes.append(Probe(r, epsilon, False, images, scores))
+        probes.append(ProbeImages(r, epsilon, False, images, scores))
     folder = SimpleNamespace(config=SimpleNamespace(seed=7))
     prompts = [f"a photo of {name}" for name in names]
     return SimpleNamespace(
