@@ -79,7 +79,8 @@ def png_bytes(image: np.ndarray) -> bytes:
 
 def to_unit_float(images: np.ndarray | Tensor) -> Tensor:
     """[B, H, W, C] uint8 -> [B, C, H, W] float32 in [0, 1]."""
-    return torch.as_tensor(images).permute(0, 3, 1, 2).float().div(255)
+    images = images if isinstance(images, Tensor) else torch.tensor(images)
+    return images.permute(0, 3, 1, 2).float().div(255)
 
 
 def image_files(folder: Path) -> list[Path]:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import seeding
@@ -126,13 +126,28 @@ class Learner:
     def _use_dropout(self, round: int) -> None:
         """Head dropout in training, if this run's strategy reads it."""
         if self.config.head_dropout is not None:
-            if not hasattr(self.clf, "head"):
+            if not isinstance(getattr(self.clf, "head", None), nn.Linear):
                 raise UserError(
-                    f"the classifier {type(self.clf).__name__} has no `head` for head dropout: "
-                    f"give it one, or use --mc-noise batchnorm"
+                    f"the classifier {type(self.clf).__name__} has no `head` for head dropout, a "
+                    f"torch.nn.Linear: give it one, or use --mc-noise batchnorm"
                 )
             rng = seeding.torch_rng(self.config.seed, "dropout", round)
             self.objective.dropout = HeadDropout(self.config.head_dropout, rng)
+
+    @contextlib.contextmanager
+    def lent(self) -> Iterator[None]:
+        """What a strategy does in the block to the classifier's weights and mode, and to torch's
+        gradient mode and default dtype, ends with it: the text is optimised against the classifier
+        that was trained, after a restart as without one."""
+        clf, gradients, dtype = self.clf, torch.is_grad_enabled(), torch.get_default_dtype()
+        state = {name: v.clone() for name, v in clf.state_dict().items()}
+        try:
+            yield
+        finally:
+            torch.set_grad_enabled(gradients)
+            torch.set_default_dtype(dtype)
+            clf.load_state_dict(state)
+            self.clf, self._seen = clf.eval(), None
 
     @contextlib.contextmanager
     def extra_training(self) -> Iterator[None]:
@@ -193,8 +208,8 @@ class Learner:
         return torch.cat(parts) if parts else torch.empty(0, device=self.device)
 
     def predict_logits(self, data: ImageSet) -> Tensor:
-        """[N, K] float32 CPU logits, in eval mode."""
-        return self.outputs(data).logits.cpu()
+        """[N, K] float32 CPU logits, in eval mode; the caller's own."""
+        return self.outputs(data).logits.to("cpu", copy=True)
 
     def predict_prob(self, data: ImageSet) -> Tensor:
         """[N, K] float32 CPU class probabilities; rows sum to 1."""
@@ -205,8 +220,8 @@ class Learner:
         return self.predict_logits(data).argmax(1)
 
     def get_embeddings(self, data: ImageSet) -> Tensor:
-        """[N, D] float32 CPU embeddings, in eval mode."""
-        return self.outputs(data).embeddings.cpu()
+        """[N, D] float32 CPU embeddings, in eval mode; the caller's own."""
+        return self.outputs(data).embeddings.to("cpu", copy=True)
 
     def get_grad_embeddings(self, data: ImageSet) -> np.ndarray:
         """[N, K·D] float32, (p - onehot(argmax p)) ⊗ embedding: DeepALPlus's dense form.
@@ -358,7 +373,7 @@ class Learner:
 
     def _on_device(self, x: np.ndarray) -> Tensor:
         """[N, H, W, C] uint8 array -> [N, C, H, W] uint8 on the device, channels_last."""
-        x = torch.from_numpy(np.ascontiguousarray(x)).to(self.device)
+        x = torch.tensor(np.ascontiguousarray(x)).to(self.device)  # a copy: x may be read-only
         return x.permute(0, 3, 1, 2)
 
     def _set_statistics(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:

@@ -346,9 +346,9 @@ def _run(
     if generator is not None and config.uses_real_images:
         used.append((registry.strategies, config.base_sampler))
     for kind, name in used:
-        plugin = kind.plugin_file(name)
-        if plugin is not None:
-            content[f"plugin {name}"] = registry.file_hash(plugin)
+        own = kind.sources(name)
+        if own:
+            content[f"plugin {name}"] = registry.files_hash(own)
     return Run(
         config, _settings(config, default, strategy.preset), typed, strategy, architecture,
         generator, content, _remark(config, strategy, renamed), source,

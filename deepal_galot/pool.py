@@ -73,7 +73,7 @@ class Pool:
     Labels that were not bought are not in any array a strategy can reach: `Y_train` holds UNKNOWN.
 
     Attributes:
-        X_train: [N, H, W, C] uint8.
+        X_train: [N, H, W, C] uint8, read-only.
         Y_train: [N] int64 tensor, UNKNOWN where unlabeled.
         labeled_idxs: [N] bool mask.
     """
@@ -194,7 +194,7 @@ class Pool:
 
     def get_test_data(self) -> ImageSet:
         """The test images with their labels."""
-        return self.get_new_data(self.X_test, torch.as_tensor(self._spec.y_test))
+        return self.get_new_data(self.X_test, torch.tensor(self._spec.y_test))
 
     def get_partial_labeled_data(self) -> tuple[np.ndarray, Tensor]:
         """(images, labels) of the labeled part."""
@@ -250,11 +250,17 @@ def check_query(
     """
     if idxs is None:
         raise ValueError(f"asked for {n} indices, got None: return them")
+    if isinstance(idxs, Tensor):
+        if idxs.is_floating_point() or idxs.is_complex():
+            raise ValueError(f"indices must be whole numbers, not {idxs.dtype}")
+        idxs = idxs.detach().cpu()
     if isinstance(idxs, SyntheticQuery):
         if len(idxs.images) != n:
             raise ValueError(f"asked for {n} images, got {len(idxs.images)}")
         return SyntheticQuery(idxs.images)  # labels are bought, not brought
     array = np.atleast_1d(np.asarray(idxs))  # indexing with a tensor of one gives a scalar
+    if array.dtype == object:
+        raise ValueError(f"asked for {n} indices, got {type(idxs).__name__}: return an array")
     if array.ndim != 1 or len(array) != n:
         raise ValueError(f"asked for {n} indices, got an array of shape {array.shape}")
     if n and not np.issubdtype(array.dtype, np.integer):

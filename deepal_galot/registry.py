@@ -7,6 +7,7 @@ class name; `aliases` are further names; the first line of its docstring is its 
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import errno
 import hashlib
@@ -17,7 +18,7 @@ import pkgutil
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -32,11 +33,30 @@ NEEDS_MORE = {
     "(nets_waal.py)",
 }
 PACKAGE_ROOT = Path(__file__).resolve().parent.parent
+OURS = ("deepal_galot", "query_strategies", "generators", "run_benchmark")
+# What the package ships in the open folders. Any other file there is its user's, as a plug-in is.
+SHIPPED = {
+    "query_strategies": (
+        "badge_sampling bald_dropout entropy_sampling entropy_sampling_dropout gaal galot "
+        "galot_basic galot_matched kcenter_greedy kcenter_greedy_pca kmeans_sampling "
+        "least_confidence least_confidence_dropout loss_prediction_loss margin_sampling "
+        "margin_sampling_dropout mean_std monte_carlo random_sampling strategy var_ratio"
+    ),
+    "generators": (
+        "attention_kernel base diffusion flops folder group_norm image_store memory networks "
+        "prompts stable_diffusion text_optimization tiny weights"
+    ),
+    "deepal_galot.datasets": (
+        "arrays base class_names digits pneumonia_mnist published tiny_imagenet "
+        "tiny_imagenet_words torchvision_sets user_data"
+    ),
+    "deepal_galot.classifiers": ("base densenet121 dla mobilenetv2 resnet18 small_cnn vgg16"),
+}
 
 
-def file_hash(path: Path) -> str:
-    """Sixteen hex digits over a file's bytes."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+def files_hash(files: Sequence[Path]) -> str:
+    """Sixteen hex digits over the bytes of files."""
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
 class Registry:
@@ -89,12 +109,23 @@ class Registry:
             rows.append((name + also, inspect.cleandoc(cls.__doc__ or "").split("\n")[0]))
         return rows
 
-    def plugin_file(self, name: str) -> Path | None:
-        """The plug-in file that defines this name, or None for what the package ships."""
-        return self._plugins.get(name)
+    def sources(self, name: str) -> list[Path]:
+        """The files of the user's own that this name's class is made of, its own first: those of
+        its base classes, and what they import beside them. Empty for what the package ships."""
+        bases = getattr(self._discovered().get(name), "__mro__", ())
+        own = {path for registry in ALL.values() for path in registry._plugins.values()}
+        files: dict[Path, None] = {}
+        for cls in bases:
+            file = Path(getattr(sys.modules.get(cls.__module__), "__file__", None) or "").resolve()
+            if file in own:
+                files |= dict.fromkeys([file, *_imported_beside(file)])
+        return list(files)
 
     def add_from(self, module: ModuleType, plugin: Path | None = None) -> list[str]:
         """Register every subclass of the base that is defined in this module.
+
+        Args:
+            plugin: its file, if it is the user's own.
 
         Raises:
             UserError: a name or alias is taken by a class of another file.
@@ -139,8 +170,42 @@ class Registry:
             _check_is_ours(package, self.package)
             for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda i: i.name):
                 if not info.ispkg:
-                    self.add_from(importlib.import_module(f"{self.package}.{info.name}"))
+                    module = importlib.import_module(f"{self.package}.{info.name}")
+                    shipped = info.name in SHIPPED[self.package].split()
+                    self.add_from(module, None if shipped else Path(module.__file__).resolve())
         return self._classes
+
+
+def _imported_beside(file: Path) -> list[Path]:
+    """What a Python file imports, directly or not, that lies in its own folder or below."""
+    found, todo = [file], [file]
+    while todo:
+        for path in _imports(todo.pop(), file):
+            for module in (path.with_name(f"{path.name}.py"), path / "__init__.py"):
+                if module.is_file() and module not in found:
+                    found.append(module)
+                    todo.append(module)
+    return found[1:]
+
+
+def _imports(module: Path, plugin: Path) -> Iterator[Path]:
+    """Where the modules that a file imports would lie beside a plug-in, without their suffix."""
+    try:
+        tree = ast.parse(module.read_bytes())
+    except (SyntaxError, ValueError):  # what it imports is not known; its bytes are
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            top, dotted = plugin.parent, [a.name for a in node.names]
+        elif isinstance(node, ast.ImportFrom) and (node.level == 0 or module != plugin):
+            # The plug-in's own relative imports are from query_strategies.
+            top = plugin.parent if node.level == 0 else module.parents[node.level - 1]
+            dotted = [".".join(filter(None, (node.module, a.name))) for a in node.names]
+        else:
+            continue
+        for parts in (name.split(".") for name in dotted):
+            if parts[0] not in OURS:
+                yield from (top.joinpath(*parts[: i + 1]) for i in range(len(parts)))
 
 
 def class_name(cls: type) -> str:
@@ -205,8 +270,9 @@ def load_plugin(source: str | Path) -> list[str]:
     for registry in ALL.values():
         registry.names()
     if name in sys.modules:
+        other = getattr(sys.modules[name], "__file__", name)
         raise UserError(
-            f"--plugin {source}: query_strategies already has a file {name.partition('.')[2]}.py; "
+            f"--plugin {source}: a file of that name is loaded already, {other}; "
             f"give what is in yours another name: --plugin NAME={path}"
         )
     spec = importlib.util.spec_from_file_location(name, path)

@@ -38,6 +38,7 @@ from .pool import SyntheticQuery
 from .seals import Seals
 
 Row = dict[str, Any]
+REMEMBERED = "strategy."  # prefix of what a strategy's state_dict() gave
 
 
 class RunFolder:
@@ -243,25 +244,44 @@ class RunFolder:
         Raises:
             UserError: the state file is damaged.
         """
+        arrays = self._state()
+        return [
+            arrays[f"picks{r}"] if f"picks{r}" in arrays else
+            SyntheticQuery(arrays[f"images{r}"], arrays[f"labels{r}"])
+            for r in range(sum(name.startswith(("picks", "images")) for name in arrays))
+        ]  # fmt: skip
+
+    def remembered(self) -> dict[str, np.ndarray]:
+        """The strategy's state_dict() after its last query.
+
+        Raises:
+            UserError: the state file is damaged.
+        """
+        arrays = self._state()
+        return {
+            k.removeprefix(REMEMBERED): v for k, v in arrays.items() if k.startswith(REMEMBERED)
+        }
+
+    def _state(self) -> dict[str, np.ndarray]:
         file = self.path / "state.npz"
         if not file.exists():
-            return []
+            return {}
         data = self.seals.read(file.name)
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as npz:
-                return [
-                    npz[f"picks{r}"] if f"picks{r}" in npz else
-                    SyntheticQuery(npz[f"images{r}"], npz[f"labels{r}"])
-                    for r in range(sum(not name.startswith("labels") for name in npz.files))
-                ]  # fmt: skip
+                return dict(npz)
         except Exception as error:  # zipfile, zlib and numpy raise nearly anything
             raise UserError(
                 f"{file}: damaged ({said(error)}); move the run's folder away"
             ) from error
 
-    def save_picks(self, picks: list[np.ndarray | SyntheticQuery]) -> None:
-        """Journal what was bought in all rounds so far."""
-        arrays = {}
+    def save_picks(
+        self,
+        picks: list[np.ndarray | SyntheticQuery],
+        remembered: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        """Journal what was bought in all rounds so far, and the strategy's state_dict()."""
+        arrays = {f"{REMEMBERED}{name}": array for name, array in (remembered or {}).items()}
         for r, p in enumerate(picks):
             synthetic = isinstance(p, SyntheticQuery)
             arrays |= {f"images{r}": p.images, f"labels{r}": p.labels} if synthetic else {

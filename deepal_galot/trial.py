@@ -71,6 +71,9 @@ class Trial:
         if make_galot and self.config.uses_generated_images:
             self.galot = make_galot(self.unlabeled)
         self.picks = folder.picks()
+        remembered = folder.remembered()
+        if remembered:
+            self.strategy.load_state_dict(remembered)
 
     def run(self, on_round: Callable[[Row], None] = lambda row: None) -> list[Row]:
         """Play the rounds that are not recorded yet; `on_round` hears of each one played."""
@@ -102,7 +105,7 @@ class Trial:
             data = self.pool.training_set(real=self.config.uses_real_images)
             steps = self.learner.fit(data, round)
         tested = self._tested()
-        measured = self.strategy.measure() | self._oracle_accuracy(round)
+        measured = _checked(self.strategy) | self._oracle_accuracy(round)
         self.folder.save_classifier(self.learner.state(), self._card(round))
         return {
             "round": round,
@@ -147,20 +150,38 @@ class Trial:
         else:
             picks = self._label(self._query(round))
         self.picks.append(picks)
-        self.folder.save_picks(self.picks)
+        self.folder.save_picks(self.picks, self._remembered())
 
     def _query(self, round: int) -> np.ndarray | SyntheticQuery:
         self._restore_classifier(round)
         n, labeled = self.config.query_size(round), self.pool.labeled_idxs.copy()
+        labels = self.pool.Y_train.clone()
         seeding.seed_globals(self.config.seed, "query", round)
-        with self._timed("query"):
+        with self.learner.lent(), self._timed("query"):
             picks = self.strategy.query(n)
         if not np.array_equal(labeled, self.pool.labeled_idxs):
             raise UserError(f"{type(self.strategy).__name__}.query labeled images itself")
+        if not torch.equal(labels, self.pool.Y_train):
+            raise UserError(f"{type(self.strategy).__name__}.query wrote into Y_train")
         try:
             return check_query(picks, n, labeled)
         except ValueError as error:
             raise UserError(f"{type(self.strategy).__name__}.query({n}): {error}") from error
+
+    def _remembered(self) -> dict[str, np.ndarray]:
+        """
+        Raises:
+            UserError: what the strategy remembers is no array of numbers.
+        """
+        arrays = {}
+        for name, value in self.strategy.state_dict().items():
+            arrays[name] = np.asarray(value.detach().cpu() if torch.is_tensor(value) else value)
+            if arrays[name].dtype.kind not in "biufc":
+                raise UserError(
+                    f"{type(self.strategy).__name__}.state_dict(): {name} is "
+                    f"{type(value).__name__}, not an array of numbers"
+                )
+        return arrays
 
     def _label(self, picks: np.ndarray | SyntheticQuery) -> np.ndarray | SyntheticQuery:
         """Buy the labels, which after a restart are known; returns what is to be journaled."""
@@ -250,6 +271,25 @@ def _make(
     if given.keys() <= inspect.signature(strategy).parameters.keys():
         return strategy(**given)
     return strategy(*given.values())
+
+
+def _checked(strategy: Strategy) -> dict[str, float]:
+    """What the strategy measured itself.
+
+    Raises:
+        UserError: it is not numbers in [0, 1] by name.
+    """
+    measured = strategy.measure()
+    try:
+        numbers = {str(name): float(value) for name, value in measured.items()}
+    except (AttributeError, TypeError, ValueError, RuntimeError):
+        numbers = {"": np.nan}
+    if not all(0 <= value <= 1 for value in numbers.values()):
+        raise UserError(
+            f"{type(strategy).__name__}.measure() gave {str(measured)[:200]}, not numbers in "
+            f"[0, 1] by column name"
+        )
+    return numbers
 
 
 def milliseconds(seconds: float) -> float:

@@ -180,7 +180,7 @@ def train_gan(images: np.ndarray, gan_steps: int, seed: int, device: torch.devic
     generator, discriminator = (net.to(device).train() for net in nets)
     adam = [torch.optim.Adam(net.parameters(), GAN_RATE, GAN_BETAS) for net in nets]
     steps = gan_steps * 4 ** max(0, doublings(images.shape[1:]) - 2)
-    pool = torch.as_tensor(images, device=device)
+    pool = torch.tensor(images, device=device)
     for _ in tqdm(range(steps), "  GAN", unit="step", leave=False, disable=None):
         real = to_unit_float(pool[torch.randint(len(pool), (GAN_BATCH,), generator=rng).to(device)])
         fake = generator(torch.randn(GAN_BATCH, LATENT, generator=rng).to(device))
@@ -233,7 +233,7 @@ class LinearSVM:
 
     def predict(self, images: np.ndarray) -> Tensor:
         """[N, H, W, C] uint8 -> [N] int64 CPU classes."""
-        batches = torch.as_tensor(images).split(DESCENT_BATCH)
+        batches = torch.tensor(images).split(DESCENT_BATCH)
         values = [self.decide(to_unit_float(x.to(self.weights.device))) for x in batches]
         return self.classes[torch.cat(values).argmax(1)].cpu()
 

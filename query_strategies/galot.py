@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from deepal_galot.config import RunConfig
 from deepal_galot.galot import Galot, SyntheticBatch
@@ -43,6 +44,12 @@ class GALOT(Strategy):
 
     def measure(self) -> dict[str, float]:
         return self.base.measure() if self.base else {}
+
+    def state_dict(self) -> dict[str, np.ndarray | Tensor]:
+        return self.base.state_dict() if self.base else {}
+
+    def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
+        self.base.load_state_dict(state)
 
     def synthesize(self, galot: Galot, round: int) -> SyntheticBatch:
         logits = None if self.net.clf is None else self.net.logits

@@ -77,7 +77,16 @@ class Strategy:
         """Further numbers in [0, 1] for a round's row, taken after its fit, by column name."""
         return {}
 
-    def top(self, n: int, idxs: np.ndarray, scores: Tensor) -> np.ndarray:
+    def state_dict(self) -> dict[str, np.ndarray | Tensor]:
+        """What `query` remembers from round to round, as arrays of numbers by name; taken after
+        each query. A run that is stopped, or gets more rounds, goes on with it."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
+        """Remember it again; called after the constructor, if state_dict() had given something."""
+        raise TypeError(f"{type(self).__name__} has state_dict(), but no load_state_dict(state)")
+
+    def top(self, n: int, idxs: np.ndarray, scores: Tensor | np.ndarray) -> np.ndarray:
         """The n indices of highest score.
 
         Ties are broken at random, from stream query(round): many images may share a score, and by
@@ -87,9 +96,14 @@ class Strategy:
             idxs: [U] pool indices; scores: [U] of the same images, higher = more informative.
 
         Raises:
-            UserError: a score is NaN.
+            UserError: a score is NaN, or there is not one for each image.
         """
-        scores = scores.cpu().double()
+        idxs, scores = np.asarray(idxs), torch.as_tensor(scores).detach().cpu().double()
+        if scores.shape != idxs.shape:
+            raise UserError(
+                f"{type(self).__name__}: scores of shape {list(scores.shape)} for {len(idxs):,} "
+                f"images; top(n, idxs, scores) needs one for each"
+            )
         if scores.isnan().any():
             raise UserError(
                 f"{type(self).__name__}: {int(scores.isnan().sum()):,} of {len(scores):,} scores "

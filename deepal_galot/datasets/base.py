@@ -53,11 +53,8 @@ class DatasetSpec:
             check_images(what, x)
             check_labels(what, y, len(x), len(self.class_names))
             object.__setattr__(self, f"y_{part}", y.astype(np.int64))
-        if not len(self.mean) == len(self.std) == self.x_train.shape[3]:
-            raise UserError(
-                f"{self.name}: images have {self.x_train.shape[3]} channels, its mean and standard "
-                f"deviation {len(self.mean)} and {len(self.std)}"
-            )
+            object.__setattr__(self, f"x_{part}", _read_only(x))
+        self._check_statistics()
         if self.x_train.shape[1:] != self.x_test.shape[1:]:
             raise UserError(
                 f"{self.name}: train images are {self.x_train.shape[1:]}, test images "
@@ -65,13 +62,26 @@ class DatasetSpec:
             )
         self._check_every_class_has_images()
 
+    def _check_statistics(self) -> None:
+        if not len(self.mean) == len(self.std) == self.x_train.shape[3]:
+            raise UserError(
+                f"{self.name}: images have {self.x_train.shape[3]} channels, its mean and standard "
+                f"deviation {len(self.mean)} and {len(self.std)}"
+            )
+        if not (all(0 <= m <= 1 for m in self.mean) and all(0 < s <= 1 for s in self.std)):
+            raise UserError(
+                f"{self.name}: mean {self.mean} and standard deviation {self.std} must be those of "
+                f"pixels in [0, 1], a deviation above 0"
+            )
+
     def _check_every_class_has_images(self) -> None:
         counts = np.bincount(self.y_train, minlength=self.n_classes)
         absent = [n for n, count in zip(self.class_names, counts, strict=True) if not count]
         if absent and len(self.x_train):
+            from_one = " (do the labels begin at 1? save y - 1)" if not counts[0] else ""
             raise UserError(
                 f"{self.name}: {len(absent)} of {self.n_classes} classes have no train images "
-                f"({some_of(absent)}); add some, or leave the class out"
+                f"({some_of(absent)}); add some, or leave the class out{from_one}"
             )
 
     @property
@@ -92,6 +102,13 @@ class DatasetSpec:
             digest.update(repr((array.shape, array.dtype.str)).encode())
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()[:16]
+
+
+def _read_only(x: np.ndarray) -> np.ndarray:
+    """Every run of a process reads the same images: what one wrote, the others would train on."""
+    x = x.view()
+    x.setflags(write=False)
+    return x
 
 
 def check_class_names(what: str, names: Sequence[str]) -> None:

@@ -105,6 +105,9 @@ def test_answers_are_remembered_until_the_next_fit(toy):
     learner.fit(labeled(toy, 20), 0)
     first = learner.outputs(data)
     assert learner.outputs(data) is first
+    kept = first.logits.clone(), first.embeddings.clone()
+    learner.predict_logits(data).zero_(), learner.get_embeddings(data).zero_()
+    assert all(map(torch.equal, kept, learner.outputs(data)))  # whoever asked has copies
     learner.fit(labeled(toy, 20), 1)
     assert not torch.equal(learner.outputs(data).logits, first.logits)
 
@@ -207,7 +210,7 @@ def test_gradient_path_sees_what_scoring_sees(toy):
     learner = learner_for(toy)
     learner.fit(labeled(toy, 20), 0)
     data = Pool(toy).get_test_data()
-    images = torch.from_numpy(data.X).permute(0, 3, 1, 2).float() / 255
+    images = torch.tensor(data.X).permute(0, 3, 1, 2).float() / 255
     torch.testing.assert_close(learner.logits(images), learner.predict_logits(data))
 
 

@@ -45,7 +45,8 @@ def test_labeling_is_exact(idxs):
 @pytest.mark.parametrize(
     ("idxs", "says"),
     [([1, 1], "repeated"), ([-1], "outside"), ([60], "outside"), ([0], "labeled already"),
-     ([1.5], "whole numbers"), ([[1]], "shape")],
+     ([1.5], "whole numbers"), ([[1]], "shape"), ({7}, "got set: return an array"),
+     (torch.tensor([1.5], dtype=torch.bfloat16, requires_grad=True), "not torch.bfloat16")],
 )  # fmt: skip
 def test_bad_indices_are_refused(toy, idxs, says):
     pool = Pool(toy)
@@ -58,6 +59,8 @@ def test_bad_indices_are_refused(toy, idxs, says):
 def test_too_few_indices_are_refused():
     with pytest.raises(ValueError, match="got None: return them"):
         check_query(None, 1, np.zeros(5, bool))
+    with pytest.raises(ValueError, match="got generator: return an array"):
+        check_query((i for i in [7]), 1, np.zeros(5, bool))
     with pytest.raises(ValueError, match="asked for 3"):
         check_query([1, 2], 3, np.zeros(5, bool))
 
@@ -123,6 +126,33 @@ def test_labels_of_any_integer_type(toy, dtype):
     pool = Pool(spec)
     pool.label([5])
     assert pool.Y_train[5] == toy.y_train[5]
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"), [((120.0,), (50.0,)), ((0.3,), (0.0,)), ((float("nan"),), (0.2,))]
+)
+def test_statistics_are_of_pixels_in_0_to_1(toy, mean, std):
+    with pytest.raises(UserError, match=r"must be those of pixels in \[0, 1\]"):
+        dataclasses.replace(toy, mean=mean, std=std)
+
+
+def test_labels_that_begin_at_1_are_told(toy):
+    one, of_three = toy.y_train % 2 + 1, toy.class_names
+    assert len(of_three) == 3
+    with pytest.raises(UserError, match=r"labels begin at 1\? save y - 1"):
+        dataclasses.replace(toy, y_train=one)
+
+
+def test_what_runs_share_cannot_be_written_to(toy):
+    """Before, a strategy that wrote into the images spoiled every other run of the process."""
+    pool = Pool(toy)
+    for shared in (pool.X_train, pool.X_test, pool.get_test_data().X):
+        with pytest.raises(ValueError, match="read-only"):
+            shared[:] = 0
+    pool.get_test_data().Y[:] = 7
+    assert pool.get_test_data().Y.tolist() == toy.y_test.tolist()
+    pool.get_unlabeled_data()[1].X[:] = 0
+    assert pool.X_train.any()
 
 
 def test_statistics_must_fit_the_channels(toy):

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -38,8 +39,52 @@ def test_plugin_is_found_and_hashed(tmp_path):
     path = plugin(tmp_path, STRATEGY)
     assert registry.load_plugin(path) == ["Mine"]
     assert registry.strategies.get("mine").__module__ == "query_strategies.mine"
-    assert registry.strategies.plugin_file("Mine") == path.resolve()
-    assert registry.strategies.plugin_file("GALOT") is None
+    assert registry.strategies.sources("Mine") == [path.resolve()]
+    assert registry.strategies.sources("GALOT") == []
+    assert registry.generators.sources("folder:somewhere") == []
+
+
+def test_the_sources_of_a_plugin_are_its_bases_and_what_it_imports_beside_it(tmp_path, monkeypatch):
+    """Before, an edited base class or helper left the results of the old one in place."""
+    monkeypatch.syspath_prepend(tmp_path)
+    files = {
+        "base.py": STRATEGY.replace("Mine", "MyBase"),
+        "derived.py": "from query_strategies.base import MyBase\n"
+        "import my_helper, json\nfrom my_package.part import X\n"
+        "class Derived(MyBase):\n    pass\n",
+        "my_helper.py": "import my_other\n",
+        "my_other.py": "import my_helper\n",
+        "my_package/__init__.py": "",
+        "my_package/part.py": "from . import deep\nX = 1\n",
+        "my_package/deep.py": "",
+        "unrelated.py": "",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    registry.load_plugin(tmp_path / "base.py")
+    registry.load_plugin(tmp_path / "derived.py")
+    found = {p.relative_to(tmp_path.resolve()).as_posix() for p in
+             registry.strategies.sources("Derived")}  # fmt: skip
+    assert found == set(files) - {"unrelated.py"}
+    assert registry.strategies.sources("MyBase") == [(tmp_path / "base.py").resolve()]
+
+
+@pytest.mark.parametrize("kind", registry.ALL.values(), ids=list(registry.ALL))
+def test_what_lies_in_an_open_folder_and_is_not_shipped_is_its_users(kind, monkeypatch):
+    """Before, an edited file there left the results of the old one in place."""
+    folder = registry.PACKAGE_ROOT.joinpath(*kind.package.split("."))
+    if (registry.PACKAGE_ROOT / ".git").exists():
+        tracked = subprocess.run(["git", "ls-files", "*.py"], cwd=folder, capture_output=True,
+                                 text=True, check=True).stdout.split()  # fmt: skip
+        shipped = {name.removesuffix(".py") for name in tracked if "/" not in name} - {"__init__"}
+        assert shipped == set(registry.SHIPPED[kind.package].split())
+    name = next(n for n in kind.names() if n not in kind._plugins)
+    module = sys.modules[kind.get(name).__module__]
+    others = registry.SHIPPED[kind.package].replace(module.__name__.rpartition(".")[2], "")
+    monkeypatch.setitem(registry.SHIPPED, kind.package, others)
+    monkeypatch.setattr(kind, "_classes", None)
+    assert kind.sources(name) == [Path(module.__file__).resolve()]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +131,7 @@ def test_a_class_without_a_docstring_has_no_line_of_its_bases(tmp_path):
 def test_plugin_file_must_exist_and_not_shadow(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         registry.load_plugin(tmp_path / "none.py")
-    with pytest.raises(UserError, match=r"already has a file galot\.py"):
+    with pytest.raises(UserError, match=r"is loaded already, .*query_strategies/galot\.py"):
         registry.load_plugin(plugin(tmp_path, STRATEGY, "galot.py"))
 
 
@@ -109,7 +154,7 @@ def test_a_plugin_can_be_given_a_name(tmp_path):
     assert registry.load_plugin(f"Theirs={path}") == ["Theirs"]
     assert registry.strategies.get("theirs").__name__ == "MarginSampling"
     assert registry.strategies.get("MarginSampling") is not registry.strategies.get("Theirs")
-    assert registry.strategies.plugin_file("Theirs") == path.resolve()
+    assert registry.strategies.sources("Theirs") == [path.resolve()]
     with pytest.raises(UserError, match="defines 2 strategies"):
         both = STRATEGY + STRATEGY.replace("Mine", "Another").split("Strategy\n", 1)[-1]
         registry.load_plugin(f"Two={plugin(tmp_path, both, 'two.py')}")

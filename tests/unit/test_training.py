@@ -263,7 +263,7 @@ def test_which_fits_are_graphs_and_compiled(toy, monkeypatch, fields, compiled_f
     monkeypatch.setattr(SmallCNN, "capturable", fields.pop("capturable", True))
     objective = OwnLoss() if fields.pop("loss", None) else Objective()
     config = small_config(batch_size=8, epochs=3, **fields)
-    x = torch.from_numpy(toy.x_train[:16]).permute(0, 3, 1, 2).as_subclass(OnGpu)
+    x = torch.tensor(toy.x_train[:16]).permute(0, 3, 1, 2).as_subclass(OnGpu)
     clf = SmallCNN(toy.image_shape, toy.n_classes)
     norms = set()  # what the first is while the steps are made
     y = torch.from_numpy(toy.y_train[:16])

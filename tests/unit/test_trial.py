@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from deepal_galot import registry
 from deepal_galot.classifiers.small_cnn import SmallCNN
+from deepal_galot.errors import UserError
 from deepal_galot.galot import Galot
 from deepal_galot.learner import Learner
 from deepal_galot.objective import Objective
@@ -140,3 +142,116 @@ def test_the_first_ascent_is_against_round_0s_fit_on_the_initial_labels(
     fields = {"mode": "al+gal", "ascent_steps": 1, "ascent_samples": 1, "n_synthetic": 2.0}
     trial(tmp_path, toy, GALOT, **fields).run()
     assert fits == [(0, 10), (0, 10 + 20), (1, 15 + 30)]
+
+
+class Remembers(RandomSampling):
+    """picks by an average over rounds of what it saw"""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.seen, self.average = 0, torch.zeros(60)
+
+    def query(self, n):
+        idxs, images = self.dataset.get_unlabeled_data()
+        self.seen += 1
+        self.average[idxs] += self.net.predict_prob(images)[:, 0] / self.seen
+        return self.top(n, idxs, self.average[idxs])
+
+    def state_dict(self):
+        return {"seen": self.seen, "average": self.average}
+
+    def load_state_dict(self, state):
+        self.seen, self.average = int(state["seen"]), torch.from_numpy(state["average"])
+
+
+@pytest.mark.parametrize("strategy", [Remembers, GALOT])
+def test_what_a_strategy_remembers_is_there_after_a_restart(
+    toy, tmp_path, strategy, monkeypatch
+):  # fmt: skip
+    """As a base sampler of GALOT, too. Before, a longer run began again with an empty memory."""
+    monkeypatch.setitem(registry.strategies._discovered(), "Remembers", Remembers)
+    fields = {"batch_size": 64, "base_sampler": "Remembers"}
+    whole = trial(tmp_path / "whole", toy, strategy, n_rounds=4, **fields)
+    whole.run()
+    for n_rounds in (1, 3, 4):
+        part = trial(tmp_path / "parts", toy, strategy, n_rounds=n_rounds, **fields)
+        part.run()
+    assert [p.tolist() for p in part.folder.picks()] == [p.tolist() for p in whole.folder.picks()]
+    kept = part.folder.remembered()
+    assert kept["seen"] == 4 and kept["average"].shape == (60,)
+
+
+def test_only_numbers_are_remembered(toy, tmp_path):
+    class Words(RandomSampling):
+        def state_dict(self):
+            return {"word": "text"}
+
+    with pytest.raises(UserError, match=r"Words.state_dict\(\): word is str, not an array"):
+        trial(tmp_path, toy, Words).run()
+
+
+def test_a_query_leaves_the_classifier_and_torch_as_they_were(toy, tmp_path):
+    """Before, GALOT's text was optimised against what a base sampler had left, and after a restart
+    against the classifier that was trained."""
+
+    class Meddles(RandomSampling):
+        def query(self, n):
+            picks = super().query(n)
+            torch.set_grad_enabled(False)
+            torch.set_default_dtype(torch.float64)
+            self.net.get_model().train()
+            for parameter in self.net.get_model().parameters():
+                parameter.data.zero_()
+            return picks
+
+    played = trial(tmp_path, toy, Meddles)
+    played.play(0)
+    before = played.learner.state()
+    played._buy_labels(1)
+    after = played.learner.state()
+    assert all(torch.equal(v, after[k]) for k, v in before.items())
+    assert not played.learner.clf.training and torch.is_grad_enabled()
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_a_query_that_writes_into_the_labels_is_refused(toy, tmp_path):
+    class Cheats(RandomSampling):
+        def query(self, n):
+            self.dataset.Y_train[:] = 1
+            return super().query(n)
+
+    with pytest.raises(UserError, match="Cheats.query wrote into Y_train"):
+        trial(tmp_path, toy, Cheats).run()
+
+
+@pytest.mark.parametrize(
+    "measured", [None, {"x": 5.0}, {"x": float("nan")}, {"x": "high"}, {"x": torch.zeros(2)}, [1.0]]
+)
+def test_a_measure_that_is_not_numbers_by_name_is_refused(toy, tmp_path, measured):
+    """Before, a text was recorded, and every report of the folder failed."""
+
+    class Measures(RandomSampling):
+        def measure(self):
+            return measured
+
+    with pytest.raises(UserError, match=r"Measures.measure\(\) gave .*, not numbers in \[0, 1\]"):
+        trial(tmp_path, toy, Measures).run()
+
+
+def test_a_measure_may_be_any_kind_of_number(toy, tmp_path):
+    class Measures(RandomSampling):
+        def measure(self):
+            return {"a": torch.tensor(0.5), "b": np.float32(1), "c": 0}
+
+    row = trial(tmp_path, toy, Measures).run()[0]
+    assert [row[f"own_{name}"] for name in "abc"] == [0.5, 1.0, 0.0]
+
+
+def test_scores_are_one_for_each_image(toy, tmp_path):
+    """Before, too few of them picked wrong images without a word."""
+    strategy, idxs = trial(tmp_path, toy).strategy, np.arange(10, 60)
+    for scores in (torch.zeros(49), torch.zeros(51), torch.zeros(50, 1)):
+        with pytest.raises(UserError, match=r"RandomSampling: scores of shape .* for 50 images"):
+            strategy.top(3, idxs, scores)
+    best = strategy.top(3, idxs.tolist(), np.arange(50))
+    assert best.tolist() == [59, 58, 57]
