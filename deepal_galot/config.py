@@ -325,6 +325,31 @@ def field_type(name: str) -> type:
     return next(t for t in (int, float, str) if hint in (t, t | None))
 
 
+def check_settings(who: str, values: object) -> None:
+    """Hold settings that a class declares against the fields there are.
+
+    Args:
+        who: what the error line begins with.
+        values: field name, or "protocol" -> value.
+
+    Raises:
+        UserError: it is no mapping, has another name, or a value of another kind.
+    """
+    if not isinstance(values, Mapping):
+        raise UserError(f"{who} must be a dict of settings, not {values!r}")
+    fields = {f.name: f for f in option_fields()}
+    for name, value in values.items():
+        if name != "protocol" and name not in fields:
+            raise UserError(f"{who}: no setting {name!r}: {did_you_mean(str(name), fields)}")
+        if name == "protocol" or (value is None and fields[name].default is None):
+            continue
+        try:
+            field_type(name)(value)
+        except (TypeError, ValueError):
+            kind = {int: "a whole number", float: "a number", str: "text"}[field_type(name)]
+            raise UserError(f"{who}: {name} must be {kind}, not {value!r}") from None
+
+
 HUGE = 1e9  # where numbers are mistyped, and counting up to them has no end
 
 

@@ -21,6 +21,7 @@ from .config import (
     STRATEGY,
     TRAINING,
     RunConfig,
+    check_settings,
     field_type,
     fields_of,
     option_fields,
@@ -257,6 +258,8 @@ def configure(
     Raises:
         UserError: a value out of range, or names that are not known or do not go together.
     """
+    _check_declared(cls)
+    check_settings(f"the data set {request.dataset.__name__}: defaults", request.dataset.defaults)
     flags = canonical({**cls.preset, **request.flags, **(own or {})})
     defaults = dict(request.dataset.defaults)
     if flags.get("synthetic_from") is not None:
@@ -265,13 +268,10 @@ def configure(
         flags, defaults = flags | made_by, defaults | usual
     chosen = {**defaults, **flags, **cls.fixed}
     base = registry.strategies.get(chosen.get("base_sampler", RunConfig.base_sampler))
+    _check_declared(base)
     reads = () if mode in ("full", "gal") else cls.reads + (base.reads if cls.generates else ())
     generator = generator_class((defaults | flags).get("generator", RunConfig.generator))
     name, fixed = registry.class_name(cls), dict(cls.fixed)
-    unknown = {*fixed, *cls.preset} - {f.name for f in option_fields()}
-    if unknown or cls.query is Strategy.query:
-        fault = f"sets unknown fields {sorted(unknown)}" if unknown else "defines no query(n)"
-        raise UserError(f"the strategy {name} {fault}")
     if mode == "full":
         name, fixed = "FullySupervised", {"n_rounds": 0, "quota": None}
     config = resolve(
@@ -289,6 +289,26 @@ def configure(
     if mode == "al":
         config = dataclasses.replace(config, strategy=cls.without_images(config))
     return config
+
+
+def _check_declared(cls: type[Strategy]) -> None:
+    """Hold a strategy's class attributes against what they must be.
+
+    Raises:
+        UserError: one is something else.
+    """
+    who = f"the strategy {registry.class_name(cls)}"
+    if cls.query is Strategy.query or not callable(cls.query):
+        raise UserError(f"{who} defines no query(n)")
+    if cls.generates and cls.synthesize is Strategy.synthesize:
+        raise UserError(f"{who} generates, but defines no synthesize(galot, round)")
+    known = fields_of(STRATEGY)
+    if not isinstance(cls.reads, tuple) or not set(cls.reads) <= set(known):
+        raise UserError(f"{who}: reads must be a tuple of {', '.join(known)}, not {cls.reads!r}")
+    if not isinstance(cls.remark, str):
+        raise UserError(f"{who}: remark must be text, not {cls.remark!r}")
+    check_settings(f"{who}: fixed", cls.fixed)
+    check_settings(f"{who}: preset", cls.preset)
 
 
 def _classes(

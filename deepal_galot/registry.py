@@ -216,10 +216,11 @@ def class_name(cls: type) -> str:
 def _check_names(cls: type) -> None:
     """Names become folders of the results; aliases are a tuple, not a word."""
     name, aliases = class_name(cls), cls.__dict__.get("aliases", ())
-    if not re.fullmatch(r"\w[\w.+-]*", str(name)) or not isinstance(aliases, tuple | list):
+    words = isinstance(aliases, tuple | list) and all(isinstance(a, str) for a in aliases)
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.+-]*", name) or not words:
         raise UserError(
             f"{inspect.getfile(cls)}: the name {name!r} must be letters, digits, . + - _ and its "
-            f"aliases a tuple, not {aliases!r}"
+            f"aliases a tuple of text, not {aliases!r}"
         )
 
 

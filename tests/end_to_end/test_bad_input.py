@@ -184,6 +184,21 @@ def test_a_strategy_that_breaks_the_contract(tmp_path, capsys, body, says):
 HEAD = "from .strategy import Strategy\nclass Bad(Strategy):\n"
 
 
+DECLARED = [
+    (f"{HEAD}    {line}\n    def query(self, n): pass\n", f"the strategy Bad{says}")
+    for line, says in (
+        ("fixed = {'nonsense': 1}", ": fixed: no setting 'nonsense': known: "),
+        ("fixed = {'lr': None}", ": fixed: lr must be a number, not None"),
+        ("preset = {'epochs': 'x'}", ": preset: epochs must be a whole number, not 'x'"),
+        ("preset = 5", ": preset must be a dict of settings, not 5"),
+        ("reads = 'mc_passes'", ": reads must be a tuple of .*, not 'mc_passes'"),
+        ("reads = ('nosuch',)", ": reads must be a tuple of mc_passes, "),
+        ("remark = 5", ": remark must be text, not 5"),
+        ("generates = True", r" generates, but defines no synthesize\(galot, round\)"),
+    )
+]
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -198,8 +213,11 @@ HEAD = "from .strategy import Strategy\nclass Bad(Strategy):\n"
         (HEAD + "    def query(self, n):\n        raise SystemExit(3)\n",
          r"bad\.py fails: SystemExit: 3 \(line 4\)"),
         (HEAD + "    def __init__(self, a): pass\n    def query(self, n): pass\n", "be made"),
-        (HEAD + "    fixed = {'nonsense': 1}\n    def query(self, n): pass\n", "unknown fields"),
         (HEAD + "    pass\n", r"defines no query\(n\)"),
+        (HEAD + "    query = 5\n", r"defines no query\(n\)"),
+        *DECLARED,
+        (HEAD + "    aliases = (1,)\n    def query(self, n): pass\n", "aliases a tuple of text"),
+        (HEAD + "    name = 5\n    def query(self, n): pass\n", "the name 5 must be letters"),
         (HEAD + "    name = 'a/../b'\n    def query(self, n): pass\n", "must be letters"),
         (HEAD + "    aliases = 'abc'\n    def query(self, n): pass\n", "aliases a tuple"),
         ("import sys\nsys.exit(3)\n", r"fails to import: SystemExit: 3 \(line 2\)"),
@@ -211,6 +229,16 @@ def test_plugins_with_faults(tmp_path, capsys, text, says):
     code = main([*QUICK, "--plugin", str(file), "--strategy", "Bad", "--output", str(tmp_path)])
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert code == 2 and re.search(says, last) and last.startswith("error: ")
+
+
+def test_a_data_set_may_only_prefer_settings_that_exist(tmp_path, capsys):
+    file = tmp_path / "own.py"
+    file.write_text("from deepal_galot.datasets.digits import Digits as D\n"
+                    "class Own(D):\n    defaults = {'epoch': 5}\n")  # fmt: skip
+    args = [*QUICK, "--plugin", str(file), "--dataset", "Own", "--output", str(tmp_path)]
+    assert main([*args, "--strategy", "RandomSampling"]) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last == "error: the data set Own: defaults: no setting 'epoch': did you mean epochs?"
 
 
 OWN_GENERATOR = """
