@@ -20,7 +20,7 @@ from torch import Tensor
 from deepal_galot import seeding
 from deepal_galot.alignment import Alignment
 from deepal_galot.config import RunConfig
-from deepal_galot.errors import UserError, some_of
+from deepal_galot.errors import UserError, said, some_of
 
 from .memory import Parts
 
@@ -98,7 +98,13 @@ class ImageRequest:
             "round": self.round,
             "refinement": self.refinement and self.refinement.identity,
         }
-        digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode())
+        try:
+            digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode())
+        except (TypeError, ValueError) as error:  # all but the identity is ours
+            raise UserError(
+                f"the generator {type(generator).__name__}: `identity` must be a dict of text, "
+                f"numbers and lists ({said(error)})"
+            ) from error
         digest.update(self.c.contiguous().numpy().tobytes())
         if self.alignment is not None:
             digest.update(b"".join(v.numpy().tobytes() for v in self.alignment.tensors.values()))

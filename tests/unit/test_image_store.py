@@ -129,6 +129,12 @@ def test_a_missing_or_exchanged_file_is_made_again(tmp_path, fake_generator, par
     assert store.get(fake_generator, request(counts=(4, 4, 4))).made == 0
 
 
+def test_an_identity_that_json_cannot_hold_is_refused(fake_generator, monkeypatch):
+    monkeypatch.setattr(fake_generator, "identity", {"weights": object()})
+    with pytest.raises(UserError, match="the generator FakeGenerator: `identity` must be a dict"):
+        request().key(fake_generator)
+
+
 def test_an_exchanged_shard_with_its_manifest_is_made_again(tmp_path, fake_generator):
     first = ImageStore(tmp_path).get(fake_generator, request(counts=(4, 4, 4)))
     for part in ("npz", "json"):
