@@ -22,7 +22,7 @@ from .borrowed_galot import BorrowedGalot
 from .config import COMPILED_FROM, GENERATOR, RunConfig, fields_of
 from .costs import costs_of, epochs_note
 from .datasets.base import DatasetSpec
-from .device import machine
+from .device import empty_cache, machine, unused_gpu
 from .errors import UserError
 from .galot import Galot
 from .image_counts import new_counts
@@ -97,8 +97,12 @@ class Campaign:
         yield from self._notes()
 
     def _notes(self) -> list[str]:
-        """On flags without an effect."""
-        return [*unread_note(self.request, self.plan), *epochs_note(self.plan, self.request.flags)]
+        """On flags without an effect, and on a GPU that nobody asked for."""
+        request = self.request
+        return [
+            *unread_note(request, self.plan), *epochs_note(self.plan, request.flags),
+            *(() if request.device_named else unused_gpu(request.device)),
+        ]  # fmt: skip
 
     def _probe(self) -> Probe:
         request = self.request
@@ -206,7 +210,7 @@ class Campaign:
     def free(self) -> None:
         """Let go of what is loaded."""
         self._generators.clear()
-        torch.cuda.empty_cache()
+        empty_cache()
 
     def generator(self, run: Run) -> Generator:
         """Loaded once for all runs that use it alike."""

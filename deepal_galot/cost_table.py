@@ -38,7 +38,10 @@ def ask_for_cpu(costs: Sequence[Cost], device: torch.device) -> None:
     """
     warning = full_size_on_cpu(costs, device)
     if warning:
-        raise UserError(f"this machine has no GPU, and {warning}; to go on, add --device cpu")
+        also = " or, untested, --device mps" if torch.backends.mps.is_available() else ""
+        raise UserError(
+            f"this machine has no GPU for CUDA, and {warning}; to go on, add --device cpu{also}"
+        )
 
 
 def is_long(costs: Sequence[Cost], device: torch.device) -> bool:

@@ -8,8 +8,11 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .errors import UserError
+
+WITHOUT_FLOAT64 = ("mps",)
 
 
 def pick_device(name: str) -> torch.device:
@@ -32,6 +35,13 @@ def pick_device(name: str) -> torch.device:
     if not there.get(device.type, False):
         raise UserError(f"--device {name}: this machine has none; use --device auto or cpu")
     return device
+
+
+def unused_gpu(device: torch.device) -> list[str]:
+    """The line about Apple's GPU where `auto` took the CPU; none without such a GPU."""
+    if device.type != "cpu" or not torch.backends.mps.is_available():
+        return []
+    return ["note: --device auto took the CPU; --device mps takes this machine's GPU, untested"]
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -63,6 +73,27 @@ def has_bfloat16(device: torch.device) -> bool:
         return False
     with torch.cuda.device(device):
         return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def float64(x: Tensor) -> Tensor:
+    """x in float64, on its own device, or on the CPU if that has none (Apple's MPS)."""
+    return (x.cpu() if x.device.type in WITHOUT_FLOAT64 else x).double()
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until all that the device was given to do is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def empty_cache() -> None:
+    """Give back what torch keeps of the devices' memory without using it."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
 
 
 def compiler_fault(error: BaseException) -> str | None:

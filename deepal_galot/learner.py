@@ -21,7 +21,7 @@ from . import seeding
 from .augmentation import augment, draw
 from .classifiers.base import Classifier, frozen_call
 from .config import RunConfig
-from .device import is_out_of_memory
+from .device import is_out_of_memory, synchronize
 from .errors import UserError, said
 from .objective import HeadDropout, Objective, dropout_masks
 from .pool import ImageSet
@@ -158,8 +158,7 @@ class Learner:
 
     def clock(self) -> float:
         """Seconds, after all that the device was given to do is done."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        synchronize(self.device)
         return time.perf_counter()
 
     @contextlib.contextmanager

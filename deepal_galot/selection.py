@@ -11,6 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .device import float64
+
 CHUNK = 2**22  # elements of a distance block: 16 MB of float32
 DistanceTo = Callable[[int], Tensor]  # index -> squared distances [N] of all points to that one
 
@@ -55,9 +57,9 @@ def kmeans_plus_plus(distance_to: DistanceTo, first: int, n: int) -> Tensor:
     nearest = distance_to(first).clone()
     nearest[first] = 0.0
     while len(chosen) < n:
-        cumulative = nearest.cumsum(0, dtype=torch.float64)
+        cumulative = float64(nearest).cumsum(0)
         if cumulative[-1] <= 0:
-            cumulative = _rest(chosen, nearest).cumsum(0)
+            cumulative = _rest(chosen, cumulative).cumsum(0)
         # rand ≤ 1 - 2⁻⁵³, so the product rounds below the total: what is found has a weight > 0.
         u = torch.rand((), dtype=torch.float64).to(cumulative) * cumulative[-1]
         chosen.append(int(torch.searchsorted(cumulative, u, right=True)))
@@ -68,7 +70,7 @@ def kmeans_plus_plus(distance_to: DistanceTo, first: int, n: int) -> Tensor:
 
 def _rest(chosen: list[int], like: Tensor) -> Tensor:
     """1.0 for each point that is not chosen."""
-    weights = torch.ones_like(like, dtype=torch.float64)
+    weights = torch.ones_like(like)
     weights[torch.tensor(chosen, device=like.device)] = 0.0
     return weights
 
@@ -159,7 +161,7 @@ def principal_components(x: Tensor, n: int) -> Tensor:
     """[N, min(n, D)] scores of the leading principal components, from the D×D covariance."""
     x = finite(x)
     x = x - x.mean(0)
-    _, vectors = torch.linalg.eigh((x.T @ x).double())
+    _, vectors = torch.linalg.eigh(float64(x.T @ x))
     return x @ vectors[:, -n:].flip(1).to(x)
 
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch.nn import functional as F
 
+from .device import synchronize
+
 ENOUGH_SECONDS = 20.0  # a measurement is repeated until it took so long, at most MOST times
 MOST = 5
 
@@ -61,16 +63,11 @@ def alternately(
 
 
 def _timed(work: Callable[[], object], device: torch.device) -> float:
-    _wait_for(device)
+    synchronize(device)
     started = time.perf_counter()
     work()
-    _wait_for(device)
+    synchronize(device)
     return time.perf_counter() - started
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def share_of_peak(flops: float, device: torch.device, dtype: torch.dtype) -> str:

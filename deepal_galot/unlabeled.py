@@ -17,6 +17,7 @@ from . import seeding
 from .acquisition import mutual_information
 from .alignment import Moments, moments_of
 from .config import usual_values
+from .device import float64
 from .image_counts import best_of_each
 from .images import in_parts, to_unit_float
 from .learner import Learner
@@ -55,7 +56,7 @@ class Unlabeled:
         for part in in_parts(x):
             made = to_unit_float(part).flatten(1).to(device)
             torch.minimum(squared, nearest_distance(real, made), out=squared)
-        return (squared / real.shape[1]).sqrt().double().mean().item()
+        return float64((squared / real.shape[1]).sqrt()).mean().item()
 
     def choose(
         self, x: np.ndarray, y: np.ndarray, plain: np.ndarray, counts: tuple[int, ...], round: int

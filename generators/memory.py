@@ -6,10 +6,9 @@ import sys
 from collections.abc import Callable
 from typing import TypeVar
 
-import torch
 from tqdm import tqdm
 
-from deepal_galot.device import is_out_of_memory
+from deepal_galot.device import empty_cache, is_out_of_memory
 from deepal_galot.errors import UserError, said
 
 Result = TypeVar("Result")
@@ -63,5 +62,4 @@ class Parts:
                 f"a smaller --resolution, --dtype bfloat16 or a device with more memory"
             )
         self.rows = tried // 2
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        empty_cache()

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from deepal_galot.device import float64
+
 from .group_norm import norm_by_channels
 
 KERNEL_SINCE = (8, 0)  # compute capability: run on 9.0, compiled for 8.0 to 12.1; not AMD's
@@ -123,8 +125,8 @@ class KeysAndValues(nn.Module):
         Returns:
             [B, L, D] float64: the least-squares solution for c of W·c = what the parts sum to.
         """
-        read = split(self(c), dtype).double().sum(1).flatten(0, 1)
-        solution = torch.linalg.lstsq(self.weight.double(), read.mT, driver="gels").solution
+        read = float64(split(self(c), dtype)).sum(1).flatten(0, 1)
+        solution = torch.linalg.lstsq(float64(self.weight), read.mT, driver="gels").solution
         return solution.mT.reshape(c.shape)
 
 

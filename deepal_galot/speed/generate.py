@@ -24,7 +24,7 @@ from generators.stable_diffusion import ARCHITECTURE
 from generators.text_optimization import score_gradient
 
 from ..config import resolve
-from ..device import machine_line
+from ..device import float64, machine_line
 from ..errors import UserError
 from ..images import fit_to, to_uint8
 from ..timing import seconds_of, share_of_peak, with_spread
@@ -240,11 +240,11 @@ def arrival_lines(text: KeysAndValues, c0: Tensor) -> Iterator[str]:
             c = c0 + epsilon * delta
             ways = {
                 "through its keys and values": text.arrived(c, dtype) - start,
-                "with c cast": c.to(dtype).double() - c0.to(dtype).double(),
+                "with c cast": float64(c.to(dtype)) - float64(c0.to(dtype)),
             }
             said = []
             for way, moved in ways.items():
-                cosine = torch.cosine_similarity(moved.flatten(1), delta.flatten(1).double()).mean()
+                cosine = torch.cosine_similarity(moved.flatten(1), float64(delta.flatten(1))).mean()
                 size = moved.flatten(1).norm(dim=1).mean()
                 said.append(f"{size:.4f} (cosine {cosine:.3f}) {way}")
             yield f"arrives  {_name(dtype):8}  ε={epsilon:<4}  {', '.join(said)}"

@@ -171,6 +171,23 @@ def test_a_full_size_generator_asks_for_the_cpu(huge, tmp_path, capsys):
     assert not rows_of(tmp_path / "out")
 
 
+def test_apples_gpu_is_named_where_auto_takes_the_cpu(huge, tmp_path, capsys, monkeypatch):
+    quick = [*QUICK, "--strategy", "RandomSampling", "--n-rounds", "0", "--output", str(tmp_path)]
+
+    def said(command):
+        main(command)
+        return [line for line in capsys.readouterr().err.splitlines() if "--device mps" in line]
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert said([*quick, "--seeds", "0"]) == []
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert said(huge)[0].endswith("to go on, add --device cpu or, untested, --device mps")
+    note = "note: --device auto took the CPU; --device mps takes this machine's GPU, untested"
+    assert said([*quick, "--seeds", "1"]) == [note]
+    assert said([*quick, "--seeds", "2", "--device", "cpu"]) == []
+
+
 def test_long_runs_say_their_time_at_the_start(tmp_path, capsys, monkeypatch):
     args = [*QUICK, "--strategy", "GALOT", "--ascent-denoising", "2", "--output", str(tmp_path)]
     asked, own = [], probe.score_gradient

@@ -275,3 +275,13 @@ def test_a_classifier_with_a_forward_alone_trains_and_says_what_it_lacks(toy):
         learner_for(toy, ForwardOnly, strategy="BALDDropout", reads=("head_dropout",)).fit(
             labeled(toy, 20), 0
         )
+
+
+def test_the_clock_waits_for_what_the_device_has_to_do(toy, monkeypatch):
+    waited, learner = [], learner_for(toy)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: waited.append(device.type))
+    monkeypatch.setattr(torch.mps, "synchronize", lambda: waited.append("mps"))
+    for kind in ("cpu", "cuda", "mps"):
+        learner.device = torch.device(kind)
+        learner.clock()
+    assert waited == ["cuda", "mps"]

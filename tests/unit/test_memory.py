@@ -43,6 +43,15 @@ def test_it_stays_small_and_says_so_once(capsys):
     assert parts.rows == 2 and capsys.readouterr().err == ""
 
 
+def test_what_torch_keeps_is_given_back_where_there_is_such_a_device(monkeypatch):
+    emptied = []
+    for there, kind in ((torch.cuda, torch.cuda), (torch.backends.mps, torch.mps)):
+        monkeypatch.setattr(there, "is_available", lambda: True)
+        monkeypatch.setattr(kind, "empty_cache", lambda kind=kind: emptied.append(kind))
+    Parts(16, "sampling").each(16, SmallMemory(8))
+    assert emptied == [torch.cuda, torch.mps]
+
+
 def test_not_even_one_row():
     with pytest.raises(
         UserError,

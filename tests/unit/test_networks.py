@@ -23,6 +23,7 @@ from generators.networks import (
 from generators.tiny import Tiny
 from generators.weights import load
 from helpers import changed_pipeline, small_config
+from no_float64 import device_without_float64
 
 CPU = torch.device("cpu")
 
@@ -267,6 +268,16 @@ def test_what_arrives_is_what_was_sent():
     text.register_buffer("weight", torch.randn(40, 6, dtype=torch.float64))
     c = torch.randn(2, 5, 6, dtype=torch.float64)
     torch.testing.assert_close(text.arrived(c, torch.float64), c)
+
+
+def test_a_device_without_float64_says_the_same_of_what_arrives(tiny):
+    c = tiny.encode(["a handwritten digit two", "a handwritten digit three"])
+    text, dtype = copy.deepcopy(tiny.networks.text), torch.bfloat16
+    expected = text.arrived(c, dtype)
+    with device_without_float64() as device:
+        text.weight = text.weight.to(device)
+        found = text.arrived(c.to(device), dtype)
+    assert found.dtype == torch.float64 and torch.equal(found, expected)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from deepal_galot.selection import k_center, kmeans_plus_plus
+from deepal_galot.selection import k_center, k_means, kmeans_plus_plus, principal_components
+from no_float64 import device_without_float64
 
 sizes = st.integers(1, 12)
 distances = st.one_of(
@@ -74,3 +75,19 @@ def test_k_center_chooses_each_point_once(points):
     for centers in (points[:0], points[:2]):
         chosen = k_center(points, centers, len(points)).tolist()
         assert sorted(chosen) == list(range(len(points)))
+
+
+def test_a_device_without_float64_chooses_the_same():
+    points = torch.randn(40, 5, generator=torch.Generator().manual_seed(0))
+    points[20:] = points[:20]  # so that of 30 seeds the last ten are drawn among duplicates
+    gaps = torch.cdist(points, points)
+
+    def answers(points, gaps):
+        torch.manual_seed(1)
+        seeds = kmeans_plus_plus(lambda i: gaps[i], 0, 30)
+        return seeds, k_means(points, 4).cpu(), principal_components(points, 2).cpu()
+
+    expected = answers(points, gaps)
+    with device_without_float64() as device:
+        found = answers(points.to(device), gaps.to(device))
+    assert all(map(torch.equal, found, expected))

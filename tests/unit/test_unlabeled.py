@@ -15,6 +15,7 @@ from deepal_galot.learner import Learner
 from deepal_galot.pool import Pool
 from deepal_galot.unlabeled import Unlabeled, most_diverse, nearest_to_pool
 from helpers import small_config
+from no_float64 import device_without_float64
 
 COUNTS = (2, 3, 4)
 
@@ -181,6 +182,13 @@ def test_the_distance_is_that_of_a_loop(toy, monkeypatch, at_once):
         for a in toy.x_train[50:].astype(float)
     ]
     assert measured == pytest.approx(np.mean(nearest), abs=1e-6)
+
+
+def test_a_device_without_float64_measures_the_same(toy):
+    own, (x, _, _) = Unlabeled(Pool(toy), learner()), bank(toy)
+    expected = own.distance(x, round=0)
+    with device_without_float64() as own.learner.device:
+        assert own.distance(x, round=0) == expected
 
 
 def test_of_a_large_pool_a_sample_is_measured_another_one_each_round(toy, monkeypatch):
