@@ -37,7 +37,10 @@ STREAMS = ("init_pool", "weights", "batches", "dropout", "network", "query", "mo
 
 
 def derive(seed: int, stream: str, *key: int) -> int:
-    """A 63-bit seed for one address of one named stream.
+    """A number below 2⁶³ for one address of one named stream.
+
+    Python's generator, NumPy's default_rng and CUDA's read all of it as a seed; torch's CPU
+    generator its low 32 bits.
 
     Args:
         seed: the run's seed, any non-negative int.
@@ -46,7 +49,12 @@ def derive(seed: int, stream: str, *key: int) -> int:
     """
     if stream not in STREAMS:
         raise KeyError(f"no random stream {stream!r}; known: {STREAMS}")
-    text = ":".join([str(seed), stream, *(str(int(k)) for k in key)])
+    return _hashed(seed, stream, *map(int, key))
+
+
+def _hashed(*words: object) -> int:
+    """63 bits of the SHA-256 of these words."""
+    text = ":".join(map(str, words))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
@@ -61,8 +69,12 @@ def torch_rng(seed: int, stream: str, *key: int) -> torch.Generator:
 
 
 def seed_globals(seed: int, stream: str, *key: int) -> None:
-    """Seed Python's, NumPy's and torch's global generators, for code that draws from them."""
+    """Seed Python's, NumPy's and torch's global generators, for code that draws from them.
+
+    NumPy's and torch's are one algorithm, MT19937 seeded by 32 bits: of one seed, torch's numbers
+    are made of NumPy's words. So NumPy's has a seed of its own.
+    """
     value = derive(seed, stream, *key)
     random.seed(value)
-    np.random.seed(value % 2**32)
+    np.random.seed(_hashed("numpy", value) % 2**32)
     torch.manual_seed(value)

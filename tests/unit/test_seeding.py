@@ -37,3 +37,17 @@ def test_seed_globals_seeds_all_three():
         return random.random(), np.random.rand(), torch.rand(1).item()
 
     assert draw() == draw()
+
+
+def test_numpys_and_torchs_numbers_are_not_made_of_the_same_words():
+    """With one seed for both, torch's 64 bits are two of NumPy's words of 32 each."""
+    seeding.seed_globals(1, "query", 2)
+    theirs = np.random.randint(0, 2**32, 1000, dtype=np.uint64)
+    both = torch.empty(500, dtype=torch.int64).random_(-(2**63), None).numpy().view(np.uint32)
+    assert not set(theirs.tolist()) & set(both.tolist())
+
+
+def test_torchs_cpu_generator_reads_the_low_half_of_a_seed():
+    """As `derive` says; if that changes, so do all images."""
+    numbers = [torch.rand(9, generator=torch.Generator().manual_seed(s)) for s in (5, 5 + 2**40)]
+    assert torch.equal(*numbers)
