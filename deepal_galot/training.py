@@ -26,8 +26,9 @@ from .errors import UserError
 from .objective import Batch, Objective
 from .precision import WorkingCopies, autocast, product_dtype
 
-WARM_UP = 0.3  # share of a one-cycle fit in which the rate rises, from ...
-FIRST_RATE = 1 / 25  # ... this share of the highest (Smith & Topin 2018; PyTorch's defaults)
+# One-cycle (Smith & Topin 2018) by PyTorch's defaults, but that momentum is not cycled.
+WARM_UP = 0.3  # share of a fit in which the rate rises, from ...
+FIRST_RATE = 1 / 25  # ... this share of the highest
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)  # not what is derived from them
 MOST_COMPILED = 64  # sizes and networks; what comes after these runs uncompiled
 
@@ -173,7 +174,7 @@ class Training:
         return draws
 
     def _set_rate(self, step: int, per_epoch: int, epochs: int) -> None:
-        share = rate_share(self.config.schedule, step / per_epoch, epochs)
+        share = rate_share(self.config.schedule, step, per_epoch, epochs)
         for group in self.optimizer.param_groups:
             if isinstance(group["lr"], Tensor):  # a graph reads it where it is
                 group["lr"].fill_(self.config.lr * share)
@@ -266,22 +267,24 @@ def make_optimizer(
     return kinds[config.optimizer](model.parameters(), capturable=for_graph, **usual)
 
 
-def rate_share(schedule: str, epoch: float, epochs: int) -> float:
+def rate_share(schedule: str, step: int, per_epoch: int, epochs: int) -> float:
     """The learning rate as a share of --lr.
 
     Args:
         schedule: constant; cosine, to 0, by whole epochs; or onecycle, by steps: up from
-            FIRST_RATE in the first WARM_UP of the fit, then to 0, both by half cosines.
-        epoch: epochs done, a fraction within one.
+            FIRST_RATE in the first WARM_UP of the fit, then to 0 in its last step, both by half
+            cosines, as torch.optim.lr_scheduler.OneCycleLR. A fit of one step has a rate above 0.
+        step: steps done, of per_epoch * epochs.
     """
     if schedule == "constant":
         return 1.0
     if schedule == "cosine":
-        return _half_cosine(math.floor(epoch) / epochs)
-    progress = epoch / epochs
-    if progress < WARM_UP:
-        return 1 - (1 - FIRST_RATE) * _half_cosine(progress / WARM_UP)
-    return _half_cosine((progress - WARM_UP) / (1 - WARM_UP))
+        return _half_cosine(step // per_epoch / epochs)
+    steps = per_epoch * epochs
+    highest, last = WARM_UP * steps - 1, max(steps - 1, 1)
+    if step < highest:
+        return 1 - (1 - FIRST_RATE) * _half_cosine(step / highest)
+    return _half_cosine((step - highest) / (last - highest))
 
 
 def _half_cosine(share: float) -> float:
