@@ -56,8 +56,11 @@ class Judge:
 
 
 def find_judge(comparison: Comparison, folders: Sequence[RunFolder]) -> Judge | None:
-    """The fully supervised run that belongs to an exhibit; else, of those of the data set, the one
-    with the best test accuracy."""
+    """The fully supervised run that belongs to an exhibit; else, one of those of the data set.
+
+    Of several that of the lowest seed, then the first by its folder's name: never the best, whose
+    test accuracy, which is shown, would be chosen by itself.
+    """
     data = {f.content["data"] for c in comparison.curves for f in c.folders}
     runs = [
         f for f in folders
@@ -65,7 +68,8 @@ def find_judge(comparison: Comparison, folders: Sequence[RunFolder]) -> Judge | 
     ]  # fmt: skip
     own = comparison.exhibit.judge if comparison.exhibit else None
     runs = [f for f in runs if f.method == own] or runs
-    return max((Judge(f) for f in runs), key=lambda j: j.accuracy, default=None)
+    first = min(runs, key=lambda f: (f.config.seed, f.key), default=None)
+    return None if first is None else Judge(first)
 
 
 def judged_table(comparison: Comparison, judge: Judge) -> Table | None:

@@ -140,17 +140,21 @@ def test_real_images_are_kept_for_people_where_there_are_enough(toy, tmp_path):
     assert real_examples(tmp_path, "few") is None
 
 
-def test_the_judge_is_the_exhibits_own_or_the_best(tmp_path):
-    def judged(accuracy, lr):
-        fields = {"strategy": "FullySupervised", "mode": "full", "lr": lr}
+def test_the_judge_is_the_exhibits_own_or_of_the_lowest_seed(tmp_path):
+    def judged(accuracy, seed, lr=0.1):
+        fields = {"strategy": "FullySupervised", "mode": "full", "lr": lr, "seed": seed}
         return finished(tmp_path, [accuracy], **fields)
 
-    worse, better = judged(0.9, 0.1), judged(0.95, 0.2)
+    seeds = [judged(accuracy, seed) for seed, accuracy in ((10, 0.99), (2, 0.9), (3, 0.95))]
     runs = [finished(tmp_path, [0.5, 0.6])]
     exhibit, comparison = exhibit_of(tmp_path, runs, [("a", None)])
-    assert find_judge(comparison, [worse, better]).folder is better
-    own = dataclasses.replace(exhibit, judge=Path(*worse.path.parts[-4:-1]).as_posix())
-    comparison = dataclasses.replace(comparison, exhibit=own)
-    assert find_judge(comparison, [worse, better]).folder is worse
-    assert find_judge(comparison, [better]).folder is better
+    assert find_judge(comparison, seeds).folder is seeds[1]  # the worst of them
     assert find_judge(comparison, []) is None
+    other = judged(0.97, 2, lr=0.2)
+    first = min(seeds[1], other, key=lambda f: f.method)
+    for folders in ([*seeds, other], [other, *seeds]):
+        assert find_judge(comparison, folders).folder is first
+    own = dataclasses.replace(exhibit, judge=other.method)
+    comparison = dataclasses.replace(comparison, exhibit=own)
+    assert find_judge(comparison, [*seeds, other]).folder is other
+    assert find_judge(comparison, seeds).folder is seeds[1]
