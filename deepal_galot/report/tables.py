@@ -266,13 +266,13 @@ def _labels(curve: Curve, needed: np.ndarray) -> Cell:
     if not len(reached):
         return Cell("never" if curve.labels == 0 else f"> {curve.budgets[-1]:,}")
     own = 0.0 if curve.labels == 0 else float(reached.mean())
+    earlier = curve.labels > 0 and curve.budgets[0] in reached  # it may have been there before
+    text = f"{'≤ ' * earlier}{own:,.0f}"
     if len(reached) < len(needed):
-        return Cell(f"{own:,.0f} ({len(reached)} of {len(needed)} seeds)")
-    if curve.labels == 0:
-        return Cell("0", 0.0)
+        return Cell(f"{text} ({len(reached)} of {len(needed)} seeds)", upper_bound=earlier)
+    if curve.labels == 0 or earlier:
+        return Cell(text, own, upper_bound=earlier)
     mean, sem = mean_sem(needed)
-    if (needed == curve.budgets[0]).any():  # it may have been there before
-        return Cell(f"≤ {mean:,.0f}", mean, upper_bound=True)
     error = "" if np.isnan(sem) else f" ±{sem:,.0f}"
     return Cell(f"{mean:,.0f}{error}", mean, None if np.isnan(sem) else sem)
 

@@ -153,6 +153,9 @@ def test_a_seed_that_begins_above_the_target_makes_the_mean_an_upper_bound(tmp_p
     table = tables.labels_table(compare(runs)[0], (0.8, 0.97))
     lines = tables.as_csv(table).decode().splitlines()  # before, 11.25 with an error of 1.25
     assert lines == ["strategy,80 %,97 %", "MarginSampling,≤ 11,15 (1 of 2 seeds)"]
+    runs.append(finished(tmp_path, [0.6, 0.7], seed=2))  # never gets there
+    (cell,) = tables.labels_table(compare(runs)[0], (0.8,)).rows[0][1:]
+    assert (cell.text, cell.value, cell.upper_bound) == ("≤ 11 (2 of 3 seeds)", None, True)
 
 
 def test_labels_needed_without_labels(tmp_path):
