@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
@@ -42,11 +43,16 @@ class AuxiliaryBatchNorm(nn.Module):
 
 
 def _normalised(norm: _BatchNorm, x: Tensor) -> Tensor:
-    """norm(x) of any number of rows, none and one included."""
+    """norm(x) of any number of rows, none and one included.
+
+    One value a channel has no variance. In training it becomes the offset, as two equal ones would,
+    and the running statistics, which it would pull towards a variance of 0, stay as they are.
+    """
     if len(x) == 0:
         return x
-    if x[:, 0].numel() == 1:  # one value a channel has no variance
-        return norm(torch.cat([x, x]))[:1]
+    if norm.training and x[:, 0].numel() == 1:
+        twice = torch.cat([x, x])
+        return F.batch_norm(twice, None, None, norm.weight, norm.bias, True, eps=norm.eps)[:1]
     return norm(x)
 
 

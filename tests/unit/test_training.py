@@ -228,6 +228,25 @@ def test_batches_with_one_or_no_image_of_a_kind(generated):
         assert torch.equal(before, torch.zeros(2))
 
 
+@pytest.mark.parametrize("layer, shape", [
+    (nn.BatchNorm1d(4), (3, 4)), (nn.BatchNorm2d(4), (3, 4, 1, 1)),
+])  # fmt: skip
+def test_one_value_a_channel_leaves_the_statistics_alone(layer, shape):
+    """Two real images and a generated one; a larger map of one image has a variance."""
+    clf = nn.Sequential(copy.deepcopy(layer))
+    rows = auxiliary_norm.set_apart(clf)
+    rows.generated = torch.tensor([False, True, False])
+    nn.init.constant_(clf[0].auxiliary.bias, 0.5)
+    before = copy.deepcopy(clf[0].auxiliary.state_dict())
+    out = clf(torch.randn(shape))
+    torch.testing.assert_close(out[1], torch.full_like(out[1], 0.5), rtol=0, atol=1e-4)
+    assert all(torch.equal(v, before[k]) for k, v in clf[0].auxiliary.state_dict().items())
+    assert clf[0].main.num_batches_tracked == 1 and (clf[0].main.running_var != 1).all()
+    if len(shape) == 4:
+        clf(torch.randn(3, 4, 2, 2))
+        assert clf[0].auxiliary.num_batches_tracked == 1
+
+
 # -- graphs and compilers ----------------------------------------------------------------------
 
 
