@@ -130,7 +130,12 @@ class Alignment:
         return all(torch.equal(same[k], v) for k, v in self.tensors.items() if k != "background")
 
     def fit_to(self, images: Tensor, shape: tuple[int, int, int]) -> Tensor:
-        """images.fit_to with the plane's map before the resize and the channels' after it."""
+        """images.fit_to with the plane's map before the resize and the channels' after it.
+
+        The moments become the pool's nearly: they were measured after the resize, whose kernel's
+        covariance K stays K where the map would make it A·K·Aᵀ (measured on Digits: +2.0 % and
+        +0.9 % of the variances).
+        """
         images = fit_to(images, shape, self._warped)
         gain, offset = (v.to(images)[:, None, None] for v in (self.gain, self.offset))
         return (gain * images + offset).clamp(0, 1)
