@@ -207,14 +207,18 @@ class Galot:
         self.journal.save("text", round, state.tensors)
         return state
 
-    def optimize_text(self, logits: Logits, round: int) -> TextState:
+    def optimize_text(self, logits: Logits | None, round: int) -> TextState:
         """Equation 2 against the current classifier; c restarts from c0 each round.
 
         Args:
-            logits: the classifier; not called where this round's ε is 0.
+            logits: the classifier; not needed where this round's ε is 0.
             round: sets ε and names the random streams.
+
+        Raises:
+            UserError: it is needed, and gone.
         """
         config, epsilon = self.config, self.config.epsilon_at(round)
+        logits = _there(logits, round) if epsilon > 0 else None
         ascent = Ascent.none(self.c0)
         if epsilon > 0 and not self.config.refines_at(round):
             score = self._image_score(logits)
@@ -396,7 +400,7 @@ class Galot:
         return length(next(read) - next(read), self.config.norm).float()
 
     @torch.no_grad()
-    def _probe(self, c: Tensor, logits: Logits, round: int) -> tuple[Ascent, Tensor, Tensor]:
+    def _probe(self, c: Tensor, logits: Logits | None, round: int) -> tuple[Ascent, Tensor, Tensor]:
         """Fresh-noise images without and with the ascent, at the same noise.
 
         Returns:

@@ -308,3 +308,11 @@ def test_images_without_a_background_are_left_as_they_are_and_it_is_said(
     plain = galot(config(), fake_generator, tmp_path)
     assert np.array_equal(batch(own, 0).x, batch(plain, 0).x)
     assert "no plain background, so they stay as they are" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("direction", ["sign", "random"])
+def test_a_lost_text_cannot_be_made_without_the_classifier(fake_generator, tmp_path, direction):
+    """As after somebody removed it from a finished round's folder; before, a traceback."""
+    own = config(epsilon=1.0, direction=direction, ascent_steps=1, ascent_samples=1)
+    with pytest.raises(UserError, match="round 0's images is gone from the results"):
+        batch(galot(own, fake_generator, tmp_path), 0)
