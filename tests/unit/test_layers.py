@@ -9,8 +9,8 @@ ROOT = Path(__file__).parents[2]
 LAYERS = [  # a file may import from the layers above its own here
     ["errors"],
     ["registry"],
-    ["seeding", "acquisition", "selection", "images", "disk", "timing", "device", "gpu_sharing"],
-    ["alignment"],
+    ["seeding", "acquisition", "images", "disk", "device", "gpu_sharing"],
+    ["alignment", "selection", "timing"],
     ["config", "seals", "lock"],
     ["precision"],
     ["flags"],
