@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
-import os
 import signal
 import sys
 import threading
@@ -15,8 +14,10 @@ from . import registry
 from .config import PROTOCOLS
 from .errors import UserError, complain, said
 from .flags import build_parser, set_environment
+from .streams import mended_streams
 
 
+@mended_streams()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     set_environment()
@@ -34,11 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:
         fault = registry.plugin_fault(stop)
         if fault is None:
-            _is_read()
             raise  # argparse's
         return complain(fault)
     except Exception as error:
-        if isinstance(error, BrokenPipeError) and not _is_read("\n"):
+        if isinstance(error, BrokenPipeError) and not _is_read():
             return 141  # as of a process that SIGPIPE ends
         fault = _fault(error)
         if fault is None:
@@ -52,14 +52,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
 
 
-def _is_read(more: str = "") -> bool:
-    """Whether the output is still read, which only writing can tell; if what reads it, such as
-    `head`, has had enough, no more of it is written."""
+def _is_read() -> bool:
+    """Whether the output is still read, which only writing can tell."""
     try:
-        sys.stdout.write(more)
+        sys.stdout.write("\n")
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return False
     return True
 

@@ -29,6 +29,7 @@ from .gpu_sharing import side_by_side
 from .plan import Run, make_plan
 from .request import request_of
 from .results import RunFolder
+from .streams import Patient
 
 LOOK_SECONDS = 0.5  # how often the processes' results are looked for
 MOST_JOBS = 61  # which Windows can wait for
@@ -156,11 +157,8 @@ def campaign_anew(args: argparse.Namespace) -> Campaign:
     return campaign
 
 
-class _NoTerminal:
+class _NoTerminal(Patient):
     """A stream that progress bars keep off."""
-
-    def __init__(self, stream) -> None:
-        self.write, self.flush = stream.write, stream.flush
 
     def isatty(self) -> bool:
         return False

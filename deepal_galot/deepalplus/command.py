@@ -13,6 +13,7 @@ from types import FrameType
 from ..device import compiler_fault
 from ..errors import UserError, complain
 from ..flags import Parser, set_environment
+from ..streams import mended_streams
 from .bridges import cross
 from .host import Host, check_folder, import_host, inside
 from .plugin import Plugin, warn
@@ -22,6 +23,7 @@ from .settings import build_parser, parse_flags
 PACKAGES = {"cv2": "opencv-python-headless", "wilds": "wilds", "openml": "openml"}
 
 
+@mended_streams()
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     set_environment()

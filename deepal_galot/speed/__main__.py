@@ -15,6 +15,7 @@ from ..config import HUGE
 from ..device import compiler_fault, is_out_of_memory, pick_device
 from ..errors import UserError, complain, said
 from ..flags import Parser
+from ..streams import mended_streams
 from .generate import generate_lines
 from .query import query_lines
 from .train import train_lines
@@ -74,6 +75,7 @@ def _natural(text: str, least: int = 0) -> int:
 _positive = functools.partial(_natural, least=1)
 
 
+@mended_streams()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     try:
