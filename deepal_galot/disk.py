@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +29,13 @@ def atomic_write(path: Path, data: bytes) -> None:
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     _sync_folder(path.parent)
+
+
+def json_bytes(record: Mapping[str, Any]) -> bytes:
+    """For people to read, and in UTF-8. Python takes a byte of a path that is none for half of a
+    letter (a surrogate); that is escaped, and read again as it was."""
+    text = json.dumps(dict(record), indent=2, ensure_ascii=False) + "\n"
+    return text.encode(errors="backslashreplace")
 
 
 def npz_bytes(**arrays: np.ndarray) -> bytes:

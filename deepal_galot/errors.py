@@ -19,6 +19,15 @@ def said(error: BaseException, most: int = 200) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
+def readable(text: str) -> str:
+    r"""With a ? for each byte of a path that is no UTF-8, which nothing can draw or print.
+
+    >>> readable("caf\udce9")
+    'caf?'
+    """
+    return text.encode(errors="replace").decode()
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The tail of an error line: the closest known names, or all of them.
 

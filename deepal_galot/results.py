@@ -31,8 +31,8 @@ import safetensors.torch
 from torch import Tensor
 
 from .config import SCHEMA, RunConfig, fingerprint
-from .disk import append_line, atomic_write, npz_bytes
-from .errors import UserError, said
+from .disk import append_line, atomic_write, json_bytes, npz_bytes
+from .errors import UserError, readable, said
 from .lock import one_at_a_time
 from .pool import SyntheticQuery
 from .seals import Seals
@@ -131,7 +131,7 @@ class RunFolder:
             "read": config.fields_read(),
             "config": asdict(config),
         }
-        self.seals.write("config.json", _json(record))
+        self.seals.write("config.json", json_bytes(record))
 
     def lock(self) -> AbstractContextManager[None]:
         """For the one who plays it; waits where another process does. See lock.one_at_a_time.
@@ -157,7 +157,7 @@ class RunFolder:
             record = json.loads(data)
             config = RunConfig(**record["config"])
             schema, stored, content = record["schema"], record["fingerprint"], record["content"]
-            settings = {str(k): str(v) for k, v in record["settings"].items()}
+            settings = {str(k): readable(str(v)) for k, v in record["settings"].items()}
             remark = str(record["remark"])
             now, as_read = fingerprint(config, content), record["read"] == config.fields_read()
         except Exception as error:  # JSON holds nearly anything nearly anywhere
@@ -312,7 +312,7 @@ class RunFolder:
         text = json.dumps(dict(card))
         data = safetensors.torch.save(state, metadata={"card": text})
         self.seals.write("classifier.safetensors", data)
-        atomic_write(self.path / "classifier.json", _json(card))
+        atomic_write(self.path / "classifier.json", json_bytes(card))
 
     def classifier(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """(tensors, card) of the last saved classifier.
@@ -336,7 +336,7 @@ class RunFolder:
             parts = list(json.loads(file.read_text(encoding="utf-8"))["parts"])
         except (OSError, ValueError, LookupError, TypeError):
             parts = []  # none yet; nothing is ever computed from them
-        atomic_write(file, _json({"parts": [*parts, dict(environment)]}))
+        atomic_write(file, json_bytes({"parts": [*parts, dict(environment)]}))
 
 
 def folder_of(output: Path, config: RunConfig, content: Mapping[str, Any]) -> Path:
@@ -395,7 +395,3 @@ def _tensors(file: Path, data: bytes) -> dict[str, Tensor]:
         return dict(sorted(safetensors.torch.load(data).items()))  # read in no order of its own
     except Exception as error:  # SafetensorError, and what torch says of shapes and types
         raise UserError(f"{file}: cannot be read ({said(error)})") from error
-
-
-def _json(value: Mapping[str, Any]) -> bytes:
-    return (json.dumps(dict(value), indent=2, ensure_ascii=False) + "\n").encode()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from deepal_galot.errors import UserError
+from deepal_galot.errors import UserError, readable
 
 TEMPLATES = {
     "label": "{label}",
@@ -41,10 +41,13 @@ def templates(names_or_texts: str) -> tuple[str, ...]:
     ('{label}', 'a photo of a {label}')
 
     Raises:
-        UserError: neither a name nor a text with {label}, or one of them twice.
+        UserError: neither a name nor a text with {label}, no UTF-8, or one of them twice.
     """
     texts = tuple(TEMPLATES.get(t.strip(), t.strip()) for t in names_or_texts.split("|"))
     for text in texts:
+        if readable(text) != text:
+            raise UserError(f"--template {text!r}: not in UTF-8, or the locale has fewer letters: "
+                            f"try LC_ALL=C.UTF-8")  # fmt: skip
         if "{label}" not in text:
             raise UserError(
                 f"--template {text!r}: must contain {{label}}, the place of the class name, or be "

@@ -12,7 +12,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor, nn
 
-from ..disk import atomic_write
+from ..disk import atomic_write, json_bytes
 
 
 class TextJournal:
@@ -66,8 +66,7 @@ class Record:
 
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
         self.folder, self.rows = folder, []
-        text = json.dumps(config, indent=2, ensure_ascii=False)
-        atomic_write(folder / "config.json", (text + "\n").encode())
+        atomic_write(folder / "config.json", json_bytes(config))
 
     def write(self, **columns: Any) -> None:
         """Begin a round's row, or add to it: a row has one value of a column."""

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from ..datasets.base import DatasetSpec
-from ..disk import atomic_write, npz_bytes
+from ..disk import atomic_write, json_bytes, npz_bytes
 from ..errors import UserError, said
 from .html import asset
 
@@ -83,8 +83,7 @@ class Exhibit:
     def save(self, output: Path) -> Path:
         """Write it below a results folder; returns the file."""
         file = output / "exhibits" / self.dataset / f"{self.file_name}.json"
-        text = json.dumps({"schema": SCHEMA, **asdict(self)}, indent=2, ensure_ascii=False)
-        atomic_write(file, (text + "\n").encode())
+        atomic_write(file, json_bytes({"schema": SCHEMA, **asdict(self)}))
         return file
 
     @classmethod

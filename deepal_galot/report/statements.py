@@ -12,6 +12,7 @@ import numpy as np
 
 from .. import registry
 from ..config import TRAINING, RunConfig, fields_of, option_fields, resolve
+from ..errors import readable
 from ..plan import setting_text
 from ..results import RunFolder, label_of
 from .comparison import OWN, Comparison, Curve
@@ -97,7 +98,7 @@ def _data_line(comparison: Comparison) -> list[str]:
     for part in itertools.chain.from_iterable(map(_parts, runs)):
         match part.get("data"):
             case {"pool": int(pool), "test": int(test), "path": path}:
-                where = f", of {path}" if path else ""
+                where = f", of {readable(str(path))}" if path else ""
                 return [f"data: {pool:,} images to label, {test:,} to test on{where}"]
     return []
 

@@ -1,6 +1,9 @@
 """Bad input: one clear line, exit code 2, nothing lost. And what --help and --list say."""
 
+import contextlib
+import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -53,6 +56,7 @@ def refused(capsys, *args) -> str:
         (["--steps", "1001"], "--steps 1001: DPMSolverMultistepScheduler has at most 1,000 steps"),
         (["--ascent-denoising", "2000", "--dry-run"], "--ascent-denoising 2000: DPMSolver"),
         (["--template", "a digit"], "must contain {label}"),
+        (["--template", "caf\udce9 {label}"], "not in UTF-8, or the locale has fewer letters"),
         (["--strategy", "GALOT:template=x"], "must contain {label}"),
         (["--strategy", "GALOT:epsilom=1"], "unknown setting: did you mean epsilon"),
         (["--strategy", "GALOT:epsilon=big"], "needs a number, not 'big'"),
@@ -313,6 +317,75 @@ def test_whoever_reads_may_have_enough(tmp_path, flag):
         cwd=tmp_path,
     )  # fmt: skip
     assert not done.stderr and done.returncode == (0 if flag == "--help" else 141)
+
+
+@pytest.mark.parametrize(("flags", "code"), [
+    ([*QUICK, "--strategy", "RandomSampling"], 0), (["--strategy", "Rndom"], 2),
+])  # fmt: skip
+@pytest.mark.parametrize("err", ["full", "closed"])
+@pytest.mark.usefixtures("no_report")
+def test_what_stderr_cannot_take_stops_nothing(tmp_path, monkeypatch, flags, code, err):
+    """As of 2>/dev/full or 2>&-: once a traceback that nobody saw, and half a run."""
+    with open("/dev/full", "w", buffering=1) as full:
+        monkeypatch.setattr(sys, "stderr", full if err == "full" else None)
+        assert main([*flags, "--output", str(tmp_path)]) == code
+        full.flush()  # as Python does at its end, which fails with code 120
+    assert [len(rows) for rows in rows_of(tmp_path).values()] == [2] * (code == 0)
+
+
+@pytest.mark.parametrize(("flag", "code"), [("--help", 0), ("--list", 2)])
+def test_a_full_stdout_is_one_line_at_most(flag, code):
+    """Python's own end has no traceback and no code 120 of it."""
+    command = f"{sys.executable} {ROOT / 'run_benchmark.py'} {flag} >/dev/full"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.returncode == code and done.stderr.count("\n") == (code == 2), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+CLOSED = """
+import os, subprocess, sys
+from deepal_galot.streams import mended_streams
+with mended_streams():
+    with open(os.devnull) as file:
+        assert file.fileno() > 2
+    code = "import sys; sys.stderr.write(sys.stdin.read())"
+    subprocess.run([sys.executable, "-c", code], check=True)
+"""
+
+
+def test_no_file_gets_the_number_of_a_closed_stream():
+    """Else what a library in C says goes into it; and another process finds its streams open."""
+    command = f"exec {sys.executable} -c '{CLOSED}' <&- >&- 2>&-"
+    assert subprocess.run(["bash", "-c", command], cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", None])
+@pytest.mark.parametrize("flag", ["--help", "--list"])
+def test_letters_that_stdout_lacks(monkeypatch, flag, encoding):
+    """Once a UnicodeEncodeError; None: it is closed."""
+    shown = io.BytesIO()
+    stdout = io.TextIOWrapper(shown, encoding) if encoding else None
+    monkeypatch.setattr(sys, "stdout", stdout)
+    with contextlib.suppress(SystemExit):  # of --help
+        main([flag])
+    assert not encoding or re.search(rb"\?", shown.getvalue())
+
+
+def test_paths_that_are_no_utf8(tmp_path, monkeypatch, capsys):
+    """Once a UnicodeEncodeError, and a folder that no command could go on with."""
+    output, data = tmp_path / os.fsdecode(b"caf\xe9"), tmp_path / os.fsdecode(b"b\xe9d.npz")
+    x, y = np.random.default_rng(0).integers(0, 255, (40, 8, 8), np.uint8), np.arange(40) % 2
+    np.savez(data, x_train=x, y_train=y, x_test=x, y_test=y)
+    args = ["--dataset", str(data), "--strategy", "RandomSampling", "--output", str(output)]
+    monkeypatch.setattr(sys, "argv", ["run_benchmark.py", *QUICK, *args])
+    assert main([*QUICK, *args]) == 0
+    out = capsys.readouterr().out
+    assert f"to look at: {tmp_path}/caf?/report/index.html" in out
+    assert f"of {tmp_path}/b?d.npz" in out
+    assert f"of {tmp_path}/b?d.npz" in (output / "report" / "index.html").read_text("utf-8")
+    (file,) = output.rglob("env.json")
+    (part,) = json.loads(file.read_text("utf-8"))["parts"]
+    assert part["data"]["path"] == str(data) and str(output) in part["command"]
 
 
 def test_another_broken_pipe_is_an_error(capsys, monkeypatch):

@@ -39,6 +39,14 @@ def test_layout_and_round_trip(tmp_path):
     assert [f.path for f in find_runs(tmp_path)] == [folder.path]
 
 
+def test_a_path_in_the_configuration_that_is_no_utf8(tmp_path):
+    """It is kept byte for byte; what pictures show of it has a ? there. Once it was a traceback."""
+    config = small_config(strategy="GALOT", mode="gal", generator="folder:caf\udce9")
+    made = RunFolder.create(tmp_path, config, CONTENT, {"generator": config.generator})
+    assert RunFolder.open(made.path).config == config
+    assert made.settings == {"generator": "folder:caf?"}
+
+
 def test_an_extension_waits_for_whoever_is_at_work(tmp_path):
     """Before: the checksums of the two were written over each other, and a good run refused."""
     folder, longer = create(tmp_path), small_config(n_rounds=7)
