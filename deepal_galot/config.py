@@ -493,4 +493,4 @@ def fingerprint(config: RunConfig, content: Mapping[str, Any]) -> str:
     """
     what = {"schema": SCHEMA, "config": config.fields_read(), "content": dict(content)}
     text = json.dumps(what, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()[:12]
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
