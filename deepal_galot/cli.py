@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import csv
 import signal
 import sys
-import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from . import registry
 from .config import PROTOCOLS
 from .errors import UserError, complain, said
 from .flags import build_parser, set_environment
+from .signals import Ended, ended_like_interrupted
 from .streams import mended_streams
 
 
@@ -23,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     set_environment()
     args = None
     try:
-        with _ended_like_interrupted():
+        with ended_like_interrupted():
             parser = build_parser()
             args = parser.parse_args(argv)
             _check_actions(args, parser)
@@ -45,11 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise  # a bug of ours; its traceback is wanted
         return complain(fault)
     except KeyboardInterrupt as stop:
-        word, code = ("ended", 143) if isinstance(stop, Ended) else ("interrupted", 130)
+        number = stop.number if isinstance(stop, Ended) else signal.SIGINT
+        word = "interrupted" if number == signal.SIGINT else "ended"
         goes_on = args is not None and not _asked(args)
         after = ": the same command goes on where this one stopped" if goes_on else ""
         print(f"\n{word}{after}", file=sys.stderr)
-        return code
+        return 128 + number
 
 
 def _is_read() -> bool:
@@ -63,27 +63,6 @@ def _is_read() -> bool:
 
 
 KEPT = "what is recorded is kept, and the same command goes on"
-
-
-class Ended(KeyboardInterrupt):
-    """Asked to end by SIGTERM, as clusters do before they kill."""
-
-
-@contextlib.contextmanager
-def _ended_like_interrupted() -> Iterator[None]:
-    """SIGTERM is heard as Ctrl-C is, where signals are heard: in the main thread."""
-
-    def end(*_: object) -> None:
-        raise Ended
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _fault(error: BaseException) -> str | None:

@@ -31,8 +31,8 @@ EPILOG = """\
 A strategy may carry its own settings, so that variants stand in one table:
   run_benchmark.py --strategy MarginSampling GALOT GALOT:epsilon=0 GALOT:direction=random
 Exit codes: 0 done; 2 bad input or a missing resource, said in one line; 130 interrupted (Ctrl-C);
-143 asked to end (SIGTERM); 141 nobody reads the output. After any of them, kill -9 too, the
-same command goes on."""
+143, 129, 138 asked to end (SIGTERM, SIGHUP, SIGUSR1); 141 nobody reads the output. After any of
+them, kill -9 too, the same command goes on."""
 
 
 class Parser(argparse.ArgumentParser):

@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import cache
@@ -29,6 +29,7 @@ from .gpu_sharing import side_by_side
 from .plan import Run, make_plan
 from .request import request_of
 from .results import RunFolder
+from .signals import deaf
 from .streams import Patient
 
 LOOK_SECONDS = 0.5  # how often the processes' results are looked for
@@ -58,9 +59,10 @@ def run_at_once(campaign: Campaign, args: argparse.Namespace) -> list[RunFolder]
     context = multiprocessing.get_context("spawn")
     device = campaign.request.device
     with side_by_side(device) if jobs > 1 else contextlib.nullcontext():
-        pool = ProcessPoolExecutor(jobs, context, _start, (threads, device, 1 / jobs))
+        with deaf():
+            pool = ProcessPoolExecutor(jobs, context, _start, (threads, device, 1 / jobs))
         try:
-            with _deaf_to_interrupts():  # which a new process is until `_start`
+            with deaf():  # to Ctrl-C a new process is until `_start`
                 futures = [pool.submit(_play, args, i) for i in left]
             watch(futures, folders, campaign.plan.runs)
         except BrokenProcessPool:
@@ -75,15 +77,6 @@ def run_at_once(campaign: Campaign, args: argparse.Namespace) -> list[RunFolder]
         finally:
             pool.shutdown(cancel_futures=True)
     return folders
-
-
-@contextlib.contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def watch(

@@ -1,8 +1,10 @@
 """What is said before anything runs: costs, a GPU that is missing, weights that are missing."""
 
 import json
+import os
 import re
 import shutil
+import signal
 
 import pytest
 import torch
@@ -109,6 +111,23 @@ def test_only_what_is_recorded_goes_on(flags, said, monkeypatch, capsys):
     monkeypatch.setattr("deepal_galot.cli._dispatch", stop)
     assert main(flags) == 130
     assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGUSR1"])
+def test_whoever_asks_it_to_end_is_heard(name, monkeypatch, capsys):
+    """A terminal that is gone and Slurm's --signal=USR1@60 ended it without a word; under nohup,
+    which ignores the first, it goes on."""
+    number = getattr(signal, name)
+    monkeypatch.setattr("deepal_galot.cli._dispatch", lambda args: os.kill(os.getpid(), number))
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        assert main([]) == 128 + number and signal.getsignal(number) is signal.SIG_DFL
+        said = capsys.readouterr().err
+        assert said == "\nended: the same command goes on where this one stopped\n"
+        signal.signal(number, signal.SIG_IGN)
+        assert main([]) is None and not capsys.readouterr().err
+    finally:
+        signal.signal(number, before)
 
 
 def dry(capsys, tmp_path, *args) -> dict[str, dict[str, str]]:

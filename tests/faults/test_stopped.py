@@ -125,6 +125,27 @@ def test_asked_to_stop_at_random_moments(scenario, tmp_path):
         scenario.ends_alike(tmp_path)
 
 
+@pytest.mark.faults
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1", "SIGTERM"])
+def test_all_processes_of_a_command_asked_to_end(tmp_path, name):
+    """As a terminal and Slurm do: once with tracebacks of multiprocessing's own process."""
+    args = [*QUICK, "--strategy", "RandomSampling", "--seeds", "0", "1", "--jobs", "2"]
+    args += ["--epochs", "100000", "--output", tmp_path]
+    command = [sys.executable, str(ROOT / "run_benchmark.py"), *map(str, args)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    with counted() as faults:
+        while len(list(tmp_path.rglob("state.npz"))) < 2:
+            time.sleep(0.1)
+            assert process.poll() is None
+        os.killpg(process.pid, getattr(signal, name))
+        said = process.communicate()[1]
+        assert process.returncode == 128 + getattr(signal, name), said
+        assert "Traceback" not in said and said.endswith(
+            "\nended: the same command goes on where this one stopped\n"
+        )
+        faults.append((f"{name} to all processes of --jobs", "fit"))
+
+
 # -- a few of them, for every run of the tests -----------------------------------------------------
 
 FEW = [

@@ -7,12 +7,12 @@ import pytest
 import torch
 from tqdm import tqdm
 
-from deepal_galot import jobs
+from deepal_galot import jobs, signals
 
 
 def test_interrupts_are_heard_again_after_an_error():
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(ValueError), jobs._deaf_to_interrupts():
+    with pytest.raises(ValueError), signals.deaf():
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
         raise ValueError
     assert signal.getsignal(signal.SIGINT) is before

@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 LAYERS = [  # a file may import from the layers above its own here
-    ["errors", "streams"],
+    ["errors", "streams", "signals"],
     ["registry"],
     ["seeding", "acquisition", "images", "disk", "device", "gpu_sharing"],
     ["alignment", "selection", "timing"],
