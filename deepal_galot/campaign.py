@@ -157,7 +157,10 @@ class Campaign:
         self, run: Run, folder: RunFolder, on_round: Callable[[Row], None] = lambda row: None
     ) -> None:
         """One run from where it stopped; `on_round` hears of each round played. Where another
-        process plays it, what that one leaves is taken up when it ends."""
+        process plays it, what that one leaves is taken up when it ends. A run that is done is only
+        read, since its folder may be read-only."""
+        if folder.done and not self.request.save_full_size:
+            return
         with folder.lock():
             self._play(run, folder, on_round)
 

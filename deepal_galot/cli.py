@@ -7,9 +7,11 @@ import csv
 import signal
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from . import registry
 from .config import PROTOCOLS
+from .disk import REFUSED, not_written
 from .errors import UserError, complain, said
 from .flags import build_parser, set_environment
 from .signals import Ended, ended_like_interrupted
@@ -39,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if isinstance(error, BrokenPipeError) and not _is_read():
             return 141  # as of a process that SIGPIPE ends
-        fault = _fault(error)
+        fault = _fault(error, args.output if args else None)
         if fault is None:
             raise  # a bug of ours; its traceback is wanted
         return complain(fault)
@@ -65,15 +67,20 @@ def _is_read() -> bool:
 KEPT = "what is recorded is kept, and the same command goes on"
 
 
-def _fault(error: BaseException) -> str | None:
+def _fault(error: BaseException, output: Path | None) -> str | None:
     """The line about an error that is none of ours; None if it is one."""
     from .device import compiler_fault, is_out_of_memory
 
     if is_out_of_memory(error):
         return f"out of memory ({said(error)}); {KEPT} where there is more"
     fault = compiler_fault(error) or registry.plugin_fault(error)
-    if fault is None and isinstance(error, OSError):  # a full disk, a lost file system
-        return f"{error}; {KEPT}"
+    if fault is None and isinstance(error, OSError):
+        if error.errno not in REFUSED:  # a full disk, a lost file system
+            return f"{error}; {KEPT}"
+        file = Path(str(error.filename)).resolve()
+        if output is not None and file.is_relative_to(output.resolve()):
+            return not_written(output, error)
+        return f"{error}; what is recorded is kept"
     return fault
 
 

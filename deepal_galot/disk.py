@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
+import shlex
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from .errors import said
 
 
 def atomic_write(path: Path, data: bytes) -> None:
@@ -54,6 +58,23 @@ def append_line(path: Path, line: str) -> None:
             os.fsync(stream.fileno())
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)  # until somebody allows it
+
+
+def not_written(output: Path, error: OSError) -> str:
+    """The line about a results folder that cannot be written, and what helps."""
+    file = Path(str(error.filename))
+    if file.is_symlink() and not file.exists():
+        target = os.readlink(file)
+        return f"--output {output}: {file} is a link to {target}, which is not there; make it"
+    line = f"--output {output}: cannot be written ({said(error)})"
+    if error.errno not in REFUSED:
+        return line
+    where = shlex.quote(str(output))
+    there = f"; --report {where} --output ELSEWHERE shows what is there" if output.is_dir() else ""
+    return f"{line}: take another --output{there}"
 
 
 def _sync_folder(folder: Path) -> None:

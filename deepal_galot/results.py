@@ -31,7 +31,7 @@ import safetensors.torch
 from torch import Tensor
 
 from .config import SCHEMA, RunConfig, fingerprint
-from .disk import append_line, atomic_write, json_bytes, npz_bytes
+from .disk import append_line, atomic_write, json_bytes, not_written, npz_bytes
 from .errors import UserError, readable, said
 from .lock import one_at_a_time
 from .pool import SyntheticQuery
@@ -103,7 +103,7 @@ class RunFolder:
                 path.mkdir(parents=True, exist_ok=True)
                 new._configure()
             except OSError as error:
-                raise UserError(f"--output {output}: cannot be written ({said(error)})") from error
+                raise UserError(not_written(output, error)) from error
         stored = cls.open(path)
         if config.n_rounds > stored.config.n_rounds:  # an extension; readers must know of it
             new._configure()
@@ -228,6 +228,11 @@ class RunFolder:
     def finished(self) -> bool:
         """Whether every round of the configuration is recorded."""
         return len(self.rows()) == self.config.cycles
+
+    @property
+    def done(self) -> bool:
+        """Whether it is finished and says so."""
+        return self.finished and (self.path / "DONE").exists()
 
     def mark_done(self, done: bool = True) -> None:
         """Leave the DONE file, or remove it while an extension runs."""

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..disk import atomic_write
-from ..errors import UserError, did_you_mean, said
+from ..disk import atomic_write, not_written
+from ..errors import UserError, did_you_mean
 from ..results import RunFolder, label_of, split_label
 from .annotation import Annotation, annotation_page
 from .comparison import Comparison, compare, merge, of_exhibit
@@ -99,7 +99,7 @@ def _writable(output: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"--output {output}: cannot be written ({said(error)})") from error
+        raise UserError(not_written(output, error)) from error
 
 
 def write_annotation_page(folders: Sequence[RunFolder], output: Path, n: int) -> str:

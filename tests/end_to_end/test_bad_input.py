@@ -12,7 +12,7 @@ import sys
 import numpy as np
 import pytest
 
-from deepal_galot import registry
+from deepal_galot import registry, results
 from deepal_galot.cli import build_parser, main
 from deepal_galot.config import PROTOCOLS, option_fields
 from deepal_galot.flags import SHORT
@@ -153,6 +153,33 @@ def test_an_altered_or_unreadable_result_folder(tmp_path, capsys):
     assert "no readable run configuration" in refused(capsys, "--report", "--output", tmp_path)
     file.write_text(original)
     assert main(args) == 0
+
+
+@pytest.mark.usefixtures("no_report")
+def test_a_results_folder_that_is_read_only(tmp_path, capsys, monkeypatch):
+    """Once the same command was said to go on. What is done needs no lock, and what is not says
+    what helps."""
+
+    def refuse(file, what):
+        raise PermissionError(13, "Permission denied", str(file))
+
+    args = [*QUICK, "--strategy", "RandomSampling", "--output", tmp_path]
+    assert main(list(map(str, args))) == 0
+    monkeypatch.setattr(results, "one_at_a_time", refuse)
+    assert main(list(map(str, args))) == 0
+    capsys.readouterr()
+    line = refused(capsys, *args, "--n-rounds", "2")
+    assert f"--output {tmp_path}: cannot be written" in line and "/seed0/LOCK'" in line
+    helps = f"take another --output; --report {tmp_path} --output ELSEWHERE shows what is there"
+    assert line.endswith(helps) and "goes on" not in line
+    monkeypatch.setattr("deepal_galot.cli._dispatch", lambda args: refuse("/data/x", ""))
+    assert refused(capsys, *args).endswith("'/data/x'; what is recorded is kept")
+
+
+def test_results_behind_a_link_that_leads_nowhere(tmp_path, capsys):
+    (tmp_path / "link").symlink_to("gone")
+    line = refused(capsys, "--strategy", "RandomSampling", "--output", tmp_path / "link")
+    assert line.endswith("link is a link to gone, which is not there; make it")
 
 
 def test_plugins_that_fail(tmp_path, capsys):

@@ -104,6 +104,12 @@ def test_a_folder_that_becomes_read_only(scenario, tmp_path, mount):
         assert scenario.kept(output, rows) == rows
         mount("-o", "remount,rw", output)
         scenario.ends_alike(output)
+        mount("-o", "remount,ro", output)
+        outcome = scenario.play(output)  # there is nothing to do, and no place for the report
+        assert outcome.code == 2 and "/report/" in outcome.errors[0], outcome
+        assert f"--report {output} --output ELSEWHERE shows" in outcome.errors[0]
+        assert run_benchmark("--report", output, "--output", tmp_path / "elsewhere")
+        faults.append(("read-only folder", "whole run"))
 
 
 # -- memory --------------------------------------------------------------------------------------
