@@ -172,7 +172,7 @@ def _say(lines: Iterable[str]) -> int:
 def _experiments(args: argparse.Namespace) -> int:
     from .engines import check_engine
     from .experiment_campaigns import dry_run_experiments, run_experiments
-    from .report.command import report_options
+    from .report.command import others, report_options
     from .report.write import write_report
 
     check_engine(args)
@@ -180,14 +180,15 @@ def _experiments(args: argparse.Namespace) -> int:
         return _say(dry_run_experiments(args))
     options = report_options(args)
     folders, exhibits = run_experiments(args)
-    return _say([write_report(folders, args.output, options, exhibits)])
+    print(write_report(folders, args.output, options, exhibits))
+    return _say(others(folders, args.output))
 
 
 def _run(args: argparse.Namespace) -> int:
     from .campaign import Campaign
     from .engines import check_engine, play_all
     from .plan import make_plan
-    from .report.command import check_baseline, report_options
+    from .report.command import check_baseline, others, report_options
     from .report.write import write_report
     from .request import request_of
 
@@ -200,6 +201,7 @@ def _run(args: argparse.Namespace) -> int:
     folders = play_all(campaign, args)
     if campaign.plan.spec.x_test.size:
         print(write_report(folders, args.output, options))
+        _say(others(folders, args.output))
     else:
         print("no test data, so no accuracy; the classifiers, for --predict FOLDER --from RUN:")
         print("\n".join(f"  {f.path}" for f in folders))

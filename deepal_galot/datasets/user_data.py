@@ -18,7 +18,7 @@ from ..images import IMAGE_SUFFIXES, image_files, read_image, resize_image
 from .arrays import Arrays, read_npz, spec_of
 from .base import Dataset, DatasetSpec, check_class_names, check_labels
 
-RESERVED = {"images", "report"}  # folders beside the data sets' in the results
+RESERVED = {"images", "report", "exhibits"}  # folders beside the data sets' in the results
 MAX_SIDE = 1024  # pixels; larger ones are photographs that somebody forgot to reduce
 NO_IMAGES = f"no images in it ({', '.join(sorted(IMAGE_SUFFIXES))})"
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import glob
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,6 +55,23 @@ def report_options(args: argparse.Namespace) -> ReportOptions:
         tuple(read_marks(args.annotations)), bold=sys.stdout.isatty(),
         exhibits_only=bool(args.experiment),
     )  # fmt: skip
+
+
+def others(folders: Sequence[RunFolder], output: Path) -> list[str]:
+    """A line if runs that are not among these lie beside them, as those of an array job's other
+    seeds do."""
+    lines = []
+    ours = {folder.key for folder in folders}
+    for name in dict.fromkeys(folder.config.dataset for folder in folders):
+        paths = [file.parent for file in output.glob(f"{glob.escape(name)}/*/*/seed*/rounds.jsonl")]
+        n = sum(("/".join(path.parts[-4:-1]), path.name) not in ours for path in paths)
+        if n:
+            lines.append(
+                f"{n} other run{'s' * (n > 1)} of {name} in {output}; all of them together: "
+                f"python run_benchmark.py --report --dataset {shlex.quote(name)} "
+                f"--output {shlex.quote(str(output))}"
+            )
+    return lines
 
 
 def check_baseline(options: ReportOptions, plan: Plan) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..disk import atomic_write, not_written
 from ..errors import UserError, did_you_mean
+from ..lock import one_at_a_time
 from ..results import RunFolder, label_of, split_label
 from .annotation import Annotation, annotation_page
 from .comparison import Comparison, compare, merge, of_exhibit
@@ -66,7 +67,7 @@ def write_report(
     comparisons = _comparisons(folders, exhibits, options)
     sections = make_sections(comparisons, folders, options.targets, options.marks)
     file = output / "report" / "index.html"
-    with glyphs_missing() as missing, _writable(output):
+    with glyphs_missing() as missing, _writable(output), _alone(file.parent):
         written, parts = {}, []
         for section in sections:
             files = _files(section)
@@ -100,6 +101,15 @@ def _writable(output: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(not_written(output, error)) from error
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One report at a time: jobs that share an output end together, and each would lose what the
+    other listed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with one_at_a_time(folder / "LOCK", str(folder)):
+        yield
 
 
 def write_annotation_page(folders: Sequence[RunFolder], output: Path, n: int) -> str:

@@ -59,7 +59,7 @@ def test_a_fresh_process_prints_a_table_and_leaves_pictures(fresh):
     of_digits = {"rows.csv", *(f"{p}.png" for p in pictures)}
     of_digits |= {f"{p}.svg" for p in pictures - {"GALOT_images"}}
     of_digits |= {f"{t}.{kind}" for t in tables for kind in ("csv", "md", "tex")}
-    assert names == {"files.json", "index.html", *(f"Digits_{name}" for name in of_digits)}
+    assert names == {"LOCK", "files.json", "index.html", *(f"Digits_{name}" for name in of_digits)}
     for picture in [f for f in files if f.suffix == ".png"]:
         assert np.asarray(Image.open(picture)).std() > 5
     assert f"{len(of_digits)} files: {output / 'report' / 'Digits'}_*" in done.stdout
@@ -516,3 +516,12 @@ def test_generated_images_may_weigh_less_or_stand_apart(tmp_path, own):
     )
     keys = {rows[0]["images_key"] for rows in rows_of(tmp_path, "GALOT").values()}
     assert len(keys) == 1  # trained on the same images
+
+
+@pytest.mark.usefixtures("brief")
+def test_a_campaign_says_what_lies_beside_its_runs(tmp_path, capsys):
+    """Each report of an array job, a seed a job, showed its own seed alone and said no word."""
+    quick(tmp_path, "--strategy", "RandomSampling")
+    assert not capsys.readouterr().out.strip()
+    quick(tmp_path, "--strategy", "RandomSampling", "--seeds", "1")
+    assert capsys.readouterr().out.strip().startswith(f"1 other run of Digits in {tmp_path}; ")

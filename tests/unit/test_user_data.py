@@ -64,7 +64,7 @@ def test_what_is_a_path(tmp_path, monkeypatch, source, path):
     ("path", "name"),
     [("photos", "photos"), ("a/b c/", "b_c"), ("a/.npz", "npz"), ("x.v2.npz", "x.v2"),
      ("x.v2", "x.v2"), ("..hidden", "hidden"), ("Ünïcode-1+2", "Ünïcode-1+2"),
-     ("images", "images-data"),
+     ("images", "images-data"), ("exhibits", "exhibits-data"),
      ("Report.npz", "Report-data"), ("./CIFAR10", "CIFAR10-data"), ("digits.npz", "digits-data"),
      ("***", "data"), ("/", "data")],
 )  # fmt: skip
@@ -77,7 +77,7 @@ def test_its_name_is_a_folder_of_the_results(path, name):
 def test_any_name_is_one_harmless_folder(text):
     name = results_name(Path("some") / text)
     assert name and Path(name).parts == (name,) and name not in (".", "..")
-    assert name.casefold() not in ("images", "report", "digits")
+    assert name.casefold() not in ("images", "report", "exhibits", "digits")
 
 
 def test_the_folder_in_which_one_stands(folder, monkeypatch):

@@ -1,5 +1,7 @@
 """The files of a report."""
 
+import threading
+import time
 import warnings
 from types import SimpleNamespace
 
@@ -7,8 +9,9 @@ import pytest
 
 from deepal_galot.cli import build_parser
 from deepal_galot.errors import UserError
+from deepal_galot.lock import one_at_a_time
 from deepal_galot.report import figures, page, write
-from deepal_galot.report.command import find
+from deepal_galot.report.command import find, others
 from deepal_galot.report.comparison import compare
 from deepal_galot.report.exhibit import PaperRow
 from deepal_galot.report.figures import beside_paper, curves, render
@@ -101,6 +104,31 @@ def test_a_report_leaves_nothing_of_the_one_before_but_of_other_data(tmp_path):
         (tmp_path / "report" / "files.json").write_text(damaged)
         write_report(first, tmp_path)
     assert (tmp_path / "report" / "Digits_mine.txt").exists()
+
+
+def test_one_report_at_a_time(two_methods, tmp_path, capsys):
+    """Jobs that end together lost each other's entries in files.json."""
+    folders, report = two_methods[1], tmp_path / "report"
+    report.mkdir()
+    with one_at_a_time(report / "LOCK", "this test"):
+        thread = threading.Thread(target=write_report, args=(folders, tmp_path))
+        thread.start()
+        while "waiting for its end" not in capsys.readouterr().err:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        assert [f.name for f in report.iterdir()] == ["LOCK"]
+    thread.join()
+    assert (report / "files.json").exists()
+
+
+def test_what_lies_beside_a_campaigns_runs_is_said(tmp_path):
+    """As the seeds of an array job's other commands do."""
+    first, *more = (finished(tmp_path, [0.5], seed=seed) for seed in range(3))
+    finished(tmp_path, [0.5], dataset="MNIST")
+    (line,) = others([first], tmp_path)
+    assert line.startswith(f"2 other runs of Digits in {tmp_path}; ")
+    assert line.endswith(f"run_benchmark.py --report --dataset Digits --output {tmp_path}")
+    assert others([first, *more], tmp_path) == []
 
 
 def test_pictures_are_pngs(two_methods, tmp_path):
