@@ -77,8 +77,8 @@ def _fault(error: BaseException, output: Path | None) -> str | None:
     if fault is None and isinstance(error, OSError):
         if error.errno not in REFUSED:  # a full disk, a lost file system
             return f"{error}; {KEPT}"
-        file = Path(str(error.filename)).resolve()
-        if output is not None and file.is_relative_to(output.resolve()):
+        file = Path(error.filename).resolve() if error.filename else None
+        if file and output is not None and file.is_relative_to(output.resolve()):
             return not_written(output, error)
         return f"{error}; what is recorded is kept"
     return fault

@@ -125,7 +125,7 @@ def _add_what_to_run(group: argparse._ArgumentGroup) -> None:
     )
     add("--plugin", action="append", default=[], metavar="FILE",
         help="a Python file with a strategy, generator, data set or classifier; as NAME=FILE, what "
-        "is in it gets that name")  # fmt: skip
+        "is in it gets that name; give it once for each file")  # fmt: skip
 
 
 def _add_where(group: argparse._ArgumentGroup) -> None:

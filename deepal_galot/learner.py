@@ -135,21 +135,6 @@ class Learner:
             self.objective.dropout = HeadDropout(self.config.head_dropout, rng)
 
     @contextlib.contextmanager
-    def lent(self) -> Iterator[None]:
-        """What a strategy does in the block to the classifier's weights and mode, and to torch's
-        gradient mode and default dtype, ends with it: the text is optimised against the classifier
-        that was trained, after a restart as without one."""
-        clf, gradients, dtype = self.clf, torch.is_grad_enabled(), torch.get_default_dtype()
-        state = {name: v.clone() for name, v in clf.state_dict().items()}
-        try:
-            yield
-        finally:
-            torch.set_grad_enabled(gradients)
-            torch.set_default_dtype(dtype)
-            clf.load_state_dict(state)
-            self.clf, self._seen = clf.eval(), None
-
-    @contextlib.contextmanager
     def extra_training(self) -> Iterator[None]:
         """Time what a strategy trains beside the classifier; a column of its own in the results."""
         started = self.clock()
@@ -372,7 +357,8 @@ class Learner:
 
     def _on_device(self, x: np.ndarray) -> Tensor:
         """[N, H, W, C] uint8 array -> [N, C, H, W] uint8 on the device, channels_last."""
-        x = torch.tensor(np.ascontiguousarray(x)).to(self.device)  # a copy: x may be read-only
+        x = np.ascontiguousarray(x)
+        x = (torch.from_numpy(x) if x.flags.writeable else torch.tensor(x)).to(self.device)
         return x.permute(0, 3, 1, 2)
 
     def _set_statistics(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:

@@ -302,6 +302,9 @@ def _check_declared(cls: type[Strategy]) -> None:
         raise UserError(f"{who} defines no query(n)")
     if cls.generates and cls.synthesize is Strategy.synthesize:
         raise UserError(f"{who} generates, but defines no synthesize(galot, round)")
+    remembers = cls.state_dict is not Strategy.state_dict
+    if remembers != (cls.load_state_dict is not Strategy.load_state_dict):
+        raise UserError(f"{who} needs both state_dict() and load_state_dict(state), or neither")
     known = fields_of(STRATEGY)
     if not isinstance(cls.reads, tuple) or not set(cls.reads) <= set(known):
         raise UserError(f"{who}: reads must be a tuple of {', '.join(known)}, not {cls.reads!r}")

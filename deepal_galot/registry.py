@@ -111,14 +111,14 @@ class Registry:
 
     def sources(self, name: str) -> list[Path]:
         """The files of the user's own that this name's class is made of, its own first: those of
-        its base classes, and what they import beside them. Empty for what the package ships."""
+        its base classes, and what of them is imported. Empty for what the package ships."""
         bases = getattr(self._discovered().get(name), "__mro__", ())
         own = {path for registry in ALL.values() for path in registry._plugins.values()}
         files: dict[Path, None] = {}
         for cls in bases:
             file = Path(getattr(sys.modules.get(cls.__module__), "__file__", None) or "").resolve()
             if file in own:
-                files |= dict.fromkeys([file, *_imported_beside(file)])
+                files |= dict.fromkeys([file, *_imported_own(file)])
         return list(files)
 
     def add_from(self, module: ModuleType, plugin: Path | None = None) -> list[str]:
@@ -176,36 +176,55 @@ class Registry:
         return self._classes
 
 
-def _imported_beside(file: Path) -> list[Path]:
-    """What a Python file imports, directly or not, that lies in its own folder or below."""
+def _imported_own(file: Path) -> list[Path]:
+    """What a user's Python file imports, directly or not, of files that are the user's as well:
+    beside it or below, or in the open folders."""
     found, todo = [file], [file]
     while todo:
         for path in _imports(todo.pop(), file):
             for module in (path.with_name(f"{path.name}.py"), path / "__init__.py"):
-                if module.is_file() and module not in found:
+                if module.is_file() and module not in found and not _shipped(module):
                     found.append(module)
                     todo.append(module)
     return found[1:]
 
 
 def _imports(module: Path, plugin: Path) -> Iterator[Path]:
-    """Where the modules that a file imports would lie beside a plug-in, without their suffix."""
+    """Where the modules that a plug-in, or one of its own, imports would lie, without suffix."""
     try:
         tree = ast.parse(module.read_bytes())
     except (SyntaxError, ValueError):  # what it imports is not known; its bytes are
         return
+    # Where `from .` leads to: a plug-in is loaded as one of the open folder's.
+    inside = PACKAGE_ROOT / "query_strategies" if module == plugin else module.parent
+    if plugin.parent in map(_folder, SHIPPED):
+        inside = module.parent
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            top, dotted = plugin.parent, [a.name for a in node.names]
-        elif isinstance(node, ast.ImportFrom) and (node.level == 0 or module != plugin):
-            # The plug-in's own relative imports are from query_strategies.
-            top = plugin.parent if node.level == 0 else module.parents[node.level - 1]
+            level, dotted = 0, [a.name for a in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            level = node.level
             dotted = [".".join(filter(None, (node.module, a.name))) for a in node.names]
         else:
             continue
         for parts in (name.split(".") for name in dotted):
-            if parts[0] not in OURS:
-                yield from (top.joinpath(*parts[: i + 1]) for i in range(len(parts)))
+            top = PACKAGE_ROOT if parts[0] in OURS else plugin.parent
+            if level:
+                top = [inside, *inside.parents][min(level, len(inside.parents)) - 1]
+            yield from (top.joinpath(*parts[: i + 1]) for i in range(len(parts)))
+
+
+def _folder(package: str) -> Path:
+    return PACKAGE_ROOT.joinpath(*package.split("."))
+
+
+def _shipped(file: Path) -> bool:
+    """Whether a file is the package's own."""
+    for package, names in SHIPPED.items():
+        if file.parent == _folder(package):
+            return file.stem in ("__init__", *names.split())
+    parts = file.relative_to(PACKAGE_ROOT).parts if file.is_relative_to(PACKAGE_ROOT) else ("",)
+    return parts[0].removesuffix(".py") in OURS
 
 
 def class_name(cls: type) -> str:
@@ -293,6 +312,9 @@ def load_plugin(source: str | Path) -> list[str]:
         del sys.modules[name]
         defined = re.findall(r"^class (\w+)", path.read_text("utf-8", "replace"), re.M)
         why = why_not(defined)
+        beside = path.with_name(f"{getattr(error, 'name', None) or ''}.py")
+        if isinstance(error, ModuleNotFoundError) and beside.is_file():
+            why += f"; {beside} is found with PYTHONPATH={path.parent}"
         raise UserError(f"--plugin {source} fails to import: {_where(error, path)}{why}") from error
     if not added:
         raise UserError(f"--plugin {source} defines no {_why_nothing(module)}")

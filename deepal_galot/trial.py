@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -150,14 +150,14 @@ class Trial:
         else:
             picks = self._label(self._query(round))
         self.picks.append(picks)
-        self.folder.save_picks(self.picks, self._remembered())
+        self.folder.save_picks(self.picks, self._remembered() if round > 0 else {})
 
     def _query(self, round: int) -> np.ndarray | SyntheticQuery:
         self._restore_classifier(round)
         n, labeled = self.config.query_size(round), self.pool.labeled_idxs.copy()
         labels = self.pool.Y_train.clone()
         seeding.seed_globals(self.config.seed, "query", round)
-        with self.learner.lent(), self._timed("query"):
+        with self._contained(), self._timed("query"):
             picks = self.strategy.query(n)
         if not np.array_equal(labeled, self.pool.labeled_idxs):
             raise UserError(f"{type(self.strategy).__name__}.query labeled images itself")
@@ -168,19 +168,39 @@ class Trial:
         except ValueError as error:
             raise UserError(f"{type(self.strategy).__name__}.query({n}): {error}") from error
 
+    @contextlib.contextmanager
+    def _contained(self) -> Iterator[None]:
+        """What a query does to torch's gradient mode and default dtype ends with it, and to the
+        classifier where a text is to be optimised against it: that is the one that was trained,
+        after a restart as without one."""
+        state = self.learner.state() if self.galot is not None else None
+        gradients, dtype = torch.is_grad_enabled(), torch.get_default_dtype()
+        try:
+            yield
+        finally:
+            torch.set_grad_enabled(gradients)
+            torch.set_default_dtype(dtype)
+        if state is not None:
+            self.learner.load_state(state, self.spec.mean, self.spec.std)
+
     def _remembered(self) -> dict[str, np.ndarray]:
         """
         Raises:
-            UserError: what the strategy remembers is no array of numbers.
+            UserError: what the strategy remembers is not arrays of numbers by name.
         """
+        state, who = self.strategy.state_dict(), f"{type(self.strategy).__name__}.state_dict()"
+        if not isinstance(state, Mapping):
+            raise UserError(f"{who} gave {type(state).__name__}, not a dict of arrays")
         arrays = {}
-        for name, value in self.strategy.state_dict().items():
-            arrays[name] = np.asarray(value.detach().cpu() if torch.is_tensor(value) else value)
-            if arrays[name].dtype.kind not in "biufc":
-                raise UserError(
-                    f"{type(self.strategy).__name__}.state_dict(): {name} is "
-                    f"{type(value).__name__}, not an array of numbers"
-                )
+        for name, value in state.items():
+            try:
+                array = np.asarray(value.detach().cpu() if torch.is_tensor(value) else value)
+            except (TypeError, ValueError):  # bfloat16, ragged lists
+                array = np.array(None)
+            if array.dtype.kind not in "biufc":
+                what = getattr(value, "dtype", type(value).__name__)
+                raise UserError(f"{who}: {name} is {what}, not an array of numbers")
+            arrays[str(name)] = array
         return arrays
 
     def _label(self, picks: np.ndarray | SyntheticQuery) -> np.ndarray | SyntheticQuery:

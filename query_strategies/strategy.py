@@ -84,7 +84,6 @@ class Strategy:
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
         """Remember it again; called after the constructor, if state_dict() had given something."""
-        raise TypeError(f"{type(self).__name__} has state_dict(), but no load_state_dict(state)")
 
     def top(self, n: int, idxs: np.ndarray, scores: Tensor | np.ndarray) -> np.ndarray:
         """The n indices of highest score.

@@ -71,7 +71,7 @@ class DatasetSpec:
         if not (all(0 <= m <= 1 for m in self.mean) and all(0 < s <= 1 for s in self.std)):
             raise UserError(
                 f"{self.name}: mean {self.mean} and standard deviation {self.std} must be those of "
-                f"pixels in [0, 1], a deviation above 0"
+                f"pixels in [0, 1] (those of 0 … 255 divided by 255), a deviation above 0"
             )
 
     def _check_every_class_has_images(self) -> None:
@@ -188,7 +188,8 @@ def pixel_statistics(x: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...
     levels, total = np.arange(256) / 255, x[..., 0].size
     mean = [float(c @ levels / total) for c in counts]
     std = [float(np.sqrt(c @ (levels - m) ** 2 / total)) for c, m in zip(counts, mean, strict=True)]
-    return tuple(mean), tuple(s or 1.0 for s in std)
+    varies = [np.count_nonzero(c) > 1 for c in counts]  # exactly, where std may be 1e-18
+    return tuple(mean), tuple(s if v else 1.0 for s, v in zip(std, varies, strict=True))
 
 
 class Dataset(ABC):

@@ -150,7 +150,7 @@ def _wrong(content: Any) -> str:
         return "its annotator is not text"
     marks = content.get("marks")
     if not isinstance(marks, dict):
-        return "its marks are no JSON object"
+        return "its marks are not a JSON object"
     for name, mark in marks.items():
         if not IMAGE_ID.fullmatch(name):
             return f"{said(ValueError(repr(name)), 40)} is not the id of an image"

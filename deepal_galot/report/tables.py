@@ -326,19 +326,25 @@ def pool_table(comparison: Comparison) -> Table | None:
     """How near each method's generated images are to the unlabeled ones, in the last round; None
     where no method with a pool generates."""
     rows = []
+    aligned = any("mismatch" in row for c in comparison.learning for of in c.rows for row in of)
+    keys = ("pool_distance", *(("mismatch_plain", "mismatch") if aligned else ()))
     for curve in comparison.learning:
         last = [of_seed[-1] for of_seed in curve.rows]
         if any("pool_distance" in row for of_seed in curve.rows for row in of_seed):
-            cells = [_mean_of(last, key) for key in ("pool_distance", "mismatch_plain", "mismatch")]
+            cells = [_mean_of(last, key) for key in keys]
             counts = (Cell(f"{n:,}", n) for n in (curve.images_made, curve.images))
             rows.append((Cell(curve.label), *counts, *cells))
     title = (
         "unlabeled images to the nearest generated one (root mean square of pixels, in the last "
-        "round), and how far the generated images' moments are from theirs, as made and aligned "
-        "(align=pool: of the foreground, in halves of the side; else of the channels' values); "
-        + mean_over("seeds", rows)
+        "round)"
     )
-    header = ("images of", "made", "trained on", "distance", "moments", "aligned")
+    if aligned:
+        title += (
+            ", and how far the generated images' moments are from theirs, as made and aligned "
+            "(align=pool: of the foreground, in halves of the side; else of the channels' values)"
+        )
+    title += f"; {mean_over('seeds', rows)}"
+    header = ("images of", "made", "trained on", "distance", *(("moments", "aligned") * aligned))
     return Table("pool", title, header, tuple(rows)) if rows else None
 
 

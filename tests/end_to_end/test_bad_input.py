@@ -225,6 +225,7 @@ DECLARED = [
         ("reads = 'mc_passes'", ": reads must be a tuple of .*, not 'mc_passes'"),
         ("reads = ('nosuch',)", ": reads must be a tuple of mc_passes, "),
         ("remark = 5", ": remark must be text, not 5"),
+        ("def state_dict(self): return {}", r" needs both state_dict\(\) and load_state_dict"),
         ("generates = True", r" generates, but defines no synthesize\(galot, round\)"),
     )
 ]

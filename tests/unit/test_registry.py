@@ -70,6 +70,36 @@ def test_the_sources_of_a_plugin_are_its_bases_and_what_it_imports_beside_it(tmp
     assert registry.strategies.sources("MyBase") == [(tmp_path / "base.py").resolve()]
 
 
+def test_the_sources_of_a_file_in_an_open_folder(tmp_path, monkeypatch):
+    """Its helpers lie there, too; what the package ships is not among them."""
+    folder = tmp_path / "query_strategies"
+    folder.mkdir()
+    monkeypatch.setattr(registry, "PACKAGE_ROOT", tmp_path)
+    for name, text in {
+        "mine.py": "from .strategy import Strategy\nfrom .near import K\n"
+        "from query_strategies.far import L\nimport deepal_galot.pool\n",
+        "near.py": "from .nearer import M\n", "nearer.py": "from ......... import too_deep\n",
+        "far.py": "", "strategy.py": "",
+    }.items():  # fmt: skip
+        (folder / name).write_text(text)
+    (tmp_path / "deepal_galot").mkdir()
+    (tmp_path / "deepal_galot" / "pool.py").write_text("")
+    own = {path.name for path in registry._imported_own(folder / "mine.py")}
+    assert own == {"near.py", "nearer.py", "far.py"}
+    outside = tmp_path / "elsewhere" / "plugin.py"
+    outside.parent.mkdir()
+    outside.write_text("from .near import K\nfrom .strategy import Strategy\n")
+    own = {path.name for path in registry._imported_own(outside)}
+    assert own == {"near.py", "nearer.py"}
+
+
+def test_where_a_helper_lies_is_said(tmp_path):
+    (tmp_path / "my_lost_helper.py").write_text("")
+    says = rf"my_lost_helper.py is found with PYTHONPATH={tmp_path.resolve()}$"
+    with pytest.raises(UserError, match=says):
+        registry.load_plugin(plugin(tmp_path, "import my_lost_helper\n" + STRATEGY))
+
+
 @pytest.mark.parametrize("kind", registry.ALL.values(), ids=list(registry.ALL))
 def test_what_lies_in_an_open_folder_and_is_not_shipped_is_its_users(kind, monkeypatch):
     """Before, an edited file there left the results of the old one in place."""

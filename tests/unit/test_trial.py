@@ -181,37 +181,63 @@ def test_what_a_strategy_remembers_is_there_after_a_restart(
     assert kept["seen"] == 4 and kept["average"].shape == (60,)
 
 
-def test_only_numbers_are_remembered(toy, tmp_path):
-    class Words(RandomSampling):
+@pytest.mark.parametrize(
+    ("state", "says"),
+    [
+        ({"word": "text"}, "word is str, not an array"),
+        ({"late": None}, "late is NoneType, not an array"),
+        ({"half": torch.zeros(2, dtype=torch.bfloat16)}, "half is torch.bfloat16, not an array"),
+        ({"ragged": [[1], [1, 2]]}, "ragged is list, not an array"),
+        (None, "gave NoneType, not a dict of arrays"),
+    ],
+)
+def test_only_numbers_are_remembered(toy, tmp_path, state, says):
+    """And only from the first query on."""
+
+    class Remembering(RandomSampling):
         def state_dict(self):
-            return {"word": "text"}
+            return state
 
-    with pytest.raises(UserError, match=r"Words.state_dict\(\): word is str, not an array"):
-        trial(tmp_path, toy, Words).run()
+    played = trial(tmp_path, toy, Remembering)
+    played._buy_labels(0)
+    assert played.folder.remembered() == {}
+    with pytest.raises(UserError, match=rf"Remembering.state_dict\(\):? {says}"):
+        trial(tmp_path, toy, Remembering).run()
 
 
-def test_a_query_leaves_the_classifier_and_torch_as_they_were(toy, tmp_path):
+class Meddles(RandomSampling):
+    """spoils what it is lent"""
+
+    def query(self, n):
+        picks = super().query(n)
+        torch.set_grad_enabled(False)
+        torch.set_default_dtype(torch.float64)
+        classifier = self.net.get_model().train().double()
+        classifier.more = torch.nn.Linear(2, 2)
+        for parameter in classifier.parameters():
+            parameter.data.zero_()
+        return picks
+
+
+def test_a_query_leaves_the_classifier_and_torch_as_they_were(toy, tmp_path, monkeypatch):
     """Before, GALOT's text was optimised against what a base sampler had left, and after a restart
     against the classifier that was trained."""
-
-    class Meddles(RandomSampling):
-        def query(self, n):
-            picks = super().query(n)
-            torch.set_grad_enabled(False)
-            torch.set_default_dtype(torch.float64)
-            self.net.get_model().train()
-            for parameter in self.net.get_model().parameters():
-                parameter.data.zero_()
-            return picks
-
-    played = trial(tmp_path, toy, Meddles)
+    monkeypatch.setitem(registry.strategies._discovered(), "Meddles", Meddles)
+    fields = {"mode": "al+gal", "epsilon": 0.0, "base_sampler": "Meddles"}
+    played = trial(tmp_path, toy, GALOT, **fields)
     played.play(0)
     before = played.learner.state()
     played._buy_labels(1)
     after = played.learner.state()
+    assert before.keys() == after.keys()
     assert all(torch.equal(v, after[k]) for k, v in before.items())
     assert not played.learner.clf.training and torch.is_grad_enabled()
     assert torch.get_default_dtype() == torch.float32
+
+
+def test_a_baselines_query_leaves_torch_as_it_was(toy, tmp_path):
+    rows = trial(tmp_path, toy, Meddles).run()
+    assert len(rows) == 2 and torch.get_default_dtype() == torch.float32
 
 
 def test_a_query_that_writes_into_the_labels_is_refused(toy, tmp_path):

@@ -248,7 +248,7 @@ def test_one_wrong_part_is_refused(part, wrong, marks):
         ('{"schema": 2, "annotator": "", "marks": {}}', "its schema is 2, not 1"),
         ('{"schema": true, "annotator": "", "marks": {}}', "its schema is True, not 1"),
         ('{"schema": 1, "marks": {}}', "its annotator is not text"),
-        ('{"schema": 1, "annotator": "", "marks": []}', "its marks are no JSON object"),
+        ('{"schema": 1, "annotator": "", "marks": []}', "its marks are not a JSON object"),
         ('{"schema": 1, "annotator": "", "marks": {"0123456789ABCDEF": true}}',
          "'0123456789ABCDEF' is not the id of an image"),
         ('{"schema": 1, "annotator": "", "marks": {"0123456789abcdef\\n": true}}',

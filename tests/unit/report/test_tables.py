@@ -180,6 +180,14 @@ def test_the_pool_table_is_of_the_last_round(tmp_path):
     assert texts(table) == [["GALOT", "13", "5", "0.2500", "0.1500", "0.0500"]]
 
 
+def test_the_pool_table_has_no_columns_of_an_alignment_that_nobody_has(tmp_path):
+    fields = {"strategy": "GALOT", "mode": "al+gal", "epsilon_schedule": "constant"}
+    plain = finished(tmp_path, [0.5], row={"pool_distance": 0.3, "images": 4}, **fields)
+    table = tables.pool_table(compare([plain])[0])
+    assert table.header == ("images of", "made", "trained on", "distance")
+    assert "align" not in table.title and texts(table)[0][3] == "0.3000"
+
+
 def test_wins_over_data_sets_are_the_mean_of_theirs(tmp_path):
     names, rng = ("MarginSampling", "RandomSampling"), np.random.default_rng(5)
     comparisons = []
