@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from abc import abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,6 +13,20 @@ from ..errors import UserError, said
 from ..registry import class_name
 from .arrays import NPZ_KEYS, Arrays, read_npz, spec_of
 from .base import Dataset, DatasetSpec
+
+
+@contextlib.contextmanager
+def _made_in_vain(folder: Path) -> Iterator[None]:
+    """A folder that was made for a download that failed, with nothing in it, goes again."""
+    new = not folder.exists()
+    try:
+        yield
+    except UserError:
+        if new:
+            for path, _, _ in os.walk(folder, topdown=False):
+                with contextlib.suppress(OSError):  # it is not empty
+                    os.rmdir(path)
+        raise
 
 
 class PublishedSet(Dataset):
@@ -24,7 +40,8 @@ class PublishedSet(Dataset):
     std: ClassVar[tuple[float, ...] | None] = None
 
     def load(self, data_dir: Path) -> DatasetSpec:
-        arrays = self.arrays(data_dir)
+        with _made_in_vain(data_dir):
+            arrays = self.arrays(data_dir)
         return spec_of(class_name(type(self)), arrays, self.class_names, self.mean, self.std)
 
     def arrays(self, data_dir: Path) -> Arrays:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 
@@ -261,6 +262,22 @@ def test_plugins_with_faults(tmp_path, capsys, text, says):
     code = main([*QUICK, "--plugin", str(file), "--strategy", "Bad", "--output", str(tmp_path)])
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert code == 2 and re.search(says, last) and last.startswith("error: ")
+
+
+@pytest.mark.parametrize("name", ["MNIST", "CIFAR10", "TinyImageNet", "PneumoniaMNIST"])
+def test_a_download_in_vain_leaves_nothing(tmp_path, capsys, monkeypatch, name):
+    def no_network(*args, **kwargs):
+        raise OSError("no network in this test")
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
+    monkeypatch.setattr(socket.socket, "connect", no_network)
+    args = ["--strategy", "RandomSampling", "--dataset", name, "--data-dir"]
+    there = tmp_path / "there"
+    there.mkdir()
+    for folder in (tmp_path / "new", there):
+        assert main([*args, str(folder), "--output", str(tmp_path / "results")]) == 2
+        assert "could not be downloaded" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [there]
 
 
 def test_a_data_set_may_only_prefer_settings_that_exist(tmp_path, capsys):
