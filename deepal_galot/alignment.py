@@ -133,8 +133,7 @@ class Alignment:
         """images.fit_to with the plane's map before the resize and the channels' after it.
 
         The moments become the pool's nearly: they were measured after the resize, whose kernel's
-        covariance K stays K where the map would make it A·K·Aᵀ (measured on Digits: +2.0 % and
-        +0.9 % of the variances).
+        covariance K stays K where the map would make it A·K·Aᵀ.
         """
         images = fit_to(images, shape, self._warped)
         gain, offset = (v.to(images)[:, None, None] for v in (self.gain, self.offset))

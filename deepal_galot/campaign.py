@@ -207,8 +207,8 @@ class Campaign:
 
     def _full_size(self, folder: RunFolder) -> FullSizeFolder:
         full = self.request.output / "images" / "full"
-        return FullSizeFolder(full / folder.path.relative_to(self.request.output),
-                       self.request.save_full_size)  # fmt: skip
+        own = full / folder.path.relative_to(self.request.output)
+        return FullSizeFolder(own, self.request.save_full_size)
 
     def free(self) -> None:
         """Let go of what is loaded."""

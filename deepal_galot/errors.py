@@ -20,7 +20,7 @@ def said(error: BaseException, most: int = 200) -> str:
 
 
 def readable(text: str) -> str:
-    r"""With a ? for each byte of a path that is no UTF-8, which nothing can draw or print.
+    r"""With a ? for each byte of a path that is not UTF-8, which nothing can draw or print.
 
     >>> readable("caf\udce9")
     'caf?'

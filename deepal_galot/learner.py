@@ -358,6 +358,7 @@ class Learner:
     def _on_device(self, x: np.ndarray) -> Tensor:
         """[N, H, W, C] uint8 array -> [N, C, H, W] uint8 on the device, channels_last."""
         x = np.ascontiguousarray(x)
+        # A tensor on read-only memory is one that torch warns of.
         x = (torch.from_numpy(x) if x.flags.writeable else torch.tensor(x)).to(self.device)
         return x.permute(0, 3, 1, 2)
 

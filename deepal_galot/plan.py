@@ -271,6 +271,7 @@ def configure(
     _check_declared(base)
     reads = () if mode in ("full", "gal") else cls.reads + (base.reads if cls.generates else ())
     generator = generator_class((defaults | flags).get("generator", RunConfig.generator))
+    check_settings(f"the generator {generator.__name__}: defaults", generator.all_defaults())
     name, fixed = registry.class_name(cls), dict(cls.fixed)
     if mode == "full":
         name, fixed = "FullySupervised", {"n_rounds": 0, "quota": None}

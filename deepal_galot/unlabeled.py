@@ -154,7 +154,7 @@ def _realness(pool: Tensor, bank: Tensor) -> np.ndarray:
         return np.zeros(len(bank))
     both = torch.cat([pool, bank]).cpu().double().numpy()
     real = np.arange(len(both)) < len(pool)
-    # Digits take up to 127 iterations (small_cnn, a bank of 400, n = 2); 100 are the default.
+    # The default of 100 iterations may end before it has converged.
     regression = LogisticRegression(class_weight="balanced", max_iter=1000)
     fitted = make_pipeline(StandardScaler(), regression).fit(both, real)
     return fitted.decision_function(both[len(pool) :])

@@ -290,6 +290,19 @@ def test_a_data_set_may_only_prefer_settings_that_exist(tmp_path, capsys):
     assert last == "error: the data set Own: defaults: no setting 'epoch': did you mean epochs?"
 
 
+def test_a_generator_may_only_prefer_settings_that_exist(tmp_path, capsys):
+    file = tmp_path / "own.py"
+    file.write_text("from generators.tiny import Tiny as T\n"
+                    "class Own(T):\n    defaults = {'step': 5}\n")  # fmt: skip
+    args = [*QUICK, "--plugin", str(file), "--generator", "Own", "--output", str(tmp_path)]
+    assert main([*args, "--strategy", "GALOT"]) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert (
+        last
+        == "error: the generator Own: defaults: no setting 'step': did you mean steps or min_steps?"
+    )
+
+
 OWN_GENERATOR = """
 import torch
 from generators.base import Generator
