@@ -149,8 +149,9 @@ def test_what_runs_share_cannot_be_written_to(toy):
     for shared in (pool.X_train, pool.X_test, pool.get_test_data().X):
         with pytest.raises(ValueError, match="read-only"):
             shared[:] = 0
+    labels = toy.y_test.tolist()
     pool.get_test_data().Y[:] = 7
-    assert pool.get_test_data().Y.tolist() == toy.y_test.tolist()
+    assert pool.get_test_data().Y.tolist() == labels
     pool.get_unlabeled_data()[1].X[:] = 0
     assert pool.X_train.any()
 
