@@ -172,14 +172,27 @@ class Learner:
 
         Asked again about the same ImageSet, the answer is remembered until the next fit, so that
         all that a query needs costs one pass over the pool.
+
+        Raises:
+            UserError: some are NaN or infinite.
         """
         if self._seen is None or self._seen[0] is not data:
             logits = torch.empty(len(data), self.n_classes, device=self.device)
             embeddings = torch.empty(len(data), self.clf.embedding_dim, device=self.device)
             for part, x in self._eval_batches(data):
                 logits[part], embeddings[part] = self._in_eval(self.clf, x)
+            self._check_finite(logits, embeddings)
             self._seen = (data, Outputs(logits, embeddings))
         return self._seen[1]
+
+    def _check_finite(self, logits: Tensor, embeddings: Tensor) -> None:
+        finite = logits.isfinite().all(1) & embeddings.isfinite().all(1)
+        bad = int((~finite).sum())
+        if bad:
+            raise UserError(
+                f"the classifier {self.config.classifier} gives logits or embeddings that are not "
+                f"finite for {bad:,} of {len(finite):,} images; lower --lr {self.config.lr:g}"
+            )
 
     def apply(self, data: ImageSet, function: Callable[[Tensor], Tensor]) -> Tensor:
         """[N, ...] float32 on the device: a function of the classifier, batch by batch.

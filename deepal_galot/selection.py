@@ -29,7 +29,6 @@ def k_center(points: Tensor, centers: Tensor, n: int) -> Tensor:
     Returns:
         [n] int64 distinct indices in the order of choice, on the points' device.
     """
-    points, centers = finite(points), finite(centers)
     nearest = nearest_distance(points, centers)
     chosen = torch.empty(n, dtype=torch.int64, device=points.device)
     for i in range(n):
@@ -87,7 +86,6 @@ def k_means(points: Tensor, k: int, iterations: int = 100) -> Tensor:
     Returns:
         [k, D] centroids.
     """
-    points = finite(points)
     mean = points.mean(0)
     points = points - mean
     first = int(torch.randint(len(points), ()))
@@ -112,18 +110,12 @@ def nearest_points(points: Tensor, centers: Tensor) -> Tensor:
     Returns:
         [k] int64 distinct indices, on the points' device.
     """
-    points = finite(points)
     chosen = torch.empty(len(centers), dtype=torch.int64, device=points.device)
     taken = torch.zeros(len(points), device=points.device)
     for i, center in enumerate(centers):
         chosen[i] = (distances(points, center) + taken).argmin()
         taken[chosen[i]] = torch.inf
     return chosen
-
-
-def finite(x: Tensor) -> Tensor:
-    """0 where a diverged network gave NaN or an infinity."""
-    return x.nan_to_num(0.0, 0.0, 0.0)
 
 
 def distances(points: Tensor, point: Tensor) -> Tensor:
@@ -159,7 +151,6 @@ def nearest_center(points: Tensor, centers: Tensor) -> Tensor:
 
 def principal_components(x: Tensor, n: int) -> Tensor:
     """[N, min(n, D)] scores of the leading principal components, from the D×D covariance."""
-    x = finite(x)
     x = x - x.mean(0)
     _, vectors = torch.linalg.eigh(float64(x.T @ x))
     return x @ vectors[:, -n:].flip(1).to(x)

@@ -21,8 +21,8 @@ from .device import float64
 from .image_counts import best_of_each
 from .images import in_parts, to_unit_float
 from .learner import Learner
-from .pool import ImageSet, Pool
-from .selection import finite, k_means, nearest_distance, nearest_points
+from .pool import Pool
+from .selection import k_means, nearest_distance, nearest_points
 
 MEASURED = 1000  # pool images whose distance to the nearest generated one is recorded
 ITERATIONS = 20  # of Lloyd's algorithm: the points nearest to its centers hardly change any more
@@ -81,8 +81,8 @@ class Unlabeled:
         if keep == "bald":
             scores = net.apply_to_passes(bank, mutual_information).cpu().numpy()
             return best_of_each(y, counts, scores)
-        of_class, pool_features = _predicted(net, unlabeled), _features(net, unlabeled)
-        features = _features(net, bank)
+        logits, pool_features = net.outputs(unlabeled)
+        of_class, features = logits.argmax(1), net.outputs(bank).embeddings
         if keep == "discriminator":
             return best_of_each(y, counts, _realness(pool_features, features))
         choice = nearest_to_pool if keep == "pool" else most_diverse
@@ -112,14 +112,6 @@ class Unlabeled:
         with own.extra_training():
             net.fit(replace(together, n_generated=len(y)), round)
         return net
-
-
-def _features(net: Learner, data: ImageSet) -> Tensor:
-    return finite(net.outputs(data).embeddings)
-
-
-def _predicted(net: Learner, data: ImageSet) -> Tensor:
-    return net.outputs(data).logits.argmax(1)
 
 
 def nearest_to_pool(pool: Tensor, bank: Tensor, n: int) -> Tensor:

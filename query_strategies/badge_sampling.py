@@ -4,7 +4,7 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
-from deepal_galot.selection import finite, kmeans_plus_plus
+from deepal_galot.selection import kmeans_plus_plus
 
 from .strategy import Strategy
 
@@ -26,7 +26,6 @@ class BadgeSampling(Strategy):
         if n == 0:
             return idxs[:0]
         logits, h = self.net.outputs(images)
-        logits, h = finite(logits), finite(h)
         a = logits.softmax(1) - F.one_hot(logits.argmax(1), logits.shape[1])
         squared_norm = a.square().sum(1) * h.square().sum(1)
 

@@ -277,6 +277,24 @@ def test_a_classifier_with_a_forward_alone_trains_and_says_what_it_lacks(toy):
         )
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("layer", ["head", "neck"])  # logits alone; embeddings alone
+def test_outputs_that_are_not_finite_are_an_error(toy, layer, value):
+    learner = learner_for(toy)
+    learner.fit(labeled(toy, 20), 0)
+    with torch.no_grad():
+        if layer == "head":
+            learner.clf.head.bias[0] = value
+        else:
+            learner.clf.head.weight.zero_()
+            learner.clf.head.forward = lambda h: torch.zeros(len(h), 3)
+            learner.clf.neck[-2].bias[0] = value
+    data = Pool(toy).get_test_data()
+    words = f"not finite for {len(data)} of {len(data)} images; lower --lr 0"
+    with pytest.raises(UserError, match=words):
+        learner.predict(data)
+
+
 def test_the_clock_waits_for_what_the_device_has_to_do(toy, monkeypatch):
     waited, learner = [], learner_for(toy)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: waited.append(device.type))

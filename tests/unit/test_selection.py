@@ -61,13 +61,6 @@ def test_the_ends_of_the_unit_interval(monkeypatch, u, scale):
     assert sorted(chosen[1:3]) == [2, 4] and sorted(chosen) == list(range(7))
 
 
-def test_a_center_that_is_no_number_is_taken_for_zero():
-    points = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
-    centers = torch.tensor([[torch.nan, torch.inf, 0.0], [1.0, 2.0, 3.0]])
-    expected = k_center(points, centers.nan_to_num(0.0, 0.0, 0.0), 5)
-    assert torch.equal(k_center(points, centers, 5), expected)
-
-
 @given(arrays("float32", st.tuples(sizes, st.integers(1, 3)), elements=st.floats(-9, 9, width=32)))
 @settings(max_examples=100, deadline=None)
 def test_k_center_chooses_each_point_once(points):
