@@ -7,14 +7,12 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-import torch
-
 from generators.base import Generator, ImageRequest
 from generators.image_store import Images, ImageStore
 
 from .config import RunConfig
 from .errors import UserError
-from .galot import Galot, Journal, Logits, SyntheticBatch, TextState
+from .galot import Galot, Journal, Logits, SyntheticBatch
 
 
 class BorrowedGalot(Galot):
@@ -41,14 +39,12 @@ class BorrowedGalot(Galot):
         super().__init__(config, _Late(load), store, journal, class_names, image_shape)
         self.keys = keys
 
-    def text(self, logits: Logits, round: int) -> TextState:
-        return replace(super().text(logits, round), ascent_images=torch.tensor(0))
-
     def needs_classifier(self, round: int) -> bool:
         return False
 
     def make_images(self, logits: Logits | None, round: int) -> SyntheticBatch:
-        return replace(super().make_images(None, round), made=0, seconds_stored=0.0)
+        theirs = super().make_images(None, round)
+        return replace(theirs, made=0, ascent_images=0, seconds_stored=0.0)
 
     def _alignment_cost(self) -> tuple[int, float]:
         return 0, 0.0  # the other run's

@@ -20,7 +20,7 @@ from typing import Any, get_type_hints
 from . import acquisition
 from .errors import UserError, did_you_mean
 
-SCHEMA = 7  # raise it when the meaning of a field or of a stored row changes
+SCHEMA = 8  # raise it when the meaning of a field or of a stored row changes
 
 BUDGET = "labeling budget"
 TRAINING = "classifier and training"
@@ -247,6 +247,10 @@ class RunConfig:
         """Whether each image of this round gets a text of its own, against its classifier."""
         return self.text_per == "image" and self.epsilon_at(round) > 0
 
+    def classifier_chooses(self, round: int) -> bool:
+        """Whether `keep` asks the classifier; in round 0 of mode gal there is none."""
+        return self.keep == "acquisition" and (self.mode != "gal" or round > 0)
+
     def epsilon_at(self, round: int) -> float:
         """ε of this round; mode gal has no classifier in round 0, so ε = 0 there."""
         if self.mode == "gal" and round == 0:
@@ -325,12 +329,13 @@ def field_type(name: str) -> type:
     return next(t for t in (int, float, str) if hint in (t, t | None))
 
 
-def check_settings(who: str, values: object) -> None:
+def check_settings(who: str, values: object, besides: Collection[str] = ()) -> None:
     """Hold settings that a class declares against the fields there are.
 
     Args:
         who: what the error line begins with.
-        values: field name, or "protocol" -> value.
+        values: field name -> value.
+        besides: further names that may stand there, whose values are checked elsewhere.
 
     Raises:
         UserError: it is no mapping, has another name, or a value of another kind.
@@ -339,9 +344,11 @@ def check_settings(who: str, values: object) -> None:
         raise UserError(f"{who} must be a dict of settings, not {values!r}")
     fields = {f.name: f for f in option_fields()}
     for name, value in values.items():
-        if name != "protocol" and name not in fields:
+        if name in besides:
+            continue
+        if name not in fields:
             raise UserError(f"{who}: no setting {name!r}: {did_you_mean(str(name), fields)}")
-        if name == "protocol" or (value is None and fields[name].default is None):
+        if value is None and fields[name].default is None:
             continue
         try:
             field_type(name)(value)

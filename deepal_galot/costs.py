@@ -137,8 +137,9 @@ def work_of(run: Run, spec: DatasetSpec, done: int = 0, size: Size | None = None
     """
     c, work = run.config, Work()
     for round in range(done, c.cycles):
-        work += _labeling(c, spec, round) + _fitting(c, spec, round)
-        if run.generator is not None and run.source is None:
+        makes_images = run.generator is not None and run.source is None
+        work += _labeling(c, spec, round) + _fitting(c, spec, round, makes_images)
+        if makes_images:
             work += _generating(run, spec, round, size)
     kept = network_of(run.architecture, spec.image_shape, spec.n_classes).bytes
     return work + Work(disk=kept if done == 0 else 0)
@@ -155,14 +156,14 @@ def _labeling(c: RunConfig, spec: DatasetSpec, round: int) -> Work:
     return Work(labels=c.query_size(round), passed=len(spec.x_train) - c.budget(round - 1))
 
 
-def _fitting(c: RunConfig, spec: DatasetSpec, round: int) -> Work:
-    """The round's fit, in round 0 the one that the first ascent needs, and the bootstrap's, through
+def _fitting(c: RunConfig, spec: DatasetSpec, round: int, makes_images: bool) -> Work:
+    """The round's fit, in round 0 the one that the first images need, and the bootstrap's, through
     which the pool passes with all that is chosen from."""
     sizes = [training_images(c, spec, round)]
-    if round == 0 and c.uses_generated_images and c.epsilon_at(0) > 0:
+    if round == 0 and makes_images and (c.epsilon_at(0) > 0 or c.classifier_chooses(0)):
         sizes.append(c.n_init)
     work = Work(passed=len(spec.x_test))
-    if c.uses_generated_images and c.asks_pool:
+    if makes_images and c.asks_pool:
         sizes.append(c.budget(round) + c.n_synthetic_at(round))
         _, at_hand = image_counts(c, spec.n_classes, round)
         work += Work(passed=len(spec.x_train) - c.budget(round) + sum(at_hand))

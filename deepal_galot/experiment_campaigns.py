@@ -79,17 +79,9 @@ def ask(name: str, args: argparse.Namespace, source: RunFolder | None = None) ->
     request = request_of(args)
     entries = tuple(_entry(arm, request) for arm in arms)
     judge = label_of("GALOT", {"mode": "full"}) if experiment.judged else None
-    args.strategy = [*entries, *([judge] if judge else [])]
+    args.once = (judge,) if judge else ()
+    args.strategy = [*entries, *args.once]
     return Asked(arms, entries, args, judge)
-
-
-def plan_of(asked: Asked, download: bool = True) -> Plan:
-    """What to play: every seed of each arm, and one run of the judge, of the first seed."""
-    plan = make_plan(asked.request, download)
-    judges = plan.by_entry[asked.judge][1:] if asked.judge else ()
-    return dataclasses.replace(
-        plan, runs=tuple(run for run in plan.runs if not any(run is judge for judge in judges))
-    )
 
 
 def _check_flags(name: str, args: argparse.Namespace) -> None:
@@ -202,7 +194,7 @@ def _check_all(names: Sequence[str], args: argparse.Namespace) -> None:
     labels = []
     for name in names:
         asked = ask(name, args)
-        plan = plan_of(asked, download=False)
+        plan = make_plan(asked.request, download=False)
         labels += [arm.label for arm in _arms(name, asked, plan)]
         labels += [arm.label for arm in EXPERIMENTS[name].reusing]
     if args.baseline is not None and args.baseline not in labels:
@@ -214,7 +206,7 @@ def _run(name: str, args: argparse.Namespace) -> tuple[list[RunFolder], Exhibit]
     """One experiment; its exhibit is written as soon as all its arms are known, so that a report
     shows what is there."""
     asked = ask(name, args)
-    plan = plan_of(asked)
+    plan = make_plan(asked.request)
     if EXPERIMENTS[name].kind == "one_class":
         save_real_examples(plan.spec, args.output)
     exhibit = _exhibit(name, asked, plan)
@@ -318,7 +310,7 @@ def list_experiments(args: argparse.Namespace) -> Iterator[str]:
 def _cost(name: str, args: argparse.Namespace) -> str:
     """One line of what is left to do."""
     asked = ask(name, args)
-    plan = plan_of(asked, download=False)
+    plan = make_plan(asked.request, download=False)
     counted = costs_of(plan, args.output)
     seeds = len(asked.request.seeds)
     reusing = EXPERIMENTS[name].reusing
@@ -338,7 +330,7 @@ def dry_run_experiments(args: argparse.Namespace) -> Iterator[str]:
     """The table of --dry-run for each experiment."""
     for name in named(args.experiment):
         asked = ask(name, args)
-        plan = plan_of(asked, download=False)
+        plan = make_plan(asked.request, download=False)
         yield f"{name}: {EXPERIMENTS[name].title}"
         yield from Campaign(asked.request, plan).dry_run()
         if EXPERIMENTS[name].reusing:

@@ -55,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_where(parser.add_argument_group("where and how"))
     _add_report(parser.add_argument_group("what the report shows"))
     _add_instead(parser.add_argument_group("instead of running"))
+    parser.set_defaults(once=())  # of --strategy, what an experiment wants of one seed
     return parser
 
 

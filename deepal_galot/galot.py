@@ -18,10 +18,17 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from generators.base import Generator, ImageRequest, Refinement, check_sample
+from generators.base import Generator, ImageRequest, Refinement, check_sample, check_text
 from generators.image_store import Images, ImageStore
 from generators.prompts import fill, templates
-from generators.text_optimization import Ascent, ImageScore, length, optimize, optimize_each
+from generators.text_optimization import (
+    Ascent,
+    ImageScore,
+    check_failed,
+    length,
+    optimize,
+    optimize_each,
+)
 
 from . import seeding
 from .acquisition import text_score
@@ -82,7 +89,6 @@ class TextState:
             ε is 0. Where no round moves the text, only the first one has probes.
         probe_images: [2, C, PROBES, H, W, channels] uint8, at the same noise; where ε is 0, as the
             generator makes them and aligned, which is the same without an alignment.
-        ascent_images: [] images generated for the ascent.
         ascent_failed: [] of how many the score or its gradient was not finite; they are left out.
     """
 
@@ -95,7 +101,6 @@ class TextState:
     arrived_distance: Tensor
     probe_score: Tensor
     probe_images: Tensor
-    ascent_images: Tensor
     ascent_failed: Tensor
 
     @property
@@ -104,13 +109,12 @@ class TextState:
 
     @property
     def measures(self) -> dict[str, float]:
-        """Columns of a round's row: what the ascent took and, where it moved the text, how far and
-        to which score, as means."""
-        made = {"ascent_images": int(self.ascent_images)}
+        """Columns of a round's row, where the ascent moved the text: how far and to which score, as
+        means."""
         if self.epsilon == 0:
-            return made
+            return {}
         before, after = self.probe_score.double().mean((1, 2)).tolist()
-        return made | {
+        return {
             "distance": self.ascent_distance[-1].double().mean().item(),
             "arrived_distance": self.arrived_distance.double().mean().item(),
             "score_before": before,
@@ -120,9 +124,8 @@ class TextState:
 
     def digest(self) -> str:
         """Forty hex digits over what was seen: which classifier it was optimised against, too."""
-        whole, seen = hashlib.sha256(), self.tensors
-        del seen["ascent_images"]  # a cost, which is another run's where its images are borrowed
-        for name, tensor in seen.items():
+        whole = hashlib.sha256()
+        for name, tensor in self.tensors.items():
             whole.update(name.encode() + tensor.contiguous().numpy().tobytes())
         return whole.hexdigest()[:40]
 
@@ -135,6 +138,7 @@ class SyntheticBatch:
         x: [N, H, W, C] uint8; y: [N] int64 pseudo-labels.
         made: images requested of the generator for it: more than N with oversampling, fewer where
             those of earlier rounds are still good, see `grows`.
+        ascent_images: images generated for the text optimisation.
         retried, failed: how many of them came out blank and were drawn again, and how many of
             those stayed blank and are left out.
         key: under which the image store holds them.
@@ -146,6 +150,7 @@ class SyntheticBatch:
     x: np.ndarray
     y: np.ndarray
     made: int
+    ascent_images: int
     retried: int
     failed: int
     key: str
@@ -182,13 +187,13 @@ class Galot:
     @cached_property
     def c0(self) -> Tensor:
         """[R, L, D] float32 embeddings of the prompts."""
-        return self.generator.encode(self.prompts)
+        return check_text(self.generator, self.generator.encode(self.prompts), len(self.prompts))
 
     def needs_classifier(self, round: int) -> bool:
         """Whether this round asks the classifier for anything that is not journaled."""
         if self.config.epsilon_at(round) > 0 and not self.journal.has("text", round):
             return True
-        if self._asks_classifier(round) and not self.journal.has("kept", round):
+        if self.config.classifier_chooses(round) and not self.journal.has("kept", round):
             return True
         if not self.config.refines_at(round):
             return False
@@ -231,9 +236,7 @@ class Galot:
             ascent = replace(probed.mean_over(PROBES), c=self.c0)
         return TextState(
             self.c0, ascent.c, torch.tensor(epsilon), ascent.score, ascent.gradient_norm,
-            ascent.distance, arrived, probe_score, probe_images,
-            torch.tensor(ascent_images(config, self.n_classes, round)),
-            torch.tensor(ascent.failed),
+            ascent.distance, arrived, probe_score, probe_images, torch.tensor(ascent.failed),
         )  # fmt: skip
 
     def make_images(self, logits: Logits | None, round: int) -> SyntheticBatch:
@@ -263,8 +266,9 @@ class Galot:
             made, stored = made + of_map[0], stored + of_map[1]
         keep = self._keep(x, y, logits, round)
         return SyntheticBatch(
-            x[keep], y[keep], made, last.retried, last.failed, last.key, stored, measures
-        )
+            x[keep], y[keep], made, ascent_images(self.config, self.n_classes, round),
+            last.retried, last.failed, last.key, stored, measures,
+        )  # fmt: skip
 
     def _images(self, request: ImageRequest) -> Images:
         return self.store.get(self.generator, request)
@@ -316,10 +320,10 @@ class Galot:
     # -- which images to make and to keep --------------------------------------------------------
 
     def _request(self, text: TextState, logits: Logits | None, round: int) -> ImageRequest:
-        refinement = None
+        refinement, counts = None, new_counts(self.config, self.n_classes, round)
         if self.config.refines_at(round):
-            refinement = Refinement(text.digest(), self._refine(logits, round))
-        counts = new_counts(self.config, self.n_classes, round)
+            n = sum(counts)
+            refinement = Refinement(text.digest(), self._refine(logits, round, n))
         plain = self._request_of(text.c, text.c0, counts, round)
         return replace(plain, refinement=refinement, alignment=self._alignment)
 
@@ -331,17 +335,13 @@ class Galot:
             c, c0, counts, self.prompts, self.class_names, self.image_shape, self.config.seed, round
         )
 
-    def _asks_classifier(self, round: int) -> bool:
-        """Whether the classifier chooses; in round 0 of mode gal there is none."""
-        return self.config.keep == "acquisition" and (self.config.mode != "gal" or round > 0)
-
     def _keep(self, x: np.ndarray, y: np.ndarray, logits: Logits | None, round: int) -> np.ndarray:
         """[N] positions among the [M] images at hand, class by class; what is computed for it is
         journaled."""
         counts, _ = image_counts(self.config, self.n_classes, round)
         kept = first_of_each(y, counts, lambda k, where: seeding.numpy_rng(
             self.config.seed, "keep", round, k).permutation(len(where)))  # fmt: skip
-        by_classifier = self._asks_classifier(round)
+        by_classifier = self.config.classifier_chooses(round)
         if not by_classifier and not self.config.asks_pool:
             return kept
         if not self.journal.has("kept", round):
@@ -366,14 +366,18 @@ class Galot:
     # -- text optimisation ---------------------------------------------------------------------
 
     def _refine(
-        self, logits: Logits | None, round: int
+        self, logits: Logits | None, round: int, n: int
     ) -> Callable[[Tensor, Sequence[int], Tensor], Tensor]:
-        """An image's own c, optimised at its own noise."""
-        epsilon = self.config.epsilon_at(round)
+        """An image's own c, optimised at its own noise; of n images a round."""
+        epsilon, failed = self.config.epsilon_at(round), 0
 
         def refine(c: Tensor, seeds: Sequence[int], rows: Tensor) -> Tensor:
+            nonlocal failed
             score = self._image_score(_there(logits, round), rows)
-            return optimize_each(self.generator, c, seeds, score, self.config, epsilon).c
+            ascent = optimize_each(self.generator, c, seeds, score, self.config, epsilon)
+            failed += ascent.failed
+            check_failed(failed, n * self.config.ascent_steps, round)
+            return ascent.c
 
         return refine
 

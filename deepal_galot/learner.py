@@ -129,7 +129,8 @@ class Learner:
             if not isinstance(getattr(self.clf, "head", None), nn.Linear):
                 raise UserError(
                     f"the classifier {type(self.clf).__name__} has no `head` for head dropout, a "
-                    f"torch.nn.Linear: give it one, or use --mc-noise batchnorm"
+                    f"torch.nn.Linear: give it one (Monte Carlo strategies do without under "
+                    f"--mc-noise batchnorm)"
                 )
             rng = seeding.torch_rng(self.config.seed, "dropout", round)
             self.objective.dropout = HeadDropout(self.config.head_dropout, rng)

@@ -123,7 +123,7 @@ def make_plan(request: Request, download: bool = True) -> Plan:
                 f"random crops moved so far would hold nothing of them; lower --shift"
             )
         planned = [_run(dataclasses.replace(config, seed=seed), default, typed, request, spec)
-                   for seed in request.seeds]  # fmt: skip
+                   for seed in request.seeds[: 1 if entry in request.once else None]]  # fmt: skip
         by_entry[entry] = tuple(runs.setdefault(run.folder(request.output), run) for run in planned)
     if request.words and not any(run.generator for run in runs.values()):
         raise UserError("--class-names FILE: none of these runs makes prompts; leave it out")
@@ -136,8 +136,6 @@ def unread_note(request: Request, plan: Plan) -> list[str]:
     read = {"protocol", "n_rounds", "quota"}.union(*(c.fields_read() for c in configs))
     if any(c.uses_generated_images for c in configs):
         read |= {"generator", "synthetic_from"}  # hashes stand for them
-    else:
-        read -= {"synthetic_weight", "synthetic_norm"}  # every training's, but without effect
     unread = [f"--{name.replace('_', '-')}" for name in request.flags if name not in read]
     return [f"note: {', '.join(unread)}: read by none of these runs"] if unread else []
 
@@ -259,7 +257,8 @@ def configure(
         UserError: a value out of range, or names that are not known or do not go together.
     """
     _check_declared(cls)
-    check_settings(f"the data set {request.dataset.__name__}: defaults", request.dataset.defaults)
+    who = f"the data set {request.dataset.__name__}: defaults"
+    check_settings(who, request.dataset.defaults, besides=("protocol",))
     flags = canonical({**cls.preset, **request.flags, **(own or {})})
     defaults = dict(request.dataset.defaults)
     if flags.get("synthetic_from") is not None:
@@ -270,7 +269,7 @@ def configure(
     base = registry.strategies.get(chosen.get("base_sampler", RunConfig.base_sampler))
     _check_declared(base)
     reads = () if mode in ("full", "gal") else cls.reads + (base.reads if cls.generates else ())
-    generator = generator_class((defaults | flags).get("generator", RunConfig.generator))
+    generator = generator_class(chosen.get("generator", RunConfig.generator))
     check_settings(f"the generator {generator.__name__}: defaults", generator.all_defaults())
     name, fixed = registry.class_name(cls), dict(cls.fixed)
     if mode == "full":
@@ -312,7 +311,7 @@ def _check_declared(cls: type[Strategy]) -> None:
     if not isinstance(cls.remark, str):
         raise UserError(f"{who}: remark must be text, not {cls.remark!r}")
     check_settings(f"{who}: fixed", cls.fixed)
-    check_settings(f"{who}: preset", cls.preset)
+    check_settings(f"{who}: preset", cls.preset, besides=("protocol",))
 
 
 def _classes(
@@ -361,7 +360,7 @@ def _run(
         content["synthetic_from"] = source_hash(source, config.cycles)
     elif generator is not None:
         here = weights_at_hand(generator)
-        content["generator"] = generator.content_hash() if here else f"missing {config.generator}"
+        content["generator"] = _hash_of(generator) if here else f"missing {config.generator}"
         used.append((registry.generators, config.generator))
         words = zip(spec.class_names, request.words or spec.class_names, strict=True)
         renamed = [f"{word} for {name}" for name, word in words if word != name]
@@ -377,6 +376,20 @@ def _run(
         config, _settings(config, default, strategy.preset), typed, strategy, architecture,
         generator, content, _remark(config, strategy, renamed), source,
     )  # fmt: skip
+
+
+def _hash_of(generator: type[Generator]) -> str:
+    """
+    Raises:
+        UserError: it is no text.
+    """
+    content = generator.content_hash()
+    if not isinstance(content, str):
+        raise UserError(
+            f"the generator {registry.class_name(generator)}: content_hash() must give text, not "
+            f"{content!r:.80}"
+        )
+    return content
 
 
 def _remark(config: RunConfig, strategy: type[Strategy], renamed: Sequence[str]) -> str:

@@ -39,6 +39,7 @@ class Request:
         compile: compile the generator, and fits that are long enough.
         checkpointing: take its gradient in less memory.
         save_full_size: how many images a class and round are kept as the generator made them.
+        once: those of the strategies that are played with the first seed alone.
     """
 
     strategies: tuple[str, ...]
@@ -55,6 +56,7 @@ class Request:
     device_named: bool = True
     words: tuple[str, ...] | None = None
     save_full_size: int = 0
+    once: tuple[str, ...] = ()
 
 
 def request_of(args: argparse.Namespace) -> Request:
@@ -83,7 +85,7 @@ def request_of(args: argparse.Namespace) -> Request:
         device=pick_device(args.device), deterministic=args.deterministic,
         device_named=args.device != "auto", words=words,
         compile=args.compile, checkpointing=args.checkpointing,
-        save_full_size=args.save_full_size,
+        save_full_size=args.save_full_size, once=args.once,
     )  # fmt: skip
 
 

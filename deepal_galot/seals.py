@@ -15,7 +15,7 @@ class Seals:
 
     A checksum is on disk before its file is, beside that of the file as it stands: killed at any
     moment, what lies there has one of them. What has none is believed: a file that was put there
-    by hand, or a folder that an earlier version wrote.
+    by hand.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -47,8 +47,8 @@ def open_source(path: str) -> RunFolder:
         )
     if not all("images_key" in row for row in rows):
         raise UserError(
-            f"--synthetic-from {path}: an older version ran it and did not record which images "
-            f"were its own; run it again with another --output"
+            f"--synthetic-from {path}: a row of its rounds.jsonl does not say which images are its "
+            f"own (images_key)"
         )
     return source
 

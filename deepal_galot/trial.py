@@ -100,7 +100,7 @@ class Trial:
                 with self._timed("train"):
                     self._restore_classifier(round)
             with self._timed("generate"):
-                batch = self.strategy.synthesize(self.galot, round)
+                batch = self._synthesize(round)
         with self._timed("train"):
             data = self.pool.training_set(real=self.config.uses_real_images)
             steps = self.learner.fit(data, round)
@@ -211,6 +211,17 @@ class Trial:
         known = picks.labels
         return self.pool.label_synthetic(picks, self.oracle if known is None else lambda _: known)
 
+    # -- generated images --------------------------------------------------------------------
+
+    def _synthesize(self, round: int) -> SyntheticBatch:
+        batch = self.strategy.synthesize(self.galot, round)
+        if not isinstance(batch, SyntheticBatch):
+            raise UserError(
+                f"{type(self.strategy).__name__}.synthesize() gave {type(batch).__name__}, not "
+                f"the SyntheticBatch that galot.make_images() gives"
+            )
+        return batch
+
     # -- coming back after a restart ---------------------------------------------------------
 
     def _replay(self, round: int) -> None:
@@ -218,7 +229,7 @@ class Trial:
         if self.config.mode != "full":
             self._buy_labels(round)
         if self.galot is not None and self.config.synthetic == "accumulate":
-            self.strategy.synthesize(self.galot, round)
+            self._synthesize(round)
 
     def _restore_classifier(self, round: int) -> None:
         """Have the classifier of the round before: in memory, on disk, or in round 0 fitted anew
@@ -255,10 +266,11 @@ class Trial:
 
     def _costs_of(self, batch: SyntheticBatch | None, round: int) -> Row:
         if batch is None:
-            return {"images_made": 0, "ascent_images": 0}
+            return {"images_made": 0, "ascent_images": 0, "seconds_stored": 0.0}
         distance = self.unlabeled.distance(batch.x, round) if self.config.uses_real_images else None
         return {
             "images_made": batch.made,
+            "ascent_images": batch.ascent_images,
             "images_retried": batch.retried,
             "images_failed": batch.failed,
             "images_key": batch.key,

@@ -135,13 +135,37 @@ class ImageRequest:
         return (self.c[own] - self.c0[own]).double().flatten(1).norm(dim=1).mean().item()
 
 
+def check_text(generator: Generator, c: object, n: int) -> Tensor:
+    """Hold what a generator gave for n prompts against what it must give.
+
+    Raises:
+        UserError: it is something else.
+    """
+    what = f"{c.dtype} {list(c.shape)}" if isinstance(c, Tensor) else f"{c!r:.80}"
+    if (
+        not isinstance(c, Tensor) or c.dtype != torch.float32 or c.device.type != "cpu"
+        or c.requires_grad or c.ndim != 3 or len(c) != n
+    ):  # fmt: skip
+        raise UserError(
+            f"{_named(generator)}: encode() gives {what}, not float32 [{n}, L, D] on the CPU, "
+            f"made without gradients"
+        )
+    if not c.isfinite().all():
+        raise UserError(f"{_named(generator)}: encode() gives numbers that are not finite")
+    return c
+
+
+def _named(generator: Generator) -> str:
+    return f"the generator {getattr(generator, 'name', type(generator).__name__)}"
+
+
 def check_sample(generator: Generator, images: object, n: int, graph: Graph = "none") -> None:
     """Hold what a generator gave for n images against what it must give.
 
     Raises:
         UserError: it is something else.
     """
-    who = f"the generator {getattr(generator, 'name', type(generator).__name__)}"
+    who = _named(generator)
     what = f"{images.dtype} {list(images.shape)}" if isinstance(images, Tensor) else f"{images!r}"
     if (
         not isinstance(images, Tensor) or not images.is_floating_point() or images.ndim != 4

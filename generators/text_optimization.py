@@ -90,14 +90,21 @@ def optimize(
     noise = tqdm(noise, "  text", unit="step", leave=False, disable=None)
     directions = [(config.seed, "direction", round, r) for r in range(len(c0))]
     ascent = _ascend(generator, c0, score, config, epsilon, noise, directions)
-    images = len(c0) * config.ascent_steps * config.ascent_samples
-    if ascent.failed * ONE_IN > images:
-        raise UserError(
-            f"{ascent.failed:,} of {images:,} images of round {round}'s text optimisation, or "
-            f"their gradients, are not finite, more than {100 // ONE_IN} %: they overflow; try "
-            f"another --dtype, --scheduler or --guidance"
-        )
+    check_failed(ascent.failed, len(c0) * config.ascent_steps * config.ascent_samples, round)
     return ascent
+
+
+def check_failed(failed: int, images: int, round: int) -> None:
+    """
+    Raises:
+        UserError: of so many images of a round's ascent more than one in ONE_IN is not finite.
+    """
+    if failed * ONE_IN > images:
+        raise UserError(
+            f"{failed:,} of {images:,} images of round {round}'s text optimisation, or their "
+            f"gradients, are not finite, more than {100 // ONE_IN} %: they overflow; try another "
+            f"--dtype, --scheduler or --guidance"
+        )
 
 
 def optimize_each(

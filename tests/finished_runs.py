@@ -17,9 +17,10 @@ def finished(output, accuracies, settings=None, content=None, row=None, remark="
     for r, accuracy in enumerate(accuracies):
         folder.append({
             "round": r, "budget": config.budget(r), "labels": config.budget(r), "images": 0,
-            "accuracy": accuracy, "images_made": 0, "ascent_images": 0, "steps": 1,
-            "query_seconds": 1.0, "train_seconds": 2.0,
-            "extra_train_seconds": 0.0, "generate_seconds": 0.0, **(row or {}),
+            "accuracy": accuracy, "balanced_accuracy": accuracy, "steps": 1,
+            "images_made": 0, "ascent_images": 0, "query_seconds": 1.0, "train_seconds": 2.0,
+            "extra_train_seconds": 0.0, "generate_seconds": 0.0, "seconds_stored": 0.0,
+            **(row or {}),
         })  # fmt: skip
     return folder
 

@@ -61,6 +61,9 @@ class DatasetSpec:
                 f"{self.x_test.shape[1:]} (height, width, channels)"
             )
         self._check_every_class_has_images()
+        for name, kind in (("class_names", str), ("mean", float), ("std", float)):
+            # Lists, or NumPy's numbers, would hash and compare as other values.
+            object.__setattr__(self, name, tuple(map(kind, getattr(self, name))))
 
     def _check_statistics(self) -> None:
         if not len(self.mean) == len(self.std) == self.x_train.shape[3]:

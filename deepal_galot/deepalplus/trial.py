@@ -217,6 +217,7 @@ class Trial:
             labels=int(self.dataset.labeled_idxs.sum()),
             images=sum(len(b.y) for b in self._batches),
             images_made=batch.made,
+            ascent_images=batch.ascent_images,
             images_retried=batch.retried,
             images_failed=batch.failed,
             images_key=batch.key,

@@ -61,24 +61,17 @@ class Curve:
         return None if accuracy is None else accuracy.mean(1)
 
     def balanced(self, budgets: Sequence[int]) -> np.ndarray | None:
-        """[S] the same of the mean over classes of their accuracy; None if one is missing, as of
-        older versions."""
+        """[S] the same of the mean over classes of their accuracy; None if one is missing."""
         if self.at(budgets) is None:
             return None
-        at = [[row.get("balanced_accuracy") for row in rows if row["budget"] in budgets]
+        at = [[row["balanced_accuracy"] for row in rows if row["budget"] in budgets]
               for rows in self.rows]  # fmt: skip
-        return None if any(None in values for values in at) else np.mean(at, axis=1)
+        return np.mean(at, axis=1)
 
     def cost(self, name: str) -> float:
         """One of COSTS: sum over the rounds, mean over the seeds."""
-        runs = [[row.get(c, 0.0) for row in rows for c in COSTS[name]] for rows in self.rows]
+        runs = [[row[c] for row in rows for c in COSTS[name]] for rows in self.rows]
         return float(np.mean([sum(run) for run in runs]))
-
-    @property
-    def counts_stored(self) -> bool:
-        """Whether its costs hold those of images that were stored; not those of older versions."""
-        made = [row for rows in self.rows for row in rows if "images_key" in row]
-        return all("seconds_stored" in row for row in made)
 
     @property
     def labels(self) -> int:
@@ -303,10 +296,8 @@ def _checked_rows(folder: RunFolder) -> list[Row]:
     shares = ("accuracy", "balanced_accuracy")
     needed, rows = (*counts, *shares, *COST_COLUMNS), folder.rows()
     for row in rows:
-        # Where nothing is generated, and in older versions.
-        known = {"seconds_stored": 0.0, "balanced_accuracy": 0.0} | row
-        bad = [k for k in needed if not _is_number(known.get(k))]
-        bad += [k for k in shares if not bad and known[k] > 1]
+        bad = [k for k in needed if not _is_number(row.get(k))]
+        bad += [k for k in shares if not bad and row[k] > 1]
         if bad:
             line = row["round"] + 1
             raise UserError(f"{folder.path / 'rounds.jsonl'}: line {line} is damaged ({bad[0]})")

@@ -12,7 +12,7 @@ import numpy as np
 
 from generators.base import Generator
 from generators.image_store import ImageStore
-from generators.prompts import fill, templates
+from generators.prompts import templates
 
 from ..borrowed_galot import BorrowedGalot
 from ..errors import UserError
@@ -84,10 +84,7 @@ class Gallery:
     @property
     def prompts(self) -> list[str]:
         """For each class, its prompts."""
-        texts = templates(self.folder.config.template)
-        # Cards of older versions have none.
-        given = self._card.get("prompts") or [fill(t, k) for k in self.class_names for t in texts]
-        n = len(texts)
+        given, n = self._card["prompts"], len(templates(self.folder.config.template))
         return [" | ".join(given[k * n : (k + 1) * n]) for k in range(len(self.class_names))]
 
     @cached_property

@@ -94,10 +94,7 @@ def accuracy_table(comparison: Comparison) -> Table:
     }
     said = [what[name] for name in columns if name in what] + ["costs of one run"]
     if any(c.images_made for c in comparison.curves):
-        old = ", but in runs of older versions" * (
-            not all(c.counts_stored for c in comparison.curves)
-        )
-        said.append(f"gen s: images that were stored already as when they were made{old}")
+        said.append("gen s: images that were stored already as when they were made")
     title = f"test accuracy in %, {mean_over('n seeds', rows)}; {'; '.join(said)}"
     return Table("accuracy", title, header, tuple(rows))
 
@@ -114,8 +111,7 @@ def _accuracy_columns(comparison: Comparison) -> dict[str, Column]:
     columns["average"] = [c.average(common) for c in curves]
     balanced = [c.balanced(common) for c in curves]
     pairs = [p for p in zip(balanced, columns["average"], strict=True) if p[1] is not None]
-    known = all(b is not None for b, _ in pairs)
-    if known and any(abs(np.mean(b - average)) >= UNEVEN for b, average in pairs):
+    if any(abs(np.mean(b - average)) >= UNEVEN for b, average in pairs):
         columns["balanced"] = balanced
     if len(common) > 1:
         columns["area"] = [normalized_area(c, common) for c in curves]

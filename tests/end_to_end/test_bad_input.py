@@ -23,13 +23,18 @@ CIFAR = ["--dataset", "CIFAR10", "--strategy", "GALOT"]
 
 
 def refused(capsys, *args) -> str:
-    """The one line that the command ends with."""
-    code = main([str(a) for a in args])
-    err = capsys.readouterr().err
-    assert code == 2, err
-    lines = err.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: "), err
+    """The one line that the command says."""
+    lines = stopped(capsys, *args)
+    assert len(lines) == 1, lines
     return lines[0]
+
+
+def stopped(capsys, *args) -> list[str]:
+    """What the command says before it ends with an error of one line."""
+    code = main([str(a) for a in args])
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert code == 2 and lines[-1].startswith("error: "), lines
+    return lines
 
 
 @pytest.mark.parametrize(
@@ -220,6 +225,7 @@ DECLARED = [
     (f"{HEAD}    {line}\n    def query(self, n): pass\n", f"the strategy Bad{says}")
     for line, says in (
         ("fixed = {'nonsense': 1}", ": fixed: no setting 'nonsense': known: "),
+        ("fixed = {'protocol': 'demo'}", ": fixed: no setting 'protocol': known: "),
         ("fixed = {'lr': None}", ": fixed: lr must be a number, not None"),
         ("preset = {'epochs': 'x'}", ": preset: epochs must be a whole number, not 'x'"),
         ("preset = 5", ": preset must be a dict of settings, not 5"),
@@ -290,19 +296,20 @@ def test_a_data_set_may_only_prefer_settings_that_exist(tmp_path, capsys):
     assert last == "error: the data set Own: defaults: no setting 'epoch': did you mean epochs?"
 
 
-def test_a_generator_may_only_prefer_settings_that_exist(tmp_path, capsys):
+@pytest.mark.parametrize(("name", "says"), [
+    ("step", "did you mean steps or min_steps?"), ("protocol", "known: align, "),
+])  # fmt: skip
+def test_a_generator_may_only_prefer_settings_that_exist(tmp_path, capsys, name, says):
     file = tmp_path / "own.py"
     file.write_text("from generators.tiny import Tiny as T\n"
-                    "class Own(T):\n    defaults = {'step': 5}\n")  # fmt: skip
+                    f"class Own(T):\n    defaults = {{'{name}': 5}}\n")  # fmt: skip
     args = [*QUICK, "--plugin", str(file), "--generator", "Own", "--output", str(tmp_path)]
     assert main([*args, "--strategy", "GALOT"]) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert (
-        last
-        == "error: the generator Own: defaults: no setting 'step': did you mean steps or min_steps?"
-    )
+    assert last.startswith(f"error: the generator Own: defaults: no setting '{name}': {says}")
 
 
+TEXT = "torch.ones(len(prompts), 3, 4)"
 OWN_GENERATOR = """
 import torch
 from generators.base import Generator
@@ -315,9 +322,9 @@ class Own(Generator):
     def __init__(self, config, device): pass
 
     @classmethod
-    def content_hash(cls): return "own"
+    def content_hash(cls): return {content}
 
-    def encode(self, prompts): return torch.ones(len(prompts), 3, 4)
+    def encode(self, prompts): return {text}
 
     def sample(self, c, seeds, graph="none", steps=None):
         x = torch.rand(len(c), 3, 8, 8){made}
@@ -339,11 +346,45 @@ def test_generators_with_faults(tmp_path, capsys, made, given, epsilon, says):
     """Before, white images were trained on without a word, and the others were tracebacks."""
     file = tmp_path / "own.py"
     reads_text = given != "x * 2"  # without a text there are no probes, which would show it first
-    file.write_text(OWN_GENERATOR.format(made=made, given=given, reads_text=reads_text))
+    text = OWN_GENERATOR.format(
+        made=made, given=given, reads_text=reads_text, content="'own'", text=TEXT
+    )
+    file.write_text(text)
     args = ["--plugin", file, "--generator", "Own", "--strategy", f"GALOT:epsilon={epsilon}"]
-    assert main([*QUICK, *map(str, args), "--output", str(tmp_path / "r")]) == 2
-    last = capsys.readouterr().err.strip().splitlines()[-1]
+    last = stopped(capsys, *QUICK, *args, "--output", tmp_path / "r")[-1]
     assert last.startswith("error: the generator Own") and re.search(says, last), last
+
+
+@pytest.mark.parametrize(("content", "text", "says"), [
+    ("b'own'", TEXT, r"content_hash\(\) must give text, not b'own'"),
+    ("'own'", f"{TEXT}[:, 0]", r"gives torch.float32 \[10, 4\], not float32 \[10, L, D\]"),
+    ("'own'", f"{TEXT}[1:]", r"gives torch.float32 \[9, 3, 4\]"),
+    ("'own'", f"{TEXT}.double()", r"gives torch.float64 \[10, 3, 4\]"),
+    ("'own'", f"{TEXT}.requires_grad_()", "made without gradients"),
+    ("'own'", f"{TEXT}.numpy()", "encode.* gives array"),
+    ("'own'", f"{TEXT} * torch.inf", "gives numbers that are not finite"),
+])  # fmt: skip
+def test_generators_with_faulty_texts(tmp_path, capsys, content, text, says):
+    """Before, [P, D] was optimised as [P, P, D], and the others were tracebacks."""
+    file = tmp_path / "own.py"
+    file.write_text(OWN_GENERATOR.format(
+        made="", given="x", reads_text=True, content=content, text=text))  # fmt: skip
+    args = ["--plugin", file, "--generator", "Own", "--strategy", "GALOT"]
+    last = stopped(capsys, *QUICK, *args, "--output", tmp_path / "r")[-1]
+    assert last.startswith("error: the generator Own: ") and re.search(says, last), last
+
+
+def test_a_synthesize_that_gives_something_else(tmp_path, capsys):
+    file = tmp_path / "own.py"
+    file.write_text(
+        "from query_strategies.galot import GALOT\nclass Own(GALOT):\n"
+        "    def synthesize(self, galot, round):\n"
+        "        batch = super().synthesize(galot, round)\n        return batch.x, batch.y\n"
+    )
+    args = ["--plugin", file, "--strategy", "Own", "--output", tmp_path]
+    last = stopped(capsys, *QUICK, *args)[-1]
+    assert last == ("error: Own.synthesize() gave tuple, not the SyntheticBatch that "
+                    "galot.make_images() gives")  # fmt: skip
 
 
 DATA = "from deepal_galot.datasets.base import Dataset\nclass Own(Dataset):\n"

@@ -164,7 +164,7 @@ DIGITS = "zero one two three four five six seven eight nine"
 FAULTS = {
     "a folder of seeds": "no run in it; give a run's seed folder",
     "unfinished": "unfinished, 1 of 2 rounds are done",
-    "older": "an older version ran it",
+    "rows by hand": "does not say which images are its own",
     "baseline": "this run generated no images",
     "borrowed": "name that one",
     "other classes": "classes are zero, one, two, three, four, … (10), those of names zero, two",
@@ -183,9 +183,9 @@ def with_fault(fault, source, tmp_path):
         path = path.parent
     elif fault == "unfinished":
         file.write_text(file.read_text().splitlines(keepends=True)[0])
-    elif fault == "older":
+    elif fault == "rows by hand":
         file.write_text(file.read_text().replace("images_key", "something"))
-        (path / "seals.json").unlink()  # as in the folder of an earlier version
+        (path / "seals.json").unlink()
     elif fault == "baseline":
         run(tmp_path / "b", *QUICK, "--strategy", "RandomSampling")
         path = only_run(tmp_path / "b")[0].path

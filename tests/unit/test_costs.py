@@ -226,6 +226,8 @@ def test_generators_of_other_arithmetic_are_timed_apart(tmp_path, monkeypatch):
         ("GALOT", None, {"text_per": "image", "oversample": 1.5}),
         ("GALOT", None, {"template": "label | photo | realistic"}),
         ("GALOT", None, {"epsilon": 0.0, "quota": 7}),
+        ("GALOT", None, {"epsilon": 0.0, "oversample": 2.0, "keep": "acquisition"}),
+        ("GALOT", "gal", {"epsilon": 0.0, "oversample": 2.0, "keep": "acquisition"}),
         ("GALOTMatched", None, {}),
     ],
 )  # fmt: skip
@@ -273,6 +275,18 @@ def test_counted_work_is_what_a_run_does(tmp_path, monkeypatch, strategy, mode, 
     assert work.disk == pytest.approx(sum(f.stat().st_size for f in on_disk), rel=0.1)
     (after,) = costs_of(plan, tmp_path)
     assert after.finished and after.work == Work() and after.flop == 0
+
+
+def test_borrowed_images_take_the_rounds_fits_alone(tmp_path):
+    """Before, the one that the first ascent needs and the bootstrap's were counted as well."""
+    from deepal_galot.campaign import Campaign
+
+    request, plan = plan_of(tmp_path, "GALOT:oversample=2,keep=pool", epsilon_schedule="constant")
+    (folder,) = Campaign(request, plan).run()
+    flags = QUICK | {"synthetic_from": str(folder.path)}
+    again = dataclasses.replace(request, strategies=("GALOT",), flags=flags)
+    (cost,) = costs_of(make_plan(again), tmp_path / "other")
+    assert (cost.work.fits, cost.work.images, cost.work.chains) == (2, 0, 0)
 
 
 def epochs_of(n: int, config) -> int:

@@ -465,6 +465,15 @@ def test_a_channel_that_never_varies_is_not_divided_by_zero():
     assert std[2] == 1.0 and std[0] < 1 and mean[2] == pytest.approx(7 / 255)
 
 
+def test_lists_and_numpys_numbers_are_the_same_data(toy):
+    """Before, --synthetic-from told one's own data set from itself, and its hash was another."""
+    one = dataclasses.replace(
+        toy, class_names=list(toy.class_names), mean=np.array(toy.mean), std=list(toy.std)
+    )
+    assert one.content_hash == toy.content_hash
+    assert (one.class_names, one.mean, one.std) == (toy.class_names, toy.mean, toy.std)
+
+
 def test_published_sets_are_not_loaded_by_asking_for_their_names(monkeypatch):
     monkeypatch.setattr(published.PublishedSet, "load", None)
     assert all(registry.datasets.get(n).class_names for n in NAMED)

@@ -1,6 +1,7 @@
 """The paper's experiments as data: what they ask for, and when the paper's numbers may stand by."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +10,9 @@ from deepal_galot.cli import build_parser
 from deepal_galot.config import PROTOCOLS
 from deepal_galot.datasets.base import DatasetSpec
 from deepal_galot.errors import UserError
-from deepal_galot.experiment_campaigns import ask, comparable, list_experiments, plan_of
+from deepal_galot.experiment_campaigns import ask, comparable, list_experiments
 from deepal_galot.experiments import ALIASES, EXPERIMENTS, TABLE1, named
+from deepal_galot.jobs import campaign_anew
 from deepal_galot.plan import make_plan, parse_strategy
 from deepal_galot.registry import strategies
 from deepal_galot.report.exhibit import (
@@ -62,7 +64,7 @@ def test_recipes_are_the_papers_and_moderns_under_any_protocol(protocol):
     """Before, on Digits they were demo's Adam at SGD's rate, and under modern all the same."""
     flags = ["--seeds", "0", "--n-init", "9", "--protocol", protocol]
     asked = ask("recipes", args_of(*flags))
-    plan = plan_of(asked)
+    plan = make_plan(asked.request)
     first, averaged, last = (plan.by_entry[entry][0].config for entry in asked.entries)
     for config, name in ((first, "paper"), (last, "modern")):
         flags = ["--strategy", "RandomSampling", "--seeds", "0", "--n-init", "9", "--n-rounds", "0"]
@@ -71,7 +73,7 @@ def test_recipes_are_the_papers_and_moderns_under_any_protocol(protocol):
             assert getattr(config, key) == getattr(theirs.config, key), key
     assert (averaged.schedule, averaged.label_smoothing) == ("onecycle", 0)
     assert len(plan.runs) == 3 and {run.config.cycles for run in plan.runs} == {1}
-    small = plan_of(ask("recipes", args_of("--scale", "small", "--protocol", protocol)))
+    small = make_plan(ask("recipes", args_of("--scale", "small", "--protocol", protocol)).request)
     assert {run.config.cycles for run in small.runs} == {1}  # before, small was the larger one
 
 
@@ -140,9 +142,11 @@ def test_an_experiment_with_a_budget_of_its_own_has_it_on_every_data_set():
 
 def test_the_judge_is_one_run_of_all_seeds():
     asked = ask("matched20", args_of("--seeds", "0", "1", "2"))
-    runs = plan_of(asked).runs
+    runs = make_plan(asked.request).runs
     assert [r.config.seed for r in runs if r.config.mode == "full"] == [0]
     assert len(runs) == 3 * len(asked.arms) + 1
+    in_processes = campaign_anew(asked.args).plan.runs  # before, a run for each seed: Ray stopped
+    assert [r.folder(Path()) for r in in_processes] == [r.folder(Path()) for r in runs]
 
 
 @pytest.mark.parametrize("flags, word", [

@@ -1,6 +1,7 @@
 """GALOT's bank of plain images, and what it asks of the unlabeled pool, round by round."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -165,12 +166,12 @@ def test_the_distance_that_arrives_is_the_networks(fake_generator, tmp_path, mon
     torch.testing.assert_close(state.arrived_distance, 2 * state.ascent_distance[-1])
 
 
-def test_the_digest_is_of_all_that_was_seen_but_its_cost(fake_generator, tmp_path):
+def test_the_digest_is_of_all_that_was_seen(fake_generator, tmp_path):
     own = galot(config(epsilon=1.0, ascent_steps=1), fake_generator, tmp_path)
     state = own.text(lambda images: images.flatten(1)[:, :3], 0)
     for name, tensor in state.tensors.items():
         other = dataclasses.replace(state, **{name: tensor + 1})
-        assert (other.digest() == state.digest()) == (name == "ascent_images"), name
+        assert other.digest() != state.digest(), name
 
 
 def test_the_pool_chooses_from_the_whole_bank_once(fake_generator, tmp_path):
@@ -308,6 +309,25 @@ def test_images_without_a_background_are_left_as_they_are_and_it_is_said(
     plain = galot(config(), fake_generator, tmp_path)
     assert np.array_equal(batch(own, 0).x, batch(plain, 0).x)
     assert "no plain background, so they stay as they are" in capsys.readouterr().err
+
+
+def test_texts_of_their_own_stop_where_too_many_gradients_are_not_finite(fake_generator, tmp_path):
+    """Of 30 images and 2 steps: 3 of 60 failures are 5 %, 4 are more, in whatever batch they are.
+    Before, images of texts that never moved were trained on, without a word."""
+    c = config(epsilon=1.0, epsilon_schedule="constant", text_per="image", ascent_steps=2)
+    ours, bad, calls = galot(c, fake_generator, tmp_path), [], itertools.count()
+
+    def logits(images):
+        factor = torch.tensor([torch.nan if next(calls) in bad else 1.0 for _ in images])
+        return images.flatten(1)[:, :3] * factor[:, None]
+
+    refine, rows = ours._refine(logits, 0, n=30), torch.tensor([0, 1, 2])
+    bad += [0, 4, 11]  # of the first batch two, in other steps; of the second one
+    for seeds in ([1, 2, 3], [4, 5, 6]):
+        refine(ours.c0, seeds, rows)
+    bad.append(12)
+    with pytest.raises(UserError, match="4 of 60 images of round 0's text optimisation"):
+        refine(ours.c0, [7, 8, 9], rows)
 
 
 @pytest.mark.parametrize("direction", ["sign", "random"])

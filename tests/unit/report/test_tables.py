@@ -41,8 +41,6 @@ def test_balanced_accuracy_stands_where_it_tells_more(tmp_path):
     uneven = runs(0.6, 0.7, strategy="RandomSampling")
     full = finished(tmp_path, [0.9], strategy="FullySupervised", mode="full",
                     row={"balanced_accuracy": 0.9})  # fmt: skip
-    old = finished(tmp_path, [0.5, 0.6], strategy="MarginSampling")
-    assert "balanced" not in tables.accuracy_table(compare([*uneven, old])[0]).header
     table = tables.accuracy_table(compare([*even, *uneven, full])[0])
     j = table.header.index("balanced")
     assert table.header[j - 1 : j + 2] == ("average", "balanced", "area")
@@ -89,10 +87,6 @@ def test_seconds_of_generating_are_explained_where_there_are_some(tmp_path):
     for run, said in ((made, True), (finished(tmp_path, [0.5, 0.6]), False)):
         title = tables.accuracy_table(compare([run])[0]).title
         assert ("gen s: images that were stored already as when" in title) is said
-    old = finished(tmp_path, [0.5, 0.6], row={"images_made": 3, "images_key": "k"}, seed=1,
-                   strategy="GALOT", mode="al+gal")  # fmt: skip
-    title = tables.accuracy_table(compare([made, old])[0]).title
-    assert title.endswith("as when they were made, but in runs of older versions")
 
 
 def test_the_difference_table_holds_scipys_interval_and_p(two_methods):

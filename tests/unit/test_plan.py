@@ -1,0 +1,25 @@
+"""From what is asked for to configurations."""
+
+import torch
+
+from deepal_galot import registry
+from deepal_galot.plan import configure
+from deepal_galot.request import Request
+from query_strategies.galot import GALOT
+
+
+def test_a_strategy_that_is_defined_by_a_generator_has_that_ones_defaults(tmp_path):
+    """Before, steps and guidance were those of the data set's own generator."""
+
+    class OfTiny(GALOT):
+        """images of the embedded generator, whatever the data set's"""
+
+        fixed = {"generator": "tiny"}
+
+    request = Request(("GALOT",), registry.datasets.get("FashionMNIST"), (0,), None, {},
+                      tmp_path, tmp_path, torch.device("cpu"))  # fmt: skip
+    ours = configure(request, OfTiny, "al+gal")
+    asked = configure(request, GALOT, "al+gal", {"generator": "tiny"})
+    read = ("generator", "steps", "guidance", "scheduler", "resolution", "dtype")
+    assert [getattr(ours, f) for f in read] == [getattr(asked, f) for f in read]
+    assert ours.steps != 50
