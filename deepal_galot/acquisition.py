@@ -70,10 +70,7 @@ SCORES: dict[str, Score] = {
     "entropy": entropy,
     "least_confidence": least_confidence,
 }
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "max_loss": max_loss,
-    "min_loss": min_loss,
-}
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"max_loss": max_loss, "min_loss": min_loss}
 # The strategies' names are accepted too, because the paper calls A_GAL by them.
 ALIASES = {
     "MarginSampling": "margin",

@@ -167,9 +167,7 @@ class Alignment:
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
-def fit_aligned(
-    images: Tensor, shape: tuple[int, int, int], alignment: Alignment | None
-) -> Tensor:  # fmt: skip
+def fit_aligned(images: Tensor, shape: tuple[int, int, int], alignment: Alignment | None) -> Tensor:
     """images.fit_to, with the alignment if there is one."""
     return fit_to(images, shape) if alignment is None else alignment.fit_to(images, shape)
 

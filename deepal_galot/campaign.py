@@ -100,9 +100,10 @@ class Campaign:
         """On flags without an effect, and on a GPU that nobody asked for."""
         request = self.request
         return [
-            *unread_note(request, self.plan), *epochs_note(self.plan, request.flags),
+            *unread_note(request, self.plan),
+            *epochs_note(self.plan, request.flags),
             *(() if request.device_named else unused_gpu(request.device)),
-        ]  # fmt: skip
+        ]
 
     def _probe(self) -> Probe:
         request = self.request
@@ -171,9 +172,14 @@ class Campaign:
             folder.save_environment(environment(self.request, self.plan.spec))
             make_galot = partial(self._galot, run, folder) if run.generator else None
             trial = Trial(
-                folder, self.plan.spec, run.strategy, run.architecture, self.request.device,
-                self._oracle(run), make_galot,
-            )  # fmt: skip
+                folder,
+                self.plan.spec,
+                run.strategy,
+                run.architecture,
+                self.request.device,
+                self._oracle(run),
+                make_galot,
+            )
             if self.request.compile:
                 trial.learner.compiled_from = COMPILED_FROM
             trial.run(on_round)
@@ -198,9 +204,14 @@ class Campaign:
             theirs = ImageStore(run.source.output / "images")
             keys = [row["images_key"] for row in run.source.rows()]
             return BorrowedGalot(
-                run.source.config, lambda: self.generator(run), theirs, run.source, words, shape,
+                run.source.config,
+                lambda: self.generator(run),
+                theirs,
+                run.source,
+                words,
+                shape,
                 keys,
-            )  # fmt: skip
+            )
         full_size = self._full_size(folder) if self.request.save_full_size else None
         store = ImageStore(self.request.output / "images", full_size, self.drawing)
         return Galot(run.config, self.generator(run), store, folder, words, shape, unlabeled)

@@ -62,9 +62,7 @@ class Captured:
         graph, own = torch.cuda.CUDAGraph(), {k: v.clone() for k, v in inputs.items()}
         stream = torch.cuda.current_stream()
         try:
-            with torch.cuda.graph(
-                graph, self._memory, stream, capture_error_mode="thread_local"
-            ):  # fmt: skip
+            with torch.cuda.graph(graph, self._memory, stream, capture_error_mode="thread_local"):
                 self.function(own)
         except RuntimeError as error:
             first = error.__context__ or error  # leaving the block says only that something failed

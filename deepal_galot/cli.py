@@ -112,8 +112,9 @@ def _check_actions(args: argparse.Namespace, parser: argparse.ArgumentParser) ->
     if asked and asked[0] in READ:
         for action in parser._actions:
             if action.dest not in READ[asked[0]] and getattr(args, action.dest) != action.default:
-                raise UserError(f"{action.option_strings[0]}: {flags[0]} does not read it; leave "
-                                f"it out")  # fmt: skip
+                raise UserError(
+                    f"{action.option_strings[0]}: {flags[0]} does not read it; leave it out"
+                )
     if args.scale is not None and not (args.experiment or args.list_experiments):
         raise UserError(f"--scale {args.scale}: belongs to --experiment")
 

@@ -47,8 +47,16 @@ def _option(
     at_most: float | None = None,
     choices: tuple[str, ...] | None = None,
 ) -> Any:
-    metadata = {"group": group, "help": help, "unit": unit, "at_least": at_least, "above": above,
-                "at_most": at_most, "choices": choices, "usual": default}  # fmt: skip
+    metadata = {
+        "group": group,
+        "help": help,
+        "unit": unit,
+        "at_least": at_least,
+        "above": above,
+        "at_most": at_most,
+        "choices": choices,
+        "usual": default,
+    }
     # What only some strategies read is None until `resolve` knows that this one does.
     return dataclasses.field(default=None if group == STRATEGY else default, metadata=metadata)
 
@@ -68,49 +76,79 @@ class RunConfig:
 
     n_init: int = _option(1000, BUDGET, "labels before the first query", unit="labels", at_least=1)
     n_query: int = _option(1000, BUDGET, "labels bought a round", unit="labels", at_least=1)
-    n_rounds: int = _option(9, BUDGET, "query rounds after round 0", unit="rounds", at_least=0,
-                           at_most=10_000)  # fmt: skip
+    n_rounds: int = _option(
+        9, BUDGET, "query rounds after round 0", unit="rounds", at_least=0, at_most=10_000
+    )
     quota: int | None = _option(
-        None, BUDGET, "labels bought in all queries; sets n-rounds, the last query is smaller",
-        unit="labels", at_least=1)  # fmt: skip
+        None,
+        BUDGET,
+        "labels bought in all queries; sets n-rounds, the last query is smaller",
+        unit="labels",
+        at_least=1,
+    )
 
     classifier: str = _option("resnet18", TRAINING, "network, see --list")
     optimizer: str = _option("sgd", TRAINING, "optimiser", choices=("sgd", "adam", "adamw"))
     lr: float = _option(0.01, TRAINING, "initial learning rate", above=0)
-    schedule: str = _option("cosine", TRAINING, "learning rate: cosine to 0 by epoch; onecycle, up "
-                            "and then to 0 by step; or constant (none)",
-                            choices=("cosine", "onecycle", "constant"))  # fmt: skip
+    schedule: str = _option(
+        "cosine",
+        TRAINING,
+        "learning rate: cosine to 0 by epoch; onecycle, up "
+        "and then to 0 by step; or constant (none)",
+        choices=("cosine", "onecycle", "constant"),
+    )
     momentum: float = _option(0.9, TRAINING, "SGD momentum", at_least=0, at_most=1)
     weight_decay: float = _option(5e-4, TRAINING, "L2 penalty; of adamw, decoupled", at_least=0)
-    label_smoothing: float = _option(0.0, TRAINING, "share of a label spread over all classes",
-                                     at_least=0, at_most=0.9)  # fmt: skip
-    ema: float = _option(0.0, TRAINING, "decay of the moving average of the weights that the fit "
-                         "ends with; 0 = its last weights", at_least=0, at_most=0.9999)  # fmt: skip
+    label_smoothing: float = _option(
+        0.0, TRAINING, "share of a label spread over all classes", at_least=0, at_most=0.9
+    )
+    ema: float = _option(
+        0.0,
+        TRAINING,
+        "decay of the moving average of the weights that the fit ends with; 0 = its last weights",
+        at_least=0,
+        at_most=0.9999,
+    )
     epochs: int = _option(300, TRAINING, "passes over the training set", unit="epochs", at_least=1)
-    min_steps: int = _option(0, TRAINING, "more epochs if needed for this many steps",
-                             unit="steps", at_least=0)  # fmt: skip
+    min_steps: int = _option(
+        0, TRAINING, "more epochs if needed for this many steps", unit="steps", at_least=0
+    )
     batch_size: int = _option(32, TRAINING, "training batch", unit="images", at_least=1)
     shift: int = _option(4, TRAINING, "random crop after zero padding", unit="pixels", at_least=0)
     flip: int = _option(1, TRAINING, "random horizontal flip, 0 or 1", at_least=0, at_most=1)
     rotate: float = _option(0.0, TRAINING, "random rotation up to ±", unit="degrees", at_least=0)
-    zoom: float = _option(0.0, TRAINING, "random scale of each axis up to ± this share",
-                          at_least=0, at_most=0.9)  # fmt: skip
-    precision: str = _option("auto", TRAINING, "of the classifier's products, its weights are "
-                             "float32; auto: bfloat16 on CUDA where available, else float32",
-                             choices=("auto", "float32", "bfloat16"))  # fmt: skip
-    rand_augment: int = _option(0, TRAINING, "RandAugment: random operations an image", at_least=0,
-                                at_most=5)  # fmt: skip
+    zoom: float = _option(
+        0.0, TRAINING, "random scale of each axis up to ± this share", at_least=0, at_most=0.9
+    )
+    precision: str = _option(
+        "auto",
+        TRAINING,
+        "of the classifier's products, its weights are "
+        "float32; auto: bfloat16 on CUDA where available, else float32",
+        choices=("auto", "float32", "bfloat16"),
+    )
+    rand_augment: int = _option(
+        0, TRAINING, "RandAugment: random operations an image", at_least=0, at_most=5
+    )
     rand_magnitude: float = _option(9.0, TRAINING, "their strength, of 30", at_least=0, at_most=30)
-    score_augmented: int = _option(0, TRAINING, "strategies see the pool under the random crop, "
-                                   "flip, …, 0 or 1", at_least=0, at_most=1)  # fmt: skip
+    score_augmented: int = _option(
+        0,
+        TRAINING,
+        "strategies see the pool under the random crop, flip, …, 0 or 1",
+        at_least=0,
+        at_most=1,
+    )
 
     mc_passes: int | None = _option(
         20, STRATEGY, "stochastic passes of the Monte Carlo strategies", unit="passes", at_least=2
     )
     mc_noise: str | None = _option(
-        "head_dropout", STRATEGY, "what their passes differ by: dropout before the last layer, in "
+        "head_dropout",
+        STRATEGY,
+        "what their passes differ by: dropout before the last layer, in "
         "training too; or the statistics of the batch, as DeepALPlus has it",
-        choices=("head_dropout", "batchnorm"))  # fmt: skip
+        choices=("head_dropout", "batchnorm"),
+    )
     head_dropout: float | None = _option(
         0.5,
         STRATEGY,
@@ -123,52 +161,92 @@ class RunConfig:
         "MarginSampling", GALOT, "A_AL: any strategy that picks real images"
     )
     text_target: str = _option(
-        "margin", GALOT, "A_GAL, what the text optimisation raises: margin, entropy, "
-        "least_confidence; or the pseudo-label's loss, max_loss, or its negative, min_loss"
-    )  # fmt: skip
+        "margin",
+        GALOT,
+        "A_GAL, what the text optimisation raises: margin, entropy, "
+        "least_confidence; or the pseudo-label's loss, max_loss, or its negative, min_loss",
+    )
     template: str = _option(
-        "a realistic photo of a {label}", GALOT,
+        "a realistic photo of a {label}",
+        GALOT,
         "prompt, or the name of one (see run_benchmark.py --list); {label} is the class name; "
-        "several, with | between them, are mixed evenly"
-    )  # fmt: skip
-    text_per: str = _option("class", GALOT, "an optimised text embedding for each class (and "
-                            "prompt), or for each image at its own noise",
-                            choices=("class", "image"))  # fmt: skip
+        "several, with | between them, are mixed evenly",
+    )
+    text_per: str = _option(
+        "class",
+        GALOT,
+        "an optimised text embedding for each class (and "
+        "prompt), or for each image at its own noise",
+        choices=("class", "image"),
+    )
     epsilon: float = _option(0.5, GALOT, "radius of ‖c − c0‖; 0 = no text optimisation", at_least=0)
-    epsilon_schedule: str = _option("linear", GALOT, "ε over the rounds: ε·(round+1)/rounds, or ε",
-                                    choices=("linear", "constant"))  # fmt: skip
+    epsilon_schedule: str = _option(
+        "linear",
+        GALOT,
+        "ε over the rounds: ε·(round+1)/rounds, or ε",
+        choices=("linear", "constant"),
+    )
     eta: float = _option(0.2, GALOT, "step length η as a share of ε", above=0)
     ascent_steps: int = _option(10, GALOT, "K, ascent steps a round", unit="steps", at_least=1)
-    ascent_samples: int = _option(6, GALOT, "m, fresh images a class and step; with text-per "
-                                  "image, each has its own", unit="images", at_least=1)  # fmt: skip
-    ascent_denoising: int | None = _option(None, GALOT, "T of the images of the ascent, if not "
-                                           "that of --steps", unit="steps", at_least=1)  # fmt: skip
-    direction: str = _option("sign", GALOT, "u = sign(g) or g, then scaled to unit length; or a "
-                             "random u, the control",
-                             choices=("sign", "gradient", "random"))  # fmt: skip
+    ascent_samples: int = _option(
+        6,
+        GALOT,
+        "m, fresh images a class and step; with text-per image, each has its own",
+        unit="images",
+        at_least=1,
+    )
+    ascent_denoising: int | None = _option(
+        None,
+        GALOT,
+        "T of the images of the ascent, if not that of --steps",
+        unit="steps",
+        at_least=1,
+    )
+    direction: str = _option(
+        "sign",
+        GALOT,
+        "u = sign(g) or g, then scaled to unit length; or a random u, the control",
+        choices=("sign", "gradient", "random"),
+    )
     norm: str = _option("l2", GALOT, "norm of ‖c − c0‖ ≤ ε and of u", choices=("l2", "linf"))
-    n_synthetic: float = _option(1.0, GALOT, "N_GAL, images trained on, as a multiple of |L|",
-                                 above=0)  # fmt: skip
-    synthetic: str = _option("replace", GALOT, "train on this round's images or on all rounds'",
-                             choices=("replace", "accumulate"))  # fmt: skip
-    oversample: float = _option(1.0, GALOT, "make this many times N_GAL, keep N_GAL",
-                                at_least=1)  # fmt: skip
+    n_synthetic: float = _option(
+        1.0, GALOT, "N_GAL, images trained on, as a multiple of |L|", above=0
+    )
+    synthetic: str = _option(
+        "replace",
+        GALOT,
+        "train on this round's images or on all rounds'",
+        choices=("replace", "accumulate"),
+    )
+    oversample: float = _option(1.0, GALOT, "make this many times N_GAL, keep N_GAL", at_least=1)
     keep: str = _option(
-        "random", GALOT, "which of them, in each class: at random; acquisition, of highest "
+        "random",
+        GALOT,
+        "which of them, in each class: at random; acquisition, of highest "
         "text-target; pool, nearest to the unlabeled images; diversity, nearest to their own "
         "k-means centers; discriminator, most like real ones; or bald, of highest mutual "
-        "information", choices=("random", "acquisition", *ASKS_POOL))  # fmt: skip
+        "information",
+        choices=("random", "acquisition", *ASKS_POOL),
+    )
     align: str = _option(
-        "none", GALOT, "one map of all generated images, made of 30 plain ones a class, that gives "
+        "none",
+        GALOT,
+        "one map of all generated images, made of 30 plain ones a class, that gives "
         "them the unlabeled pool's moments: pool, of place, size and slant where there is a plain "
         "background, else none; or channels, of each channel's mean and deviation",
-        choices=("none", "pool", "channels"))  # fmt: skip
+        choices=("none", "pool", "channels"),
+    )
 
-    synthetic_weight: float = _option(1.0, GALOT, "weight of a generated image's loss, where that "
-                                      "of a real one is 1", above=0)  # fmt: skip
+    synthetic_weight: float = _option(
+        1.0, GALOT, "weight of a generated image's loss, where that of a real one is 1", above=0
+    )
     synthetic_norm: str = _option(
-        "shared", GALOT, "BatchNorm of generated images: that of all, or separate with a scale and "
-        "offset of its own, unused in testing", choices=("shared", "separate"))  # fmt: skip
+        "shared",
+        GALOT,
+        "BatchNorm of generated images: that of all, or separate with a scale and "
+        "offset of its own, unused in testing",
+        choices=("shared", "separate"),
+    )
 
     synthetic_from: str | None = _option(
         None, GALOT, "train on the generated images of a finished run, given by its seed folder"
@@ -183,11 +261,16 @@ class RunConfig:
     steps: int | None = _option(None, GENERATOR, "T, denoising steps", unit="steps", at_least=1)
     guidance: float | None = _option(None, GENERATOR, "classifier-free guidance scale", at_least=0)
     scheduler: str | None = _option(None, GENERATOR, "a diffusers scheduler class")
-    resolution: int | None = _option(None, GENERATOR, "side of a generated image, before resizing",
-                                     unit="pixels", at_least=8)  # fmt: skip
-    dtype: str = _option("auto", GENERATOR, "arithmetic of sampling; the gradient's step is always "
-                         "float32; auto: bfloat16 or else float16 on CUDA, float32 elsewhere",
-                         choices=("auto", "float32", "bfloat16", "float16"))  # fmt: skip
+    resolution: int | None = _option(
+        None, GENERATOR, "side of a generated image, before resizing", unit="pixels", at_least=8
+    )
+    dtype: str = _option(
+        "auto",
+        GENERATOR,
+        "arithmetic of sampling; the gradient's step is always "
+        "float32; auto: bfloat16 or else float16 on CUDA, float32 elsewhere",
+        choices=("auto", "float32", "bfloat16", "float16"),
+    )
 
     def __post_init__(self) -> None:
         for f in option_fields():
@@ -290,8 +373,16 @@ class RunConfig:
         if self.rand_augment == 0:
             unread.add("rand_magnitude")
         if self.epsilon == 0:
-            unread |= {"epsilon_schedule", "eta", "text_per", "ascent_steps", "ascent_samples",
-                       "ascent_denoising", "direction", "norm"}  # fmt: skip
+            unread |= {
+                "epsilon_schedule",
+                "eta",
+                "text_per",
+                "ascent_steps",
+                "ascent_samples",
+                "ascent_denoising",
+                "direction",
+                "norm",
+            }
             if self.keep != "acquisition":
                 unread.add("text_target")
         if self.text_per == "image":
@@ -470,8 +561,15 @@ def resolve(
     flags, dataset_defaults = dict(flags or {}), dict(dataset_defaults or {})
     chosen = flags.pop("protocol", dataset_defaults.pop("protocol", "paper"))
     recipe = protocol(chosen)
-    values = {**usual_values(), **(generator_defaults or {}), **recipe.sets, **dataset_defaults,
-              **recipe.datasets.get(dataset, {}), **flags, **(fixed or {})}  # fmt: skip
+    values = {
+        **usual_values(),
+        **(generator_defaults or {}),
+        **recipe.sets,
+        **dataset_defaults,
+        **recipe.datasets.get(dataset, {}),
+        **flags,
+        **(fixed or {}),
+    }
     values |= {name: None for name in fields_of(STRATEGY) if name not in reads}
     if values["mc_noise"] == "batchnorm":
         values["head_dropout"] = None

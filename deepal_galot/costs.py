@@ -77,10 +77,13 @@ class Prices:
     def of(self, work: Work) -> float:
         """The whole price of some work."""
         return (
-            self.image * (work.images + work.pictures) + self.chain * work.chains
-            + self.fit * work.fits + self.step * work.steps + self.trained * work.trained
+            self.image * (work.images + work.pictures)
+            + self.chain * work.chains
+            + self.fit * work.fits
+            + self.step * work.steps
+            + self.trained * work.trained
             + self.passed * work.passed
-        )  # fmt: skip
+        )
 
 
 @dataclass(frozen=True)
@@ -184,8 +187,10 @@ def epochs_note(plan: Plan, flags: Mapping[str, Any]) -> list[str]:
         c.epochs * count_batches(n, c.batch_size) > c.min_steps for c, n in fits
     ):
         return []
-    return [f"note: --epochs {flags['epochs']}: changes nothing, --min-steps "
-            f"{fits[0][0].min_steps} asks for more in every round; add --min-steps 0"]  # fmt: skip
+    return [
+        f"note: --epochs {flags['epochs']}: changes nothing, --min-steps "
+        f"{fits[0][0].min_steps} asks for more in every round; add --min-steps 0"
+    ]
 
 
 def training_images(c: RunConfig, spec: DatasetSpec, round: int) -> int:
@@ -214,9 +219,12 @@ def _generating(run: Run, spec: DatasetSpec, round: int, size: Size | None) -> W
         images=sum(made) + aligned,
         pictures=pictures,
         chains=ascent_images(c, k, round),
-        disk=(sum(made) + aligned) * pixels + shards * SHARD_HEADER
-        + texts + (2 * k * PROBES * pixels if shows else 0) + TEXT_HEADER,
-    )  # fmt: skip
+        disk=(sum(made) + aligned) * pixels
+        + shards * SHARD_HEADER
+        + texts
+        + (2 * k * PROBES * pixels if shows else 0)
+        + TEXT_HEADER,
+    )
 
 
 def ascends(c: RunConfig) -> bool:

@@ -49,11 +49,12 @@ def machine(device: torch.device) -> dict[str, Any]:
     return {
         "versions": versions(),
         "device": str(device),
-        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else
-        platform.processor() or platform.machine(),
+        "device_name": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else platform.processor() or platform.machine(),
         "cpu_cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
-    }  # fmt: skip
+    }
 
 
 def machine_line(device: torch.device) -> str:
@@ -113,6 +114,12 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     # Of the CPU on Linux and macOS, on Windows; of CUDA's libraries; and of a convolution for which
     # none of cuDNN's ways found the memory that it works in.
-    says = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED",
-            "ALLOCATION_FAILED", "unable to find an engine")  # fmt: skip
+    says = (
+        "can't allocate memory",
+        "not enough memory",
+        "out of memory",
+        "ALLOC_FAILED",
+        "ALLOCATION_FAILED",
+        "unable to find an engine",
+    )
     return isinstance(error, RuntimeError) and any(text in str(error) for text in says)

@@ -19,15 +19,7 @@ from .costs import costs_of, totals
 from .engines import play_all
 from .errors import UserError, did_you_mean
 from .experiments import ALIASES, EXPERIMENTS, Arm, Experiment, PerClass, Times, named
-from .plan import (
-    Plan,
-    Run,
-    configure,
-    default_mode,
-    make_plan,
-    parse_strategy,
-    setting_text,
-)
+from .plan import Plan, Run, configure, default_mode, make_plan, parse_strategy, setting_text
 from .report.exhibit import Exhibit, ExhibitArm, is_the_papers, save_real_examples
 from .request import Request, request_of
 from .results import RunFolder, label_of
@@ -238,10 +230,15 @@ def _exhibit(name: str, asked: Asked, plan: Plan) -> Exhibit:
     baseline = None if experiment.baseline is None else arms[experiment.baseline].label
     judge = plan.by_entry[asked.judge][0] if asked.judge else None
     return Exhibit(
-        name, experiment.title, experiment.kind, plan.spec.name, arms, baseline,
+        name,
+        experiment.title,
+        experiment.kind,
+        plan.spec.name,
+        arms,
+        baseline,
         _method_folder(judge, asked) if judge else None,
         experiment.notes if is_the_papers(plan.spec) else (),
-    )  # fmt: skip
+    )
 
 
 def _arms(name: str, asked: Asked, plan: Plan) -> tuple[ExhibitArm, ...]:

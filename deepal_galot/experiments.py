@@ -145,16 +145,22 @@ def _matched(budget: tuple[int, int, int]) -> Experiment:
     return Experiment(
         "Generated images matched to the unlabeled pool",
         f"not in the paper: {budget[0]} + {budget[2]} × {budget[1]} labels, A_AL = Margin",
-        (_galot("plain", epsilon=0.0), Arm("no image", "MarginSampling"),
-         _galot("highest margin of the bank", keep="acquisition", **_BANK),
-         _galot("nearest to the pool, not aligned", keep="pool", **_BANK),
-         _galot("aligned, not chosen", epsilon=0.0, align="pool"),
-         Arm("GALOTMatched", "GALOTMatched", {"oversample": float(BANK)}),
-         _galot("all of the bank", epsilon=0.0, n_synthetic=Times(BANK)),
-         _galot("all of the bank, aligned", epsilon=0.0, align="pool", n_synthetic=Times(BANK)),
-         _galot("GALOT (paper)"), _galot("a text for each image", text_per="image")),
-        baseline=0, budget=budget, judged=True,
-    )  # fmt: skip
+        (
+            _galot("plain", epsilon=0.0),
+            Arm("no image", "MarginSampling"),
+            _galot("highest margin of the bank", keep="acquisition", **_BANK),
+            _galot("nearest to the pool, not aligned", keep="pool", **_BANK),
+            _galot("aligned, not chosen", epsilon=0.0, align="pool"),
+            Arm("GALOTMatched", "GALOTMatched", {"oversample": float(BANK)}),
+            _galot("all of the bank", epsilon=0.0, n_synthetic=Times(BANK)),
+            _galot("all of the bank, aligned", epsilon=0.0, align="pool", n_synthetic=Times(BANK)),
+            _galot("GALOT (paper)"),
+            _galot("a text for each image", text_per="image"),
+        ),
+        baseline=0,
+        budget=budget,
+        judged=True,
+    )
 
 
 def _recipes() -> tuple[Arm, ...]:

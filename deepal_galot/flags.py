@@ -45,9 +45,12 @@ class Parser(argparse.ArgumentParser):
 def build_parser() -> argparse.ArgumentParser:
     """All flags; those of the configuration have their help, unit and default from its fields."""
     parser = Parser(
-        prog="run_benchmark.py", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False,
+        prog="run_benchmark.py",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     _add_what_to_run(parser.add_argument_group("what to run"))
     presets = {name: registry.strategies.get(name).preset for name in registry.strategies.names()}
     for title in (BUDGET, TRAINING, STRATEGY, GALOT, GENERATOR):
@@ -124,9 +127,14 @@ def _add_what_to_run(group: argparse._ArgumentGroup) -> None:
         help="of an experiment: small is one seed and two budgets, where --seeds and --n-rounds "
         "say nothing else (default: full)",
     )
-    add("--plugin", action="append", default=[], metavar="FILE",
+    add(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="FILE",
         help="a Python file with a strategy, generator, data set or classifier; as NAME=FILE, what "
-        "is in it gets that name; give it once for each file")  # fmt: skip
+        "is in it gets that name; give it once for each file",
+    )
 
 
 def _add_where(group: argparse._ArgumentGroup) -> None:
@@ -167,13 +175,22 @@ def _add_where(group: argparse._ArgumentGroup) -> None:
         "of the GPU's memory; where each has as many threads, with the same bits (default: 1)",
     )
     _add_engine(add)
-    add("--deterministic", action="store_true",
-        help="same bits on the same GPU, slower; a CPU always is")  # fmt: skip
-    add("--compile", action="store_true",
+    add(
+        "--deterministic",
+        action="store_true",
+        help="same bits on the same GPU, slower; a CPU always is",
+    )
+    add(
+        "--compile",
+        action="store_true",
         help=f"compile the generator, and on a GPU fits of {COMPILED_FROM:,} steps or more: faster "
-        f"after minutes; needs a C++ compiler")  # fmt: skip
-    add("--checkpointing", action="store_true",
-        help="the ascent's gradient in less memory and more time")  # fmt: skip
+        f"after minutes; needs a C++ compiler",
+    )
+    add(
+        "--checkpointing",
+        action="store_true",
+        help="the ascent's gradient in less memory and more time",
+    )
 
 
 def _add_engine(add: Callable[..., object]) -> None:
@@ -243,8 +260,11 @@ def _add_instead(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--list", action="store_true", help="name every strategy, generator, data set, … and leave")
     add("--dry-run", action="store_true", help="check everything, say what it costs, and leave")
-    add("--list-experiments", action="store_true",
-        help="the paper's tables and figures: what each is and costs on --dataset")  # fmt: skip
+    add(
+        "--list-experiments",
+        action="store_true",
+        help="the paper's tables and figures: what each is and costs on --dataset",
+    )
     add(
         "--report",
         nargs="*",
@@ -266,8 +286,13 @@ def _add_instead(group: argparse._ArgumentGroup) -> None:
         type=Path,
         help="label a folder's images as CSV; needs --from",
     )
-    add("--from", dest="from_run", metavar="RUN", type=Path,
-        help="with --predict: the run's seed folder")  # fmt: skip
+    add(
+        "--from",
+        dest="from_run",
+        metavar="RUN",
+        type=Path,
+        help="with --predict: the run's seed folder",
+    )
 
 
 # -- the fields of the configuration ----------------------------------------------------------
@@ -276,9 +301,12 @@ Preferred = Mapping[str, Mapping[str, Any]]  # who prefers which values of which
 
 
 def add_fields(
-    group: argparse._ArgumentGroup, title: str, without: Container[str] = (),
-    presets: Preferred | None = None, elsewhere: Container[str] = (),
-) -> None:  # fmt: skip
+    group: argparse._ArgumentGroup,
+    title: str,
+    without: Container[str] = (),
+    presets: Preferred | None = None,
+    elsewhere: Container[str] = (),
+) -> None:
     """A flag for each field of a group, with its help, unit and defaults.
 
     Args:
@@ -313,9 +341,12 @@ def _add_field(group: argparse._ArgumentGroup, f: Any, others: Sequence[str]) ->
     text = f"{f.metadata['help']}{choices}{unit} (default: {defaults})"
     kind = field_type(f.name)
     group.add_argument(
-        *names, dest=f"{PREFIX}{f.name}", type=kind, help=text.replace("%", "%%"),
+        *names,
+        dest=f"{PREFIX}{f.name}",
+        type=kind,
+        help=text.replace("%", "%%"),
         metavar={int: "N", float: "X", str: "NAME"}[kind],
-    )  # fmt: skip
+    )
 
 
 def _other_defaults(f: Any, presets: Preferred, elsewhere: Container[str]) -> list[str]:
@@ -326,8 +357,11 @@ def _other_defaults(f: Any, presets: Preferred, elsewhere: Container[str]) -> li
     prefers |= presets
     values = {who: sets[f.name] for who, sets in prefers.items() if f.name in sets}
     default = f.metadata["usual"]
-    texts = [f"{who}: {value}" for who, value in values.items()
-             if value != default and who not in elsewhere]  # fmt: skip
+    texts = [
+        f"{who}: {value}"
+        for who, value in values.items()
+        if value != default and who not in elsewhere
+    ]
     for name, protocol in PROTOCOLS.items():
         if name in elsewhere:
             continue

@@ -235,9 +235,17 @@ class Galot:
             arrived = arrived.unflatten(0, (-1, PROBES)).mean(1)
             ascent = replace(probed.mean_over(PROBES), c=self.c0)
         return TextState(
-            self.c0, ascent.c, torch.tensor(epsilon), ascent.score, ascent.gradient_norm,
-            ascent.distance, arrived, probe_score, probe_images, torch.tensor(ascent.failed),
-        )  # fmt: skip
+            self.c0,
+            ascent.c,
+            torch.tensor(epsilon),
+            ascent.score,
+            ascent.gradient_norm,
+            ascent.distance,
+            arrived,
+            probe_score,
+            probe_images,
+            torch.tensor(ascent.failed),
+        )
 
     def make_images(self, logits: Logits | None, round: int) -> SyntheticBatch:
         """N_GAL images of this round, the classes as even as they go, in each the templates.
@@ -266,9 +274,16 @@ class Galot:
             made, stored = made + of_map[0], stored + of_map[1]
         keep = self._keep(x, y, logits, round)
         return SyntheticBatch(
-            x[keep], y[keep], made, ascent_images(self.config, self.n_classes, round),
-            last.retried, last.failed, last.key, stored, measures,
-        )  # fmt: skip
+            x[keep],
+            y[keep],
+            made,
+            ascent_images(self.config, self.n_classes, round),
+            last.retried,
+            last.failed,
+            last.key,
+            stored,
+            measures,
+        )
 
     def _images(self, request: ImageRequest) -> Images:
         return self.store.get(self.generator, request)
@@ -284,8 +299,11 @@ class Galot:
             self._alignment_seconds_stored = plain.seconds_stored
             pool, generated = self.unlabeled.moments(), moments_of(plain.x)
             if kind == "pool" and any(m.center is None for m in (generated, pool)):
-                tqdm.write("--align pool: generated or real images have no plain background, so "
-                           "they stay as they are", file=sys.stderr)  # fmt: skip
+                tqdm.write(
+                    "--align pool: generated or real images have no plain background, so "
+                    "they stay as they are",
+                    file=sys.stderr,
+                )
             alignment = Alignment.between(generated, pool, kind)
             match = Match(alignment, pool, mismatch(generated, pool, kind))
             self.journal.save("alignment", 0, match.tensors)
@@ -329,7 +347,7 @@ class Galot:
 
     def _request_of(
         self, c: Tensor, c0: Tensor, counts: tuple[int, ...], round: int
-    ) -> ImageRequest:  # fmt: skip
+    ) -> ImageRequest:
         """Of images as the generator makes them."""
         return ImageRequest(
             c, c0, counts, self.prompts, self.class_names, self.image_shape, self.config.seed, round
@@ -339,8 +357,13 @@ class Galot:
         """[N] positions among the [M] images at hand, class by class; what is computed for it is
         journaled."""
         counts, _ = image_counts(self.config, self.n_classes, round)
-        kept = first_of_each(y, counts, lambda k, where: seeding.numpy_rng(
-            self.config.seed, "keep", round, k).permutation(len(where)))  # fmt: skip
+        kept = first_of_each(
+            y,
+            counts,
+            lambda k, where: seeding.numpy_rng(self.config.seed, "keep", round, k).permutation(
+                len(where)
+            ),
+        )
         by_classifier = self.config.classifier_chooses(round)
         if not by_classifier and not self.config.asks_pool:
             return kept

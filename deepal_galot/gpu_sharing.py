@@ -72,9 +72,14 @@ def _guard() -> Iterator[tuple[subprocess.Popen, dict[str, str]]]:
     # The daemon serves all devices: its clients choose by this variable, and would choose twice.
     environment = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"} | own
     guard = subprocess.Popen(
-        ["sh", "-c", GUARD], env=environment, text=True, start_new_session=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+        ["sh", "-c", GUARD],
+        env=environment,
+        text=True,
+        start_new_session=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     try:
         yield guard, own
     finally:
@@ -84,9 +89,7 @@ def _guard() -> Iterator[tuple[subprocess.Popen, dict[str, str]]]:
         guard.stdout.close()
 
 
-def _trouble(
-    guard: subprocess.Popen, own: Mapping[str, str], device: torch.device
-) -> str | None:  # fmt: skip
+def _trouble(guard: subprocess.Popen, own: Mapping[str, str], device: torch.device) -> str | None:
     """Why the daemon serves nobody, or None if it does."""
     said = guard.stdout.readline().strip()
     if said != "ready":

@@ -43,8 +43,11 @@ class ReferenceOracle:
         self.spec, self.architecture, self.device = spec, architecture, device
         recipe = {name: getattr(config, name) for name in fields_of(TRAINING)}
         batch = max(config.batch_size, 128)
-        recipe |= {"batch_size": batch, "min_steps": math.ceil(LEAST_IMAGES / batch),
-                   "epochs": max(2, round(SHARE_OF_EPOCHS * config.epochs))}  # fmt: skip
+        recipe |= {
+            "batch_size": batch,
+            "min_steps": math.ceil(LEAST_IMAGES / batch),
+            "epochs": max(2, round(SHARE_OF_EPOCHS * config.epochs)),
+        }
         self.config = RunConfig("ReferenceOracle", config.dataset, mode="full", **recipe)
 
     @cached_property

@@ -122,8 +122,10 @@ def make_plan(request: Request, download: bool = True) -> Plan:
                 f"--shift {config.shift}: images of {spec.name} are {width}×{height} pixels, and "
                 f"random crops moved so far would hold nothing of them; lower --shift"
             )
-        planned = [_run(dataclasses.replace(config, seed=seed), default, typed, request, spec)
-                   for seed in request.seeds[: 1 if entry in request.once else None]]  # fmt: skip
+        planned = [
+            _run(dataclasses.replace(config, seed=seed), default, typed, request, spec)
+            for seed in request.seeds[: 1 if entry in request.once else None]
+        ]
         by_entry[entry] = tuple(runs.setdefault(run.folder(request.output), run) for run in planned)
     if request.words and not any(run.generator for run in runs.values()):
         raise UserError("--class-names FILE: none of these runs makes prompts; leave it out")
@@ -275,10 +277,15 @@ def configure(
     if mode == "full":
         name, fixed = "FullySupervised", {"n_rounds": 0, "quota": None}
     config = resolve(
-        name, registry.class_name(request.dataset), mode=mode, flags=flags,
-        dataset_defaults=defaults, generator_defaults=generator.all_defaults(), fixed=fixed,
+        name,
+        registry.class_name(request.dataset),
+        mode=mode,
+        flags=flags,
+        dataset_defaults=defaults,
+        generator_defaults=generator.all_defaults(),
+        fixed=fixed,
         reads=reads,
-    )  # fmt: skip
+    )
     sampler = registry.class_name(base)
     if base.generates or not base.picks_real:
         raise UserError(
@@ -373,9 +380,16 @@ def _run(
         if own:
             content[f"plugin {name}"] = registry.files_hash(own)
     return Run(
-        config, _settings(config, default, strategy.preset), typed, strategy, architecture,
-        generator, content, _remark(config, strategy, renamed), source,
-    )  # fmt: skip
+        config,
+        _settings(config, default, strategy.preset),
+        typed,
+        strategy,
+        architecture,
+        generator,
+        content,
+        _remark(config, strategy, renamed),
+        source,
+    )
 
 
 def _hash_of(generator: type[Generator]) -> str:

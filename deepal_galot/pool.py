@@ -39,9 +39,7 @@ class ImageSet:
     n_generated: int = 0
 
     @classmethod
-    def unlabeled(
-        cls, x: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]
-    ) -> ImageSet:  # fmt: skip
+    def unlabeled(cls, x: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]) -> ImageSet:
         """Images whose labels nobody knows."""
         return cls(x, torch.full((len(x),), UNKNOWN), mean, std)
 

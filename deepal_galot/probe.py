@@ -53,15 +53,33 @@ class Probe:
         batch = math.ceil(n / count_batches(n, run.config.batch_size))
         c = dataclasses.replace(run.config, batch_size=batch, min_steps=0, seed=0)
         apart = c.uses_generated_images and c.synthetic_norm == "separate"
-        recipe = (run.architecture, batch, c.head_dropout, c.optimizer, c.shift, c.flip, c.rotate,
-                  c.zoom, c.rand_augment, c.precision, c.ema > 0, apart)  # fmt: skip
+        recipe = (
+            run.architecture,
+            batch,
+            c.head_dropout,
+            c.optimizer,
+            c.shift,
+            c.flip,
+            c.rotate,
+            c.zoom,
+            c.rand_augment,
+            c.precision,
+            c.ema > 0,
+            apart,
+        )
         if recipe not in self._seen:
             self._seen[recipe] = self._training(c, run.architecture)
         prices = self._seen[recipe]
         if run.generator is None or run.source is not None or not run.generator.reads_text:
             return prices
-        drawing = (run.architecture, *(getattr(c, name) for name in fields_of(GENERATOR)),
-                   c.n_synthetic, c.ascent_samples, c.ascent_denoising, ascends(c))  # fmt: skip
+        drawing = (
+            run.architecture,
+            *(getattr(c, name) for name in fields_of(GENERATOR)),
+            c.n_synthetic,
+            c.ascent_samples,
+            c.ascent_denoising,
+            ascends(c),
+        )
         if drawing not in self._seen:
             self._seen[drawing] = self._generation(c, run, middle)
         own = self._seen[drawing]

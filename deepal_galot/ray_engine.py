@@ -321,9 +321,13 @@ class Drawer:
 
 
 def _draw_there(
-    actors: Sequence[Any], i: int, generator: Generator, request: ImageRequest,
-    batches: Sequence[Rows], full: bool,
-) -> Iterator[tuple[int, Batch]]:  # fmt: skip
+    actors: Sequence[Any],
+    i: int,
+    generator: Generator,
+    request: ImageRequest,
+    batches: Sequence[Rows],
+    full: bool,
+) -> Iterator[tuple[int, Batch]]:
     """Batches of run i drawn by the actors; see generators.image_store.DrawBatches."""
     if request.refinement is not None:  # each text is optimised against the classifier, here
         yield from draw_here(generator, request, batches, full)

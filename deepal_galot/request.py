@@ -80,13 +80,22 @@ def request_of(args: argparse.Namespace) -> Request:
         if args.class_names is not None:
             words = prompt_words(args.class_names, dataset.class_names)
     return Request(
-        strategies=tuple(strategies), dataset=dataset, seeds=_seeds(args),
-        mode=args.mode, flags=flags, output=args.output, data_dir=args.data_dir,
-        device=pick_device(args.device), deterministic=args.deterministic,
-        device_named=args.device != "auto", words=words,
-        compile=args.compile, checkpointing=args.checkpointing,
-        save_full_size=args.save_full_size, once=args.once,
-    )  # fmt: skip
+        strategies=tuple(strategies),
+        dataset=dataset,
+        seeds=_seeds(args),
+        mode=args.mode,
+        flags=flags,
+        output=args.output,
+        data_dir=args.data_dir,
+        device=pick_device(args.device),
+        deterministic=args.deterministic,
+        device_named=args.device != "auto",
+        words=words,
+        compile=args.compile,
+        checkpointing=args.checkpointing,
+        save_full_size=args.save_full_size,
+        once=args.once,
+    )
 
 
 def _dataset(args: argparse.Namespace) -> type[Dataset]:

@@ -251,10 +251,11 @@ class RunFolder:
         """
         arrays = self._state()
         return [
-            arrays[f"picks{r}"] if f"picks{r}" in arrays else
-            SyntheticQuery(arrays[f"images{r}"], arrays[f"labels{r}"])
+            arrays[f"picks{r}"]
+            if f"picks{r}" in arrays
+            else SyntheticQuery(arrays[f"images{r}"], arrays[f"labels{r}"])
             for r in range(sum(name.startswith(("picks", "images")) for name in arrays))
-        ]  # fmt: skip
+        ]
 
     def remembered(self) -> dict[str, np.ndarray]:
         """The strategy's state_dict() after its last query.
@@ -289,8 +290,9 @@ class RunFolder:
         arrays = {f"{REMEMBERED}{name}": array for name, array in (remembered or {}).items()}
         for r, p in enumerate(picks):
             synthetic = isinstance(p, SyntheticQuery)
-            arrays |= {f"images{r}": p.images, f"labels{r}": p.labels} if synthetic else {
-                f"picks{r}": p}  # fmt: skip
+            arrays |= (
+                {f"images{r}": p.images, f"labels{r}": p.labels} if synthetic else {f"picks{r}": p}
+            )
         self.seals.write("state.npz", npz_bytes(**arrays))
 
     def has(self, name: str, round: int) -> bool:

@@ -64,8 +64,9 @@ def inherited(source: RunFolder, chosen: Mapping[str, Any]) -> tuple[dict[str, A
     """
     made_by = {
         name: getattr(source.config, name)
-        for name in fields_of(GALOT, GENERATOR) if name not in OWN
-    }  # fmt: skip
+        for name in fields_of(GALOT, GENERATOR)
+        if name not in OWN
+    }
     for key, value in made_by.items():
         if key in chosen and chosen[key] != value:
             raise UserError(

@@ -209,9 +209,10 @@ def batches_counted_at_once(model: nn.Module, steps: int) -> Iterator[None]:
     """BatchNorm's counters of batches move on after the block instead of in each step, where they
     are a kernel a layer; nothing reads those of a layer with a momentum."""
     norms = [
-        m for m in model.modules()
+        m
+        for m in model.modules()
         if type(m) in NORMS and m.num_batches_tracked is not None and m.momentum is not None
-    ]  # fmt: skip
+    ]
     counters = [norm.num_batches_tracked for norm in norms]
     try:
         for norm in norms:

@@ -56,8 +56,11 @@ class Trial:
         self.pool = Pool(spec, score_augmented=bool(self.config.score_augmented))
         self.oracle = oracle
         self.learner = Learner(self.config, architecture, spec.image_shape, spec.n_classes, device)
-        task = {"num_class": spec.n_classes, "class_names": spec.class_names,
-                "image_shape": spec.image_shape}  # fmt: skip
+        task = {
+            "num_class": spec.n_classes,
+            "class_names": spec.class_names,
+            "image_shape": spec.image_shape,
+        }
         seeding.seed_globals(self.config.seed, "query", 0)  # for constructors that draw
         try:
             self.strategy = _make(strategy, self.pool, self.learner, self.config, task)

@@ -18,10 +18,24 @@ QUERIES, WARPS = 128, 8  # of a program
 
 @triton.jit
 def _kernel(
-    q, k, v, out, n_queries, n_tokens, scale, q_image, q_row, text_image, text_part, text_row,
-    HEADS: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr, QUERIES: tl.constexpr,
+    q,
+    k,
+    v,
+    out,
+    n_queries,
+    n_tokens,
+    scale,
+    q_image,
+    q_row,
+    text_image,
+    text_part,
+    text_row,
+    HEADS: tl.constexpr,
+    DIM: tl.constexpr,
+    WIDTH: tl.constexpr,
+    QUERIES: tl.constexpr,
     TOKENS: tl.constexpr,
-):  # fmt: skip
+):
     """QUERIES rows of one head of one image. q, k, v, out are pointers, the names after scale
     strides; WIDTH and TOKENS are DIM and n_tokens rounded up to powers of two."""
     image, head = (tl.program_id(0) // HEADS).to(tl.int64), tl.program_id(0) % HEADS
@@ -75,10 +89,22 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     dim, n_tokens = width // heads, k.shape[2]
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     _kernel[(batch * heads, triton.cdiv(n_queries, QUERIES))](
-        q, k, v, out, n_queries, n_tokens, LOG2_E * dim**-0.5, *q.stride()[:2], *k.stride()[:3],
-        HEADS=heads, DIM=dim, WIDTH=max(16, triton.next_power_of_2(dim)), QUERIES=QUERIES,
-        TOKENS=max(16, triton.next_power_of_2(n_tokens)), num_warps=WARPS,
-    )  # fmt: skip
+        q,
+        k,
+        v,
+        out,
+        n_queries,
+        n_tokens,
+        LOG2_E * dim**-0.5,
+        *q.stride()[:2],
+        *k.stride()[:3],
+        HEADS=heads,
+        DIM=dim,
+        WIDTH=max(16, triton.next_power_of_2(dim)),
+        QUERIES=QUERIES,
+        TOKENS=max(16, triton.next_power_of_2(n_tokens)),
+        num_warps=WARPS,
+    )
     return out
 
 

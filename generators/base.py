@@ -143,9 +143,13 @@ def check_text(generator: Generator, c: object, n: int) -> Tensor:
     """
     what = f"{c.dtype} {list(c.shape)}" if isinstance(c, Tensor) else f"{c!r:.80}"
     if (
-        not isinstance(c, Tensor) or c.dtype != torch.float32 or c.device.type != "cpu"
-        or c.requires_grad or c.ndim != 3 or len(c) != n
-    ):  # fmt: skip
+        not isinstance(c, Tensor)
+        or c.dtype != torch.float32
+        or c.device.type != "cpu"
+        or c.requires_grad
+        or c.ndim != 3
+        or len(c) != n
+    ):
         raise UserError(
             f"{_named(generator)}: encode() gives {what}, not float32 [{n}, L, D] on the CPU, "
             f"made without gradients"
@@ -168,9 +172,12 @@ def check_sample(generator: Generator, images: object, n: int, graph: Graph = "n
     who = _named(generator)
     what = f"{images.dtype} {list(images.shape)}" if isinstance(images, Tensor) else f"{images!r}"
     if (
-        not isinstance(images, Tensor) or not images.is_floating_point() or images.ndim != 4
-        or images.shape[0] != n or images.shape[1] not in (1, 3)
-    ):  # fmt: skip
+        not isinstance(images, Tensor)
+        or not images.is_floating_point()
+        or images.ndim != 4
+        or images.shape[0] != n
+        or images.shape[1] not in (1, 3)
+    ):
         raise UserError(f"{who} gives {what[:200]}, not a float Tensor [{n}, 3 or 1, S, S]")
     low, high = (v.item() for v in images.detach().nan_to_num(0.0, 0.0, 0.0).aminmax())
     if low < -ROUNDED or high > 1 + ROUNDED:

@@ -103,8 +103,15 @@ class DiffusionGenerator(Generator):
         which loading says what is wrong."""
         try:
             return pipeline_size(read_configs(find_weights(cls.source, False)), config)
-        except (UserError, OSError, ValueError, LookupError, TypeError, AttributeError,
-                RuntimeError):  # fmt: skip
+        except (
+            UserError,
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            RuntimeError,
+        ):
             return None
 
     @classmethod
@@ -163,12 +170,16 @@ class DiffusionGenerator(Generator):
             with torch.enable_grad():
                 return self._images(self._exact, x, self.gradients)
         with torch.no_grad():
-            x = torch.cat(self._sampled.each(
-                len(c), lambda p: self._denoise(c[p], seeds[p], graph, steps, self._sampled)
-            ))  # fmt: skip
-            return torch.cat(self._decoded.each(
-                len(x), lambda p: self._images(self.networks, x[p], self._decoded)
-            ))  # fmt: skip
+            x = torch.cat(
+                self._sampled.each(
+                    len(c), lambda p: self._denoise(c[p], seeds[p], graph, steps, self._sampled)
+                )
+            )
+            return torch.cat(
+                self._decoded.each(
+                    len(x), lambda p: self._images(self.networks, x[p], self._decoded)
+                )
+            )
 
     def _denoise(
         self, c: Tensor, seeds: Sequence[int], graph: Graph, steps: int, parts: Parts
@@ -208,9 +219,14 @@ class DiffusionGenerator(Generator):
         return torch.cat([networks.read(self._unconditional).expand_as(read), read])
 
     def _reverse_step(
-        self, scheduler: Any, networks: Networks, x: Tensor, t: Tensor, text: Tensor,
+        self,
+        scheduler: Any,
+        networks: Networks,
+        x: Tensor,
+        t: Tensor,
+        text: Tensor,
         rngs: list[torch.Generator],
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         """x_t -> x_{t-1}, by these networks and what they `_read`."""
         x_in = scheduler.scale_model_input(x, t)
         if self._is_guided:

@@ -134,10 +134,13 @@ class FullSizeFolder:
 
     def lacks(self, drawn: _Drawn) -> np.ndarray:
         """[N] bool: images that belong into it and are not there."""
-        return np.array([
-            row[1] < self.first and not failed and not self.file(drawn.request, row).exists()
-            for row, failed in zip(drawn.rows, drawn.failed, strict=True)
-        ], bool)  # fmt: skip
+        return np.array(
+            [
+                row[1] < self.first and not failed and not self.file(drawn.request, row).exists()
+                for row, failed in zip(drawn.rows, drawn.failed, strict=True)
+            ],
+            bool,
+        )
 
 
 class DrawBatches(Protocol):

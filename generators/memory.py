@@ -51,8 +51,10 @@ class Parts:
                 shrank = True
         if shrank and not self._said:
             self._said = True
-            tqdm.write(f"out of memory: {self.what} goes on with {self.rows} images at once",
-                       file=sys.stderr)  # fmt: skip
+            tqdm.write(
+                f"out of memory: {self.what} goes on with {self.rows} images at once",
+                file=sys.stderr,
+            )
         return results
 
     def _shrink(self, tried: int, failure: str) -> None:

@@ -46,8 +46,10 @@ def templates(names_or_texts: str) -> tuple[str, ...]:
     texts = tuple(TEMPLATES.get(t.strip(), t.strip()) for t in names_or_texts.split("|"))
     for text in texts:
         if readable(text) != text:
-            raise UserError(f"--template {text!r}: not in UTF-8, or the locale has fewer letters: "
-                            f"try LC_ALL=C.UTF-8")  # fmt: skip
+            raise UserError(
+                f"--template {text!r}: not in UTF-8, or the locale has fewer letters: "
+                f"try LC_ALL=C.UTF-8"
+            )
         if "{label}" not in text:
             raise UserError(
                 f"--template {text!r}: must contain {{label}}, the place of the class name, or be "

@@ -81,12 +81,14 @@ def optimize(
     """
     noise = [
         [
-            [seeding.derive(config.seed, "ascent", round, r, k, i)
-             for i in range(config.ascent_samples)]
+            [
+                seeding.derive(config.seed, "ascent", round, r, k, i)
+                for i in range(config.ascent_samples)
+            ]
             for r in range(len(c0))
         ]
         for k in range(config.ascent_steps)
-    ]  # fmt: skip
+    ]
     noise = tqdm(noise, "  text", unit="step", leave=False, disable=None)
     directions = [(config.seed, "direction", round, r) for r in range(len(c0))]
     ascent = _ascend(generator, c0, score, config, epsilon, noise, directions)

@@ -18,8 +18,12 @@ class Tiny(DiffusionGenerator):
     name = "tiny"
     source = Path(__file__).parent / "tiny_sd" / "pipeline"
     # So small that float32 costs nothing; a GPU then draws what a CPU draws.
-    defaults = {"steps": 10, "guidance": 2.0, "scheduler": "DPMSolverMultistepScheduler",
-                "dtype": "float32"}  # fmt: skip
+    defaults = {
+        "steps": 10,
+        "guidance": 2.0,
+        "scheduler": "DPMSolverMultistepScheduler",
+        "dtype": "float32",
+    }
     knows = frozenset(DIGIT_NAMES)
     batch_size = 64
     decoded_at_once = 64

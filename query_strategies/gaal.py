@@ -127,14 +127,16 @@ class Generator(nn.Module):
             nn.BatchNorm2d(channels(depth)),
             nn.ReLU(),
         )
-        self.doubling = nn.Sequential(*(
-            nn.Sequential(
-                nn.ConvTranspose2d(channels(i + 1), channels(i), 4, 2, 1, bias=False),
-                nn.BatchNorm2d(channels(i)),
-                nn.ReLU(),
+        self.doubling = nn.Sequential(
+            *(
+                nn.Sequential(
+                    nn.ConvTranspose2d(channels(i + 1), channels(i), 4, 2, 1, bias=False),
+                    nn.BatchNorm2d(channels(i)),
+                    nn.ReLU(),
+                )
+                for i in range(depth - 1, 0, -1)
             )
-            for i in range(depth - 1, 0, -1)
-        ))  # fmt: skip
+        )
         self.last = nn.ConvTranspose2d(channels(1), colours, 4, 2, 1)
 
     def forward(self, z: Tensor) -> Tensor:

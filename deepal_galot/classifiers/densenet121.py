@@ -22,10 +22,14 @@ class DenseNet121(Classifier):
         stem = nn.Conv2d(image_shape[2], 64, 3, padding=1, bias=False)
         nn.init.kaiming_normal_(stem.weight)  # fan-in, as torchvision's DenseNet
         # torchvision applies the last ReLU outside `features`.
-        self.stages = nn.ModuleList([
-            nn.Sequential(stem, body.norm0, body.relu0, body.denseblock1),
-            nn.Sequential(body.transition1, body.denseblock2),
-            nn.Sequential(body.transition2, body.denseblock3),
-            nn.Sequential(body.transition3, body.denseblock4, body.norm5, nn.ReLU(inplace=True)),
-        ])  # fmt: skip
+        self.stages = nn.ModuleList(
+            [
+                nn.Sequential(stem, body.norm0, body.relu0, body.denseblock1),
+                nn.Sequential(body.transition1, body.denseblock2),
+                nn.Sequential(body.transition2, body.denseblock3),
+                nn.Sequential(
+                    body.transition3, body.denseblock4, body.norm5, nn.ReLU(inplace=True)
+                ),
+            ]
+        )
         self.neck, self.head = GlobalAverage(), net.classifier

@@ -27,12 +27,14 @@ class DLA(Classifier):
             Conv2dNormActivation(n_in, n_out, 3)
             for n_in, n_out in ((image_shape[2], 16), (16, 16), (16, 32))
         ]
-        self.stages = nn.ModuleList([
-            nn.Sequential(*stem, Tree(1, 32, 64, stride=1)),
-            Tree(2, 64, 128, stride=2),
-            Tree(2, 128, 256, stride=2),
-            Tree(1, 256, 512, stride=2),
-        ])  # fmt: skip
+        self.stages = nn.ModuleList(
+            [
+                nn.Sequential(*stem, Tree(1, 32, 64, stride=1)),
+                Tree(2, 64, 128, stride=2),
+                Tree(2, 128, 256, stride=2),
+                Tree(1, 256, 512, stride=2),
+            ]
+        )
         init_convolutions(self)
         self.neck, self.head = GlobalAverage(), nn.Linear(512, n_classes)
 

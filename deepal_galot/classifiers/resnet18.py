@@ -22,9 +22,9 @@ class ResNet18(Classifier):
         net.conv1 = nn.Conv2d(image_shape[2], 64, 3, padding=1, bias=False)
         init_convolutions(net.conv1)
         stem = [net.conv1, net.bn1, net.relu] + [net.maxpool] * self.max_pool
-        self.stages = nn.ModuleList([
-            nn.Sequential(*stem, net.layer1), net.layer2, net.layer3, net.layer4
-        ])  # fmt: skip
+        self.stages = nn.ModuleList(
+            [nn.Sequential(*stem, net.layer1), net.layer2, net.layer3, net.layer4]
+        )
         self.neck, self.head = GlobalAverage(), net.fc
 
 

@@ -46,8 +46,18 @@ class MNIST(_TorchvisionSet):
 class FashionMNIST(_TorchvisionSet):
     """70,000 clothes from a shop, 28×28 grey; pool 60,000, test 10,000. Xiao et al. 2017"""
 
-    class_names = ("T-shirt", "pair of trousers", "pullover", "dress", "coat", "sandal",
-                   "button-up shirt", "sneaker", "handbag", "ankle boot")  # fmt: skip
+    class_names = (
+        "T-shirt",
+        "pair of trousers",
+        "pullover",
+        "dress",
+        "coat",
+        "sandal",
+        "button-up shirt",
+        "sneaker",
+        "handbag",
+        "ankle boot",
+    )
     mean, std = (0.2860,), (0.3530,)
     defaults = {"template": "a black and white product photo of a {label} on a black background"}
 
@@ -91,8 +101,9 @@ class SVHN(_TorchvisionSet):
         import torchvision
 
         # A folder of its own, as the names of its files do not say what they are.
-        data = torchvision.datasets.SVHN(data_dir / "SVHN", "train" if train else "test",
-                                         download=True)  # fmt: skip
+        data = torchvision.datasets.SVHN(
+            data_dir / "SVHN", "train" if train else "test", download=True
+        )
         return data.data.transpose(0, 2, 3, 1), data.labels
 
 

@@ -90,17 +90,24 @@ def import_host() -> Host:
                 f"`import {name}` finds {module.__file__}, not {root}'s: import nothing of that "
                 f"name before deepal_galot.deepalplus"
             )
-    missing = [f"{name}: {what}" for name, of in INTERFACE.items() for what in of
-               if not _offers(modules[name], what)]  # fmt: skip
+    missing = [
+        f"{name}: {what}"
+        for name, of in INTERFACE.items()
+        for what in of
+        if not _offers(modules[name], what)
+    ]
     if missing:
         raise UserError(
             f"{root}: this DeepALPlus is not as {SOURCE} has it, the plug-in misses "
             f"{'; '.join(missing)}"
         )
     return Host(
-        root, modules["utils"], modules["arguments"], modules["parameters"],
+        root,
+        modules["utils"],
+        modules["arguments"],
+        modules["parameters"],
         modules["query_strategies.strategy"].Strategy,
-    )  # fmt: skip
+    )
 
 
 def _import(name: str) -> ModuleType:

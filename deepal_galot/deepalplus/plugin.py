@@ -120,9 +120,14 @@ def strategy_class(base: type) -> type:
         """One of DeepALPlus's samplers picks; the network trains on generated images as well."""
 
         def __init__(
-            self, dataset: Any, net: Any, args_input: Any, args_task: Any, trial: Trial,
+            self,
+            dataset: Any,
+            net: Any,
+            args_input: Any,
+            args_task: Any,
+            trial: Trial,
             sampler: Any,
-        ) -> None:  # fmt: skip
+        ) -> None:
             super().__init__(dataset, net, args_input, args_task)
             self.trial, self.sampler = trial, sampler
 

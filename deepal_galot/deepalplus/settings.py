@@ -57,21 +57,37 @@ class Settings:
 def build_parser() -> argparse.ArgumentParser:
     """GALOT's flags, those that follow the bare --."""
     parser = Parser(
-        prog=PROG, usage=f"{PROG} [--root PATH] DEEPALPLUS'S FLAGS [-- GALOT'S FLAGS]",
-        description=DESCRIPTION, allow_abbrev=False,
+        prog=PROG,
+        usage=f"{PROG} [--root PATH] DEEPALPLUS'S FLAGS [-- GALOT'S FLAGS]",
+        description=DESCRIPTION,
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     for title in (GALOT, GENERATOR):
         add_fields(parser.add_argument_group(title), title, NOT_HERE, elsewhere=ELSEWHERE)
     group = parser.add_argument_group("where and how")
-    group.add_argument("--class-names", metavar="FILE", type=Path,
-        help="words for the classes in prompts, one a line in the order of the labels")  # fmt: skip
-    group.add_argument("--output", metavar="DIR", type=Path,
-        help="images, texts and rows (default: results, in the checkout)")  # fmt: skip
-    group.add_argument("--compile", action="store_true",
-        help="compile the generator: faster after minutes; needs a C++ compiler")  # fmt: skip
-    group.add_argument("--checkpointing", action="store_true",
-        help="the ascent's gradient in less memory and more time")  # fmt: skip
+    group.add_argument(
+        "--class-names",
+        metavar="FILE",
+        type=Path,
+        help="words for the classes in prompts, one a line in the order of the labels",
+    )
+    group.add_argument(
+        "--output",
+        metavar="DIR",
+        type=Path,
+        help="images, texts and rows (default: results, in the checkout)",
+    )
+    group.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the generator: faster after minutes; needs a C++ compiler",
+    )
+    group.add_argument(
+        "--checkpointing",
+        action="store_true",
+        help="the ascent's gradient in less memory and more time",
+    )
     return parser
 
 
@@ -117,9 +133,14 @@ def settle(host: Host, flags: argparse.Namespace, theirs: Any) -> Settings:
         defaults = registry.datasets.get(known_as(name)).defaults
     generator = generator_class((defaults | chosen).get("generator", RunConfig.generator))
     config = resolve(
-        NAME, known_as(name), theirs.seed, mode="al+gal", flags=chosen, dataset_defaults=defaults,
+        NAME,
+        known_as(name),
+        theirs.seed,
+        mode="al+gal",
+        flags=chosen,
+        dataset_defaults=defaults,
         generator_defaults=generator.all_defaults(),
-    )  # fmt: skip
+    )
     if config.asks_pool:
         raise UserError(
             f"--keep {config.keep}: asks a classifier that DeepALPlus's loop has no place for; "
@@ -184,10 +205,12 @@ def check_numbers(theirs: Any) -> None:
     """
     batch = getattr(theirs, "batch", 1)
     for flag, field, least, what in (
-        ("-t", "iteration", 1, "trial"), ("-s", "initseed", 1, "label"),
-        ("-b", "batch", 1, "label"), ("-q", "quota", batch, "labels, one -b"),
+        ("-t", "iteration", 1, "trial"),
+        ("-s", "initseed", 1, "label"),
+        ("-b", "batch", 1, "label"),
+        ("-q", "quota", batch, "labels, one -b"),
         ("--seed", "seed", 0, ""),
-    ):  # fmt: skip
+    ):
         value = getattr(theirs, field, None)
         if value is not None and value < least:
             raise UserError(f"{flag} {value}: must be at least {least} {what}".rstrip())

@@ -69,14 +69,21 @@ class Trial:
         self.folder = self._folder(generator)
         self.journal = TextJournal(self.folder)
         store = ImageStore(settings.output / "images")
-        self.galot = Galot(self.config, generator, store, self.journal, settings.class_names,
-                           self.layout.image_shape)  # fmt: skip
+        self.galot = Galot(
+            self.config,
+            generator,
+            store,
+            self.journal,
+            settings.class_names,
+            self.layout.image_shape,
+        )
         if self._needs_gradients:
             self._check_transform()
         with undisturbed(net.device):
             _ = self.galot.c0  # a bad prompt shows before the first fit
-        self.record = Record(self.folder, {"number": number, "seed": self.config.seed,
-                                           **self._identity(generator)})  # fmt: skip
+        self.record = Record(
+            self.folder, {"number": number, "seed": self.config.seed, **self._identity(generator)}
+        )
 
     # -- what DeepALPlus's demo asks for -----------------------------------------------------
 

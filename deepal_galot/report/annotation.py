@@ -77,10 +77,14 @@ def annotation_page(galleries: Sequence[Gallery], n: int, title: str) -> str:
     data = json.dumps({"key": f"marks {key}", "images": asked}).replace("<", r"\u003c")
     style, script = asset("annotation.css"), asset("annotation.js")
     return Template(asset("annotation.html")).substitute(
-        title=escape(title), style=style, script=script, data=data,
-        style_hash=csp_hash(style), script_hash=csp_hash(script),
+        title=escape(title),
+        style=style,
+        script=script,
+        data=data,
+        style_hash=csp_hash(style),
+        script_hash=csp_hash(script),
         contents=_contents([image["shows"] for image in images.values()], n),
-    )  # fmt: skip
+    )
 
 
 def image_id(image: np.ndarray, name: str) -> str:
@@ -186,9 +190,7 @@ def marked_table(comparison: Comparison, annotations: Sequence[Annotation]) -> T
     title = _title(people, len(known))
     table = accuracy_by_class("annotated", title, rows, galleries[0].class_names)
     # Its n counts marks, and an image may have those of several people.
-    lines = (
-        (*row[:-1], Cell(str(n), n)) for row, n in zip(table.rows, counts, strict=True)
-    )  # fmt: skip
+    lines = ((*row[:-1], Cell(str(n), n)) for row, n in zip(table.rows, counts, strict=True))
     return replace(table, rows=tuple(lines))
 
 

@@ -51,10 +51,12 @@ def report_options(args: argparse.Namespace) -> ReportOptions:
         if not 0 < target <= 100:
             raise UserError(f"--target-accuracy {target:g}: must be above 0 and at most 100 %")
     return ReportOptions(
-        args.baseline, tuple(t / 100 for t in args.target_accuracy),
-        tuple(read_marks(args.annotations)), bold=sys.stdout.isatty(),
+        args.baseline,
+        tuple(t / 100 for t in args.target_accuracy),
+        tuple(read_marks(args.annotations)),
+        bold=sys.stdout.isatty(),
         exhibits_only=bool(args.experiment),
-    )  # fmt: skip
+    )
 
 
 def others(folders: Sequence[RunFolder], output: Path) -> list[str]:

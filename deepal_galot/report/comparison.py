@@ -64,8 +64,10 @@ class Curve:
         """[S] the same of the mean over classes of their accuracy; None if one is missing."""
         if self.at(budgets) is None:
             return None
-        at = [[row["balanced_accuracy"] for row in rows if row["budget"] in budgets]
-              for rows in self.rows]  # fmt: skip
+        at = [
+            [row["balanced_accuracy"] for row in rows if row["budget"] in budgets]
+            for rows in self.rows
+        ]
         return np.mean(at, axis=1)
 
     def cost(self, name: str) -> float:

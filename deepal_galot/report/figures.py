@@ -45,11 +45,20 @@ def render(
     """
     import matplotlib
 
-    inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "axes.titlecolor", "xtick.color",
-             "ytick.color")  # fmt: skip
-    settings = dict.fromkeys(inked, INK) | {"text.parse_math": False, "svg.fonttype": "none",
-                                            "svg.hashsalt": "deepal-galot",
-                                            "font.family": _fonts()}  # fmt: skip
+    inked = (
+        "text.color",
+        "axes.labelcolor",
+        "axes.edgecolor",
+        "axes.titlecolor",
+        "xtick.color",
+        "ytick.color",
+    )
+    settings = dict.fromkeys(inked, INK) | {
+        "text.parse_math": False,
+        "svg.fonttype": "none",
+        "svg.hashsalt": "deepal-galot",
+        "font.family": _fonts(),
+    }
     files = {}
     with matplotlib.rc_context(settings | dict(look or {})):
         figure = draw()
@@ -96,8 +105,11 @@ def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
 
 def style(i: int) -> dict[str, str]:
     """How the i-th method of a comparison is drawn; alike in every picture of it."""
-    return {"color": COLORS[i % len(COLORS)], "marker": MARKERS[i % len(MARKERS)],
-            "linestyle": LINES[i // len(COLORS) % len(LINES)]}  # fmt: skip
+    return {
+        "color": COLORS[i % len(COLORS)],
+        "marker": MARKERS[i % len(MARKERS)],
+        "linestyle": LINES[i // len(COLORS) % len(LINES)],
+    }
 
 
 def curves(comparison: Comparison, *, legend: bool = True) -> Figure:
@@ -217,8 +229,9 @@ def gains(table: Table) -> Figure:
         mean, half_width = np.array([(c.value, c.error) for c in cells if c.value is not None]).T
         axes.axhline(0, color=INK, linewidth=0.8)
         axes.plot(budgets[here], mean, color=COLORS[0], marker="o", markersize=3)
-        axes.fill_between(budgets[here], mean - half_width, mean + half_width, alpha=0.2,
-                          color=COLORS[0])  # fmt: skip
+        axes.fill_between(
+            budgets[here], mean - half_width, mean + half_width, alpha=0.2, color=COLORS[0]
+        )
         axes.set_title(textwrap.fill(name.text, 32), fontsize="small")
         axes.grid(alpha=0.3)
     figure.supylabel("points", fontsize="medium")
@@ -233,8 +246,14 @@ def bars(table: Table) -> Figure:
     for j in range(columns):
         cells = [row[j + 1] for row in table.rows]
         y = np.arange(rows) + (j - (columns - 1) / 2) * 0.8 / columns
-        axes.barh(y, [c.value or 0 for c in cells], 0.8 / columns, color=COLORS[j % len(COLORS)],
-                  xerr=[c.error or 0 for c in cells], label=table.header[j + 1])  # fmt: skip
+        axes.barh(
+            y,
+            [c.value or 0 for c in cells],
+            0.8 / columns,
+            color=COLORS[j % len(COLORS)],
+            xerr=[c.error or 0 for c in cells],
+            label=table.header[j + 1],
+        )
         for at, cell in zip(y, cells, strict=True):
             right = (cell.value or 0) + (cell.error or 0)
             axes.text(right, at, f"  {cell.text}", va="center", fontsize="small")
@@ -259,8 +278,15 @@ def matrix(table: Table) -> Figure:
     for (i, j), value in np.ndenumerate(values):
         if not np.isnan(value):
             dark = value > 90
-            axes.text(j, i, cells[i][j].text, ha="center", va="center",
-                      color="white" if dark else "black", fontsize="small")  # fmt: skip
+            axes.text(
+                j,
+                i,
+                cells[i][j].text,
+                ha="center",
+                va="center",
+                color="white" if dark else "black",
+                fontsize="small",
+            )
     slanted = {"rotation": 40, "ha": "left", "rotation_mode": "anchor"}
     axes.set_xticks(range(len(names)), names, **slanted)
     axes.xaxis.tick_top()

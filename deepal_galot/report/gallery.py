@@ -123,9 +123,14 @@ class Gallery:
 
         keys, store = [row["images_key"] for row in self.folder.rows()], self.folder.output
         galot = BorrowedGalot(
-            self.folder.config, gone, ImageStore(store / "images"), self.folder, self.class_names,
-            tuple(self._card["image_shape"]), keys,
-        )  # fmt: skip
+            self.folder.config,
+            gone,
+            ImageStore(store / "images"),
+            self.folder,
+            self.class_names,
+            tuple(self._card["image_shape"]),
+            keys,
+        )
         last = len(keys) - 1
         try:
             batch = galot.make_images(None, last)
@@ -212,8 +217,11 @@ def examples(gallery: Gallery, n_classes: int = 10, each: int = 3) -> Figure:
     figure, ax = new_figure(0.4 + 0.95 * len(chosen), 0.8 + 0.95 * each)
     show(ax, grid)
     step = grid.shape[1] / len(chosen)
-    ax.set_xticks([(i + 0.5) * step - 0.5 for i in range(len(chosen))],
-                  [textwrap.fill(names[k], 12) for k in chosen], fontsize="small")  # fmt: skip
+    ax.set_xticks(
+        [(i + 0.5) * step - 0.5 for i in range(len(chosen))],
+        [textwrap.fill(names[k], 12) for k in chosen],
+        fontsize="small",
+    )
     return figure
 
 

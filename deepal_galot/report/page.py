@@ -179,11 +179,16 @@ def _table(table: Table, key: str) -> str:
         caption += "; a number above a column is its |L|"
     if any(c.best for row in table.rows for c in row):
         caption += "; ★ is the highest mean of its column"
-    html = "\n".join([
-        f'<table class="{table.name}{" matrix" if table.name in MATRICES else ""}">',
-        f'<caption id="{key}-title"><span>{escape(caption)}</span></caption>',
-        f"<thead><tr>{head}</tr></thead>", "<tbody>", *rows, "</tbody></table>",
-    ])  # fmt: skip
+    html = "\n".join(
+        [
+            f'<table class="{table.name}{" matrix" if table.name in MATRICES else ""}">',
+            f'<caption id="{key}-title"><span>{escape(caption)}</span></caption>',
+            f"<thead><tr>{head}</tr></thead>",
+            "<tbody>",
+            *rows,
+            "</tbody></table>",
+        ]
+    )
     return _scrolling(html, f'aria-labelledby="{key}-title"')
 
 
@@ -261,9 +266,13 @@ def inline_svg(svg: bytes, key: str, alt: str) -> str:
     width, height = (SCALE * float(root.attrib[k][:-2]) for k in ("width", "height"))  # "540pt"
     wide = " wide" if width > 600 else ""
     root.attrib = {
-        "viewBox": root.attrib["viewBox"], "width": f"{width:.0f}", "height": f"{height:.0f}",
-        "class": f"drawing{wide}", "role": "img", "aria-label": alt,
-    }  # fmt: skip
+        "viewBox": root.attrib["viewBox"],
+        "width": f"{width:.0f}",
+        "height": f"{height:.0f}",
+        "class": f"drawing{wide}",
+        "role": "img",
+        "aria-label": alt,
+    }
     return ElementTree.tostring(root, encoding="unicode")
 
 
@@ -307,9 +316,11 @@ def _galleries(galleries: Sequence[Gallery], judge: Judge | None) -> str:
         )
     html = [f'<p class="quiet">{about} {escape(check)}</p>']
     for i, gallery in enumerate(galleries):
-        body = _gallery(gallery, judge) if gallery.probes else (
-            "<p>Its images follow no text: there are no pairs of plain and optimised.</p>"
-        )  # fmt: skip
+        body = (
+            _gallery(gallery, judge)
+            if gallery.probes
+            else ("<p>Its images follow no text: there are no pairs of plain and optimised.</p>")
+        )
         opened = " open" if i == 0 else ""
         what = f"{_label(gallery.label)}: generated images by class and round"
         html.append(f"<details{opened}><summary>{what}</summary>\n{body}\n</details>")
@@ -335,11 +346,16 @@ def _gallery(gallery: Gallery, judge: Judge | None) -> str:
         caption += f"; the first {MOST_CLASSES} of {len(names)} classes"
     if not all(p.pairs for p in probes):
         caption += "; where ε = 0 and nothing is aligned, single images"
-    html = "\n".join([
-        '<table class="images">', f"<caption><span>{escape(caption)}</span></caption>",
-        f'<thead><tr><th scope="col">class</th>{head}</tr></thead>', "<tbody>", *rows,
-        "</tbody></table>",
-    ])  # fmt: skip
+    html = "\n".join(
+        [
+            '<table class="images">',
+            f"<caption><span>{escape(caption)}</span></caption>",
+            f'<thead><tr><th scope="col">class</th>{head}</tr></thead>',
+            "<tbody>",
+            *rows,
+            "</tbody></table>",
+        ]
+    )
     return _scrolling(html, f'aria-label="{escape(gallery.label)}: generated images"')
 
 

@@ -63,9 +63,10 @@ def find_judge(comparison: Comparison, folders: Sequence[RunFolder]) -> Judge | 
     """
     data = {f.content["data"] for c in comparison.curves for f in c.folders}
     runs = [
-        f for f in folders
+        f
+        for f in folders
         if f.config.mode == "full" and f.content["data"] in data and has_accuracy(f)
-    ]  # fmt: skip
+    ]
     own = comparison.exhibit.judge if comparison.exhibit else None
     runs = [f for f in runs if f.method == own] or runs
     first = min(runs, key=lambda f: (f.config.seed, f.key), default=None)

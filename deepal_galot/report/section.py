@@ -125,11 +125,19 @@ def _of_numbers(comparison: Comparison, tables: Sequence[Table]) -> list[Picture
     """A picture of each table; of the accuracies two."""
     title, by_name = comparison.title, {t.name: t for t in tables}
     pictures = [
-        Picture("curves", f"{title}: learning curves, test accuracy over human labels",
-                lambda: figures.curves(comparison), "accuracy"),
-        Picture("costs", f"{title}: seconds of one run by what they were spent on",
-                lambda: figures.costs(comparison), "accuracy"),
-    ]  # fmt: skip
+        Picture(
+            "curves",
+            f"{title}: learning curves, test accuracy over human labels",
+            lambda: figures.curves(comparison),
+            "accuracy",
+        ),
+        Picture(
+            "costs",
+            f"{title}: seconds of one run by what they were spent on",
+            lambda: figures.costs(comparison),
+            "accuracy",
+        ),
+    ]
     if not comparison.common_budgets or not any(c.learns for c in comparison.curves):
         pictures = pictures[1:]
     if "accuracy" not in by_name:
@@ -137,9 +145,15 @@ def _of_numbers(comparison: Comparison, tables: Sequence[Table]) -> list[Picture
     if "paper" in by_name:
         draw = partial(figures.beside_paper, paper_rows(comparison))
         pictures.append(Picture("paper", f"{title}: ours and the paper's curves", draw, "paper"))
-    draws = {"differences": figures.intervals, "gains": figures.gains, "wins": figures.matrix,
-             "labels": figures.bars, "wins_overall": figures.matrix,
-             "pseudo_labels": figures.matrix, "annotated": figures.matrix}  # fmt: skip
+    draws = {
+        "differences": figures.intervals,
+        "gains": figures.gains,
+        "wins": figures.matrix,
+        "labels": figures.bars,
+        "wins_overall": figures.matrix,
+        "pseudo_labels": figures.matrix,
+        "annotated": figures.matrix,
+    }
     for name, draw in draws.items():
         table = by_name.get(name)
         if table is not None:
@@ -165,13 +179,24 @@ def _of_images(kind: str, galleries: Sequence[Gallery]) -> list[Picture]:
     if kind == "pseudo_labels":
         return []
     if kind == "examples":
-        return [Picture(f"{g.label}_examples", f"generated images of {g.label}, random classes",
-                        lambda g=g: examples(g)) for g in galleries if g.kept]  # fmt: skip
+        return [
+            Picture(
+                f"{g.label}_examples",
+                f"generated images of {g.label}, random classes",
+                lambda g=g: examples(g),
+            )
+            for g in galleries
+            if g.kept
+        ]
     if kind == "one_class" and shown:
         alt = f"generated images of “{shown[0].class_names[0]}”, a row for each ε"
         return [Picture("one_class", alt, lambda: one_class(shown))]
     return [
-        Picture(f"{g.label}_images", f"{g.label}: generated images by class and round, "
-                f"{g.probes[-1].pairs or 'a row a class'}", lambda g=g: sheet(g))
+        Picture(
+            f"{g.label}_images",
+            f"{g.label}: generated images by class and round, "
+            f"{g.probes[-1].pairs or 'a row a class'}",
+            lambda g=g: sheet(g),
+        )
         for g in shown
-    ]  # fmt: skip
+    ]

@@ -76,11 +76,16 @@ def _recipe_line(comparison: Comparison) -> str:
     own = registry.datasets.get(config.dataset).defaults if known else {}
     flags = {"protocol": config.protocol}
     usual = resolve("", config.dataset, flags=flags, dataset_defaults=own)
-    alike = [k for k in (*fields_of(TRAINING), "protocol", "n_init", "n_query")
-             if len({getattr(c, k) for c in configs}) == 1]  # fmt: skip
-    changed = {k: setting_text(getattr(config, k)) for k in fields_of(TRAINING)
-               if k in alike and k != "classifier"
-               and getattr(config, k) != getattr(usual, k)}  # fmt: skip
+    alike = [
+        k
+        for k in (*fields_of(TRAINING), "protocol", "n_init", "n_query")
+        if len({getattr(c, k) for c in configs}) == 1
+    ]
+    changed = {
+        k: setting_text(getattr(config, k))
+        for k in fields_of(TRAINING)
+        if k in alike and k != "classifier" and getattr(config, k) != getattr(usual, k)
+    }
     said = [config.classifier] if "classifier" in alike else []
     said += [f"protocol {config.protocol}"] if "protocol" in alike else []
     given = f" with {label_of('', changed)}" if changed else ""
@@ -136,8 +141,10 @@ def _twin_lines(curves: Sequence[Curve]) -> list[str]:
         kinds = dict.fromkeys(kind for run in runs for kind in run.content)
         differ += [f"the {k}" for k in kinds if len({run.content.get(k) for run in runs}) > 1]
         last = max(twins, key=lambda twin: max(map(_played, twin.folders)))
-        lines.append(f"{', '.join(t.label for t in twins)} differ in {', '.join(differ)}; "
-                     f"{last.label} was played last")  # fmt: skip
+        lines.append(
+            f"{', '.join(t.label for t in twins)} differ in {', '.join(differ)}; "
+            f"{last.label} was played last"
+        )
     return lines
 
 
@@ -151,14 +158,18 @@ def _unlike_lines(comparison: Comparison) -> list[str]:
     lines, learning = _twin_lines(comparison.curves), comparison.learning
     for curve in comparison.curves:
         if curve.cut:
-            lines.append(f"{curve.label}: rounds that not all of its seeds have are left out, "
-                         f"{curve.cut} at most")  # fmt: skip
+            lines.append(
+                f"{curve.label}: rounds that not all of its seeds have are left out, "
+                f"{curve.cut} at most"
+            )
     if len({c.seeds for c in learning}) > 1:
         lines.append("not all methods have the same seeds: see n; differences pair common seeds")
     if len({c.budgets for c in learning}) > 1:
         common = ", ".join(f"{b:,}" for b in comparison.common_budgets)
-        lines.append(f"not all methods have the same budgets: average, area and differences are "
-                     f"over {common or 'none'}; costs are of whole runs")  # fmt: skip
+        lines.append(
+            f"not all methods have the same budgets: average, area and differences are "
+            f"over {common or 'none'}; costs are of whole runs"
+        )
     return lines
 
 
@@ -171,11 +182,15 @@ def _blank_lines(curve: Curve) -> list[str]:
     lines = []
     if retried:
         left_out = f"; {failed:,} stayed blank and are left out" if failed else ""
-        lines.append(f"{curve.label}: {retried:,} generated images came out blank and were drawn "
-                     f"again{left_out}")  # fmt: skip
+        lines.append(
+            f"{curve.label}: {retried:,} generated images came out blank and were drawn "
+            f"again{left_out}"
+        )
     if mute:
-        lines.append(f"{curve.label}: {mute:,} images of the text optimisation, or their "
-                     f"gradients, were not finite and left out")  # fmt: skip
+        lines.append(
+            f"{curve.label}: {mute:,} images of the text optimisation, or their "
+            f"gradients, were not finite and left out"
+        )
     return lines
 
 
@@ -217,8 +232,10 @@ def _control_lines(comparison: Comparison) -> list[str]:
             lines += [f"its direction adds: {x}" for x in _difference_line(curve, other, budgets)]
     if missing and comparison.exhibit is None:  # whose arms are what they are
         commands = ", ".join(dict.fromkeys(missing.values()))
-        lines.append(f"what the text optimisation of {', '.join(missing)} adds is not known: run "
-                     f"{commands} too")  # fmt: skip
+        lines.append(
+            f"what the text optimisation of {', '.join(missing)} adds is not known: run "
+            f"{commands} too"
+        )
     return lines
 
 

@@ -83,10 +83,14 @@ def accuracy_table(comparison: Comparison) -> Table:
     for i, curve in enumerate(comparison.curves):
         accuracies = [_accuracy(column[i], best[name]) for name, column in columns.items()]
         counts = (len(curve.seeds), curve.labels, curve.images, curve.images_made)
-        rows.append((
-            Cell(curve.marked_label), *accuracies, *(Cell(f"{n:,}", n) for n in counts),
-            *(Cell(f"{curve.cost(k):.1f}", curve.cost(k)) for k in COSTS),
-        ))  # fmt: skip
+        rows.append(
+            (
+                Cell(curve.marked_label),
+                *accuracies,
+                *(Cell(f"{n:,}", n) for n in counts),
+                *(Cell(f"{curve.cost(k):.1f}", curve.cost(k)) for k in COSTS),
+            )
+        )
     header = ("strategy", *columns, "n", "labels", "images", "made", *COSTS)
     what = {
         "balanced": "balanced: average of the mean over classes",
@@ -106,8 +110,9 @@ def _accuracy_columns(comparison: Comparison) -> dict[str, Column]:
     """Accuracy at each budget, their average, that of balanced accuracy where it tells more, and
     the area where there are two budgets."""
     common, curves = comparison.common_budgets, comparison.curves
-    columns: dict[str, Column] = {f"{b:,}": [c.average([b]) for c in curves]
-                                  for b in comparison.budgets}  # fmt: skip
+    columns: dict[str, Column] = {
+        f"{b:,}": [c.average([b]) for c in curves] for b in comparison.budgets
+    }
     columns["average"] = [c.average(common) for c in curves]
     balanced = [c.balanced(common) for c in curves]
     pairs = [p for p in zip(balanced, columns["average"], strict=True) if p[1] is not None]
@@ -148,13 +153,15 @@ def difference_table(comparison: Comparison) -> Table | None:
         if d is None:
             continue
         known = not np.isnan(d.half_width)
-        rows.append((
-            Cell(curve.label),
-            Cell(signed(100 * d.mean), 100 * d.mean),
-            Cell(f"±{100 * d.half_width:.2f}", 100 * d.half_width) if known else Cell(""),
-            Cell(f"{d.p:.2g}", d.p) if known else Cell(""),
-            Cell(str(d.n), d.n),
-        ))  # fmt: skip
+        rows.append(
+            (
+                Cell(curve.label),
+                Cell(signed(100 * d.mean), 100 * d.mean),
+                Cell(f"±{100 * d.half_width:.2f}", 100 * d.half_width) if known else Cell(""),
+                Cell(f"{d.p:.2g}", d.p) if known else Cell(""),
+                Cell(str(d.n), d.n),
+            )
+        )
     title = f"points of average accuracy above {reference.label}, paired by seed"
     header = ("strategy", "difference", "95 % interval", "p (paired t)", "n")
     return Table("differences", title, header, tuple(rows)) if rows else None
@@ -353,9 +360,15 @@ def _mean_of(rows: Sequence[dict], key: str) -> Cell:
 
 def tables_of(comparison: Comparison, targets: Sequence[float] = ()) -> list[Table]:
     """All that this comparison has."""
-    made = (accuracy_table(comparison), paper_table(comparison), difference_table(comparison),
-            gains_table(comparison), win_table(comparison), labels_table(comparison, targets),
-            pool_table(comparison))  # fmt: skip
+    made = (
+        accuracy_table(comparison),
+        paper_table(comparison),
+        difference_table(comparison),
+        gains_table(comparison),
+        win_table(comparison),
+        labels_table(comparison, targets),
+        pool_table(comparison),
+    )
     return [table for table in made if table is not None]
 
 
@@ -456,20 +469,50 @@ def as_latex(table: Table) -> bytes:
     ]
     columns = "l" + "r" * (len(table.header) - 1)
     head = line([text(name) for name in table.header])
-    return "\n".join([
-        r"% \usepackage{booktabs}", r"\begin{table}", rf"\caption{{{text(table.title)}}}",
-        rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule", *rows, r"\bottomrule",
-        r"\end{tabular}", r"\end{table}", "",
-    ]).encode()  # fmt: skip
+    return "\n".join(
+        [
+            r"% \usepackage{booktabs}",
+            r"\begin{table}",
+            rf"\caption{{{text(table.title)}}}",
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            head,
+            r"\midrule",
+            *rows,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    ).encode()
 
 
 def csv_of_rows(comparison: Comparison) -> bytes:
     """Every row of every run, one line each, for other tools."""
     out = io.StringIO()
-    keys = ["round", "budget", "labels", "images", "images_made", "images_retried",
-            "images_failed", "ascent_images", "ascent_failed", "accuracy", "balanced_accuracy",
-            "epsilon", "distance", "arrived_distance", "score_before", "score_after",
-            "pool_distance", "mismatch_plain", "mismatch", "steps", *COST_COLUMNS]  # fmt: skip
+    keys = [
+        "round",
+        "budget",
+        "labels",
+        "images",
+        "images_made",
+        "images_retried",
+        "images_failed",
+        "ascent_images",
+        "ascent_failed",
+        "accuracy",
+        "balanced_accuracy",
+        "epsilon",
+        "distance",
+        "arrived_distance",
+        "score_before",
+        "score_after",
+        "pool_distance",
+        "mismatch_plain",
+        "mismatch",
+        "steps",
+        *COST_COLUMNS,
+    ]
     keys += sorted({k for curve in comparison.curves for k in curve.own_measures})
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["dataset", "strategy", "seed", *keys])

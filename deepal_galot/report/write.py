@@ -78,8 +78,10 @@ def write_report(
         atomic_write(file, page(sections).encode())
         _remove_stale(file.parent, written)
     if missing:
-        lines.append("some letters are boxes in the pictures: no font here has them; install one "
-                     "that does, such as Noto Sans CJK")  # fmt: skip
+        lines.append(
+            "some letters are boxes in the pictures: no font here has them; install one "
+            "that does, such as Noto Sans CJK"
+        )
     if options.marks and not any(t.name == "annotated" for s in sections for t in s.tables):
         marks = sum(len(a.marks) for a in options.marks)
         lines.append(f"--annotations: none of the {marks} marks is of an image of these runs")
@@ -146,9 +148,10 @@ def _comparisons(
     in_exhibits |= {f.key for f in folders if f.method in judges}
     if not options.exhibits_only:
         shown += [
-            c for c in compare(folders)
+            c
+            for c in compare(folders)
             if any(f.key not in in_exhibits for curve in c.curves for f in curve.folders)
-        ]  # fmt: skip
+        ]
     if not shown:
         waiting = sum(not f.finished for f in folders)
         raise UserError(
@@ -167,8 +170,9 @@ def _with_baseline(comparisons: Sequence[Comparison], baseline: str) -> list[Com
     known = {c.label for comparison in comparisons for c in comparison.curves}
     alike = {label for label in known if _settings(label) == _settings(baseline)}
     if not alike:
-        raise UserError(f"--baseline {baseline!r}: no such method here: "
-                        f"{did_you_mean(baseline, known)}")  # fmt: skip
+        raise UserError(
+            f"--baseline {baseline!r}: no such method here: {did_you_mean(baseline, known)}"
+        )
     own = [next((m.label for m in c.curves if m.label in alike), c.baseline) for c in comparisons]
     return [replace(c, baseline=label) for c, label in zip(comparisons, own, strict=True)]
 
@@ -248,12 +252,15 @@ def _next_steps(sections: Sequence[Section]) -> list[str]:
     lines = []
     seeds = [len(c.seeds) for s in sections for c in s.comparison.learning]
     if seeds and min(seeds) < LEAST_SEEDS:
-        lines.append("next: more seeds, so that spreads are known: --seeds 0 1 2 3 4 in the "
-                     "command that ran them")  # fmt: skip
+        lines.append(
+            "next: more seeds, so that spreads are known: --seeds 0 1 2 3 4 in the "
+            "command that ran them"
+        )
     unjudged = [
-        s.comparison.dataset for s in sections
+        s.comparison.dataset
+        for s in sections
         if s.galleries and s.judge is None and any(c.labels for c in s.comparison.curves)
-    ]  # fmt: skip
+    ]
     for dataset in dict.fromkeys(unjudged):
         lines.append(
             f"next: --strategy GALOT:mode=full in the command that ran {dataset}, a classifier on "

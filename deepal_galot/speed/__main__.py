@@ -29,21 +29,37 @@ def build_parser() -> argparse.ArgumentParser:
     train.set_defaults(lines=train_lines)
     train.add_argument("--classifier", default="resnet18", metavar="NAME")
     train.add_argument("--dataset", metavar="NAME", help="default: 32×32 colour images of noise")
-    train.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR",
-                       help="of --dataset; default: data")  # fmt: skip
+    train.add_argument(
+        "--data-dir",
+        type=Path,
+        default=Path("data"),
+        metavar="DIR",
+        help="of --dataset; default: data",
+    )
     train.add_argument("--protocol", default="paper", metavar="NAME", help="default: paper")
     train.add_argument("--precision", default="auto", metavar="NAME", help="default: auto")
-    train.add_argument("--epochs", type=_positive, help="of one fit that is timed; default: the "
-                       "protocol's (minutes with 10,000 images), on a CPU 1; on a GPU the plain "
-                       "loop has no more than 4,000 images need, fits at once 300,000")  # fmt: skip
-    train.add_argument("--batch", type=_positive, nargs="+",
-                       help="default: 32 128 512, on a CPU 32")  # fmt: skip
-    train.add_argument("--images", type=_positive, nargs="+",
-                       help="in the training set; default: 1000 10000, on a CPU 256")  # fmt: skip
-    train.add_argument("--workers", type=_natural, help="of the plain loader; default: 1, on "
-                       "a CPU 0")  # fmt: skip
-    train.add_argument("--compile", action="store_true", help="ours compiled, however short a fit "
-                       "is (GPU)")  # fmt: skip
+    train.add_argument(
+        "--epochs",
+        type=_positive,
+        help="of one fit that is timed; default: the "
+        "protocol's (minutes with 10,000 images), on a CPU 1; on a GPU the plain "
+        "loop has no more than 4,000 images need, fits at once 300,000",
+    )
+    train.add_argument(
+        "--batch", type=_positive, nargs="+", help="default: 32 128 512, on a CPU 32"
+    )
+    train.add_argument(
+        "--images",
+        type=_positive,
+        nargs="+",
+        help="in the training set; default: 1000 10000, on a CPU 256",
+    )
+    train.add_argument(
+        "--workers", type=_natural, help="of the plain loader; default: 1, on a CPU 0"
+    )
+    train.add_argument(
+        "--compile", action="store_true", help="ours compiled, however short a fit is (GPU)"
+    )
     train.add_argument("--jobs", type=_positive, help="also as many fits at once")
     query = commands.add_parser("query")
     query.set_defaults(lines=query_lines)

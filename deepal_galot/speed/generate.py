@@ -98,10 +98,15 @@ def plain_pipeline(architecture: Architecture, device: torch.device) -> Any:
 
     parts = architecture.components(device)
     pipe = StableDiffusionPipeline(
-        parts.vae, None, None, parts.unet,
-        DPMSolverMultistepScheduler.from_config(parts.scheduler.config), None, None,
+        parts.vae,
+        None,
+        None,
+        parts.unet,
+        DPMSolverMultistepScheduler.from_config(parts.scheduler.config),
+        None,
+        None,
         requires_safety_checker=False,
-    )  # fmt: skip
+    )
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device, torch.float16 if device.type == "cuda" else torch.float32)
 
@@ -179,9 +184,12 @@ class _Report:
                     for seed in (1, 0)
                 )
                 call = functools.partial(
-                    pipe, prompt_embeds=c, negative_prompt_embeds=empty, guidance_scale=GUIDANCE,
+                    pipe,
+                    prompt_embeds=c,
+                    negative_prompt_embeds=empty,
+                    guidance_scale=GUIDANCE,
                     output_type="pt",
-                )  # fmt: skip
+                )
                 call(num_inference_steps=2)
                 work = functools.partial(call, num_inference_steps=steps)
                 yield steps, batch, seconds_of(work, self.device), pipe.dtype

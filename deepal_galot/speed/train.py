@@ -231,9 +231,12 @@ class _OneByOne(Dataset):
 
 
 def fit_plainly(
-    config: RunConfig, architecture: type[Classifier], data: ImageSet, device: torch.device,
+    config: RunConfig,
+    architecture: type[Classifier],
+    data: ImageSet,
+    device: torch.device,
     workers: int,
-) -> Any:  # fmt: skip
+) -> Any:
     """The same network, optimiser, batch size, augmentation and loss the plain way, without a
     schedule and averaged weights; the network."""
     clf = architecture(data.X.shape[1:], N_CLASSES).to(device).train()

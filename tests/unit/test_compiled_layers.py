@@ -142,8 +142,7 @@ def test_layers_take_their_forms_and_give_them_back():
 
 
 @pytest.mark.parametrize(
-    "name, compiled",
-    [*((name, False) for name in CLASSIFIERS), ("small_cnn", True)],
+    "name, compiled", [*((name, False) for name in CLASSIFIERS), ("small_cnn", True)]
 )
 def test_a_classifier_calculates_the_same(name, compiled):
     torch.manual_seed(0)
