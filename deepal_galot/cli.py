@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from . import registry
+from . import plugins, registry
 from .config import PROTOCOLS
 from .disk import REFUSED, not_written
 from .errors import UserError, complain, said
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         return complain(error)
     except SystemExit as stop:
-        fault = registry.plugin_fault(stop)
+        fault = plugins.plugin_fault(stop)
         if fault is None:
             raise  # argparse's
         return complain(fault)
@@ -73,7 +73,7 @@ def _fault(error: BaseException, output: Path | None) -> str | None:
 
     if is_out_of_memory(error):
         return f"out of memory ({said(error)}); {KEPT} where there is more"
-    fault = compiler_fault(error) or registry.plugin_fault(error)
+    fault = compiler_fault(error) or plugins.plugin_fault(error)
     if fault is None and isinstance(error, OSError):
         if error.errno not in REFUSED:  # a full disk, a lost file system
             return f"{error}; {KEPT}"
@@ -121,7 +121,7 @@ def _check_actions(args: argparse.Namespace, parser: argparse.ArgumentParser) ->
 
 def _dispatch(args: argparse.Namespace) -> int:
     for plugin in args.plugin:
-        registry.load_plugin(plugin)
+        plugins.load_plugin(plugin)
     if args.list:
         print(_listing())
         return 0

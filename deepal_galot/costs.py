@@ -22,7 +22,7 @@ from generators.base import Size
 from generators.image_store import SHARD
 from generators.prompts import templates
 
-from . import registry
+from . import plugins, registry
 from .classifiers.base import Classifier, check_answer
 from .config import RunConfig
 from .datasets.base import DatasetSpec
@@ -273,7 +273,7 @@ def network_of(
         raise
     except Exception as error:
         raise UserError(
-            registry.plugin_fault(error)
+            plugins.plugin_fault(error)
             or f"the classifier {registry.class_name(architecture)}, made as "
             f"{architecture.__name__}({image_shape}, {n_classes}) and given two blank images, "
             f"fails: {type(error).__name__}: {said(error)}"

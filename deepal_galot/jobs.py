@@ -22,7 +22,7 @@ from functools import cache
 import torch
 from tqdm import tqdm
 
-from . import registry
+from . import plugins
 from .campaign import Campaign, describe_row, rounds_bar
 from .errors import UserError
 from .gpu_sharing import side_by_side
@@ -130,14 +130,14 @@ _campaign: Campaign | None = None  # of this process, made with its first run
 def _play(args: argparse.Namespace, i: int) -> None:
     """Run i of the plan; what a plug-in's code raises is said in the parent."""
     global _campaign
-    with registry.plugins_named():
+    with plugins.plugins_named():
         if _campaign is None:
             _campaign = campaign_anew(args)
         run = _campaign.plan.runs[i]
         _campaign.play(run, _campaign.open(run))
 
 
-_load_once = cache(registry.load_plugin)  # a process may play several campaigns of a command
+_load_once = cache(plugins.load_plugin)  # a process may play several campaigns of a command
 
 
 def campaign_anew(args: argparse.Namespace) -> Campaign:

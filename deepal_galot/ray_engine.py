@@ -29,7 +29,7 @@ import torch
 from generators.base import Generator, ImageRequest
 from generators.image_store import Batch, Rows, draw, draw_here
 
-from . import registry
+from . import plugins, registry
 from .campaign import Campaign
 from .costs import costs_of
 from .device import versions
@@ -283,7 +283,7 @@ def play(order: Order, i: int, actors: Sequence[Any]) -> None:
     Args:
         actors: what draws its images; without any, it does so itself.
     """
-    with registry.plugins_named():
+    with plugins.plugins_named():
         campaign = _campaign(order)
         run = campaign.plan.runs[i]
         campaign.drawing = partial(_draw_there, actors, i) if actors else draw_here
@@ -309,7 +309,7 @@ class Drawer:
         full: bool,
     ) -> tuple[int, Batch]:
         """Batch n of a round of run i, by the generator that `identity` describes."""
-        with registry.plugins_named():
+        with plugins.plugins_named():
             campaign = _campaign(self.order)
             generator = campaign.generator(campaign.plan.runs[i])
             if generator.identity != identity:

@@ -8,30 +8,18 @@ class name; `aliases` are further names; the first line of its docstring is its 
 from __future__ import annotations
 
 import ast
-import contextlib
-import errno
 import hashlib
 import importlib
-import importlib.util
 import inspect
 import pkgutil
 import re
 import sys
-import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
 from .errors import UserError, did_you_mean
 
-# DeepALPlus's strategies that run in its own demo alone, and why.
-NEEDS_MORE = {
-    "CEALSampling": "its query takes the round as well and gives a training set beside its picks",
-    "LossPredictionLoss": "it reads a loss module of a network of its own (nets_lossprediction.py)",
-    "VAAL": "it trains a VAE and a discriminator of its own (nets.py) on pairs of images",
-    "WAAL": "it reads the parts of a network of its own, which it trains on the unlabeled pool "
-    "(nets_waal.py)",
-}
 PACKAGE_ROOT = Path(__file__).resolve().parent.parent
 OURS = ("deepal_galot", "query_strategies", "generators", "run_benchmark")
 # What the package ships in the open folders. Any other file there is its user's, as a plug-in is.
@@ -60,7 +48,11 @@ def files_hash(files: Sequence[Path]) -> str:
 
 
 class Registry:
-    """All classes of one kind, discovered in one folder on first use."""
+    """All classes of one kind, discovered in one folder on first use.
+
+    Attributes:
+        plugin_files: the file of each class that is the user's own, by name.
+    """
 
     def __init__(self, kind: str, package: str, base: str) -> None:
         """
@@ -71,7 +63,7 @@ class Registry:
         """
         self.kind, self.package, self._base_path = kind, package, base
         self._classes: dict[str, type] | None = None
-        self._plugins: dict[str, Path] = {}
+        self.plugin_files: dict[str, Path] = {}
 
     @property
     def base(self) -> type:
@@ -113,7 +105,7 @@ class Registry:
         """The files of the user's own that this name's class is made of, its own first: those of
         its base classes, and what of them is imported. Empty for what the package ships."""
         bases = getattr(self._discovered().get(name), "__mro__", ())
-        own = {path for registry in ALL.values() for path in registry._plugins.values()}
+        own = {path for registry in ALL.values() for path in registry.plugin_files.values()}
         files: dict[Path, None] = {}
         for cls in bases:
             file = Path(getattr(sys.modules.get(cls.__module__), "__file__", None) or "").resolve()
@@ -132,17 +124,18 @@ class Registry:
         """
         classes, added = self._discovered(), []
         for cls in vars(module).values():
-            if not self._belongs(cls, module):
+            if not self.belongs(cls, module):
                 continue
             _check_names(cls)
             self._refuse_clash(cls, classes)
             classes[class_name(cls)] = cls
             added.append(class_name(cls))
             if plugin is not None:
-                self._plugins[class_name(cls)] = plugin
+                self.plugin_files[class_name(cls)] = plugin
         return added
 
-    def _belongs(self, cls: object, module: ModuleType) -> bool:
+    def belongs(self, cls: object, module: ModuleType) -> bool:
+        """Whether this is a class of the kind that the module itself defines."""
         return (
             inspect.isclass(cls)
             and issubclass(cls, self.base)
@@ -266,161 +259,3 @@ classifiers = Registry(
 )
 ALL = {"strategies": strategies, "generators": generators, "data sets": datasets,
        "classifiers": classifiers}  # fmt: skip
-
-
-def load_plugin(source: str | Path) -> list[str]:
-    """Run a Python file and register what it defines; the file is executed, so trust it first.
-
-    The module is loaded as `query_strategies.<stem>`, so that an unmodified DeepALPlus file with
-    `from .strategy import Strategy` works. "NAME=FILE" registers the file's one class as NAME: that
-    is how DeepALPlus's own MarginSampling runs beside the one here.
-
-    Returns:
-        The names it added.
-
-    Raises:
-        UserError: no such file, it fails to import, defines nothing, or clashes with a name.
-    """
-    path, own_name = _plugin_source(source)
-    if not path.is_file():
-        raise UserError(f"--plugin {source}: no such file")
-    path = path.resolve()
-    _refuse_what_needs_more(source, path)
-    name = f"query_strategies.{own_name or path.stem}"
-    for registry in ALL.values():
-        registry.names()
-    if name in sys.modules:
-        other = getattr(sys.modules[name], "__file__", name)
-        raise UserError(
-            f"--plugin {source}: a file of that name is loaded already, {other}; "
-            f"give what is in yours another name: --plugin NAME={path}"
-        )
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise UserError(f"--plugin {source}: not a Python file (its name must end in .py)")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-        if own_name:
-            _rename_only_class(module, own_name, path)
-        added = [n for r in ALL.values() for n in r.add_from(module, plugin=path)]
-    except UserError:
-        del sys.modules[name]
-        raise
-    except (Exception, SystemExit) as error:
-        del sys.modules[name]
-        defined = re.findall(r"^class (\w+)", path.read_text("utf-8", "replace"), re.M)
-        why = why_not(defined)
-        beside = path.with_name(f"{getattr(error, 'name', None) or ''}.py")
-        if isinstance(error, ModuleNotFoundError) and beside.is_file():
-            why += f"; {beside} is found with PYTHONPATH={path.parent}"
-        raise UserError(f"--plugin {source} fails to import: {_where(error, path)}{why}") from error
-    if not added:
-        raise UserError(f"--plugin {source} defines no {_why_nothing(module)}")
-    return added
-
-
-def _why_nothing(module: ModuleType) -> str:
-    """What a file lacks that has no class to register, and what its classes lack."""
-    text = "strategy, generator, data set or classifier"
-    for cls in filter(inspect.isclass, vars(module).values()):
-        if cls.__module__ != module.__name__:
-            continue
-        base = next((r.base for r in ALL.values() if issubclass(cls, r.base)), None)
-        if base is None:
-            bases = ", ".join(f"{r.base.__module__}.{r.base.__name__}" for r in ALL.values())
-            text += f"; {cls.__name__} is a subclass of none of {bases}"
-        elif inspect.isabstract(cls):
-            lacks = ", ".join(sorted(cls.__abstractmethods__))
-            text += f"; {cls.__name__}, a {base.__name__}, lacks {lacks}"
-    return text
-
-
-def _plugin_source(source: str | Path) -> tuple[Path, str]:
-    """(file, NAME or ""), of FILE or NAME=FILE; a file of that very name is a file."""
-    name, equals, file = str(source).partition("=")
-    if not equals or Path(source).exists():
-        return Path(source), ""
-    if not name.isidentifier() and Path(file).is_file():
-        raise UserError(f"--plugin {source}: the name {name!r} must be letters, digits and _")
-    return (Path(file), name) if name.isidentifier() else (Path(source), "")
-
-
-def _refuse_what_needs_more(source: str | Path, path: Path) -> None:
-    """
-    Raises:
-        UserError: one of DeepALPlus's own files that cannot run here; told by what they read, so
-            that somebody's own class of such a name is none of them.
-    """
-    text = path.read_text("utf-8", "replace")
-    needy = [n for n in re.findall(r"^class (\w+)", text, re.M) if n in NEEDS_MORE]
-    if needy and re.search(r"\['loader_t[er]_args'\]|def query\(self, n, \w+", text):
-        why = "; ".join(f"DeepALPlus's {n} cannot run here: {NEEDS_MORE[n]}" for n in needy)
-        raise UserError(f"--plugin {source}: {why}")
-
-
-def _rename_only_class(module: ModuleType, name: str, path: Path) -> None:
-    """
-    Raises:
-        UserError: the file has none or several.
-    """
-    classes = [c for c in vars(module).values() if any(r._belongs(c, module) for r in ALL.values())]
-    if len(classes) != 1:
-        raise UserError(
-            f"--plugin {name}={path}: the file defines {len(classes)} strategies, generators, data "
-            f"sets or classifiers; a name can be given to one"
-        )
-    classes[0].name, classes[0].aliases = name, ()
-
-
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)  # which are no code's fault
-
-
-def plugin_fault(error: BaseException) -> str | None:
-    """What to tell about an error that was raised below a plug-in's code; None if it was not."""
-    if isinstance(error, OSError) and error.errno in FULL:
-        return None
-    for registry in ALL.values():
-        for path in registry._plugins.values():
-            if _lines_of(error, path):
-                names = [name for name, file in registry._plugins.items() if file == path]
-                why = why_not(registry.get(name).__name__ for name in names)
-                return f"the plug-in {path} fails: {_where(error, path)}{why}"
-    return None
-
-
-@contextlib.contextmanager
-def plugins_named() -> Iterator[None]:
-    """For a process whose caller does not have its plug-ins' tracebacks.
-
-    Raises:
-        UserError: an error below a plug-in's code, said as plugin_fault says it.
-    """
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        fault = plugin_fault(error)
-        if fault is None:
-            raise
-        raise UserError(fault) from None
-
-
-def why_not(class_names: Iterable[str]) -> str:
-    """The known reasons why what DeepALPlus calls so cannot run here, or nothing."""
-    known = sorted(set(class_names) & set(NEEDS_MORE))
-    return "".join(f"; DeepALPlus's {name} cannot run here: {NEEDS_MORE[name]}" for name in known)
-
-
-def _where(error: BaseException, path: Path) -> str:
-    """`Type: message (line n)`, the line being the plug-in's own."""
-    line = [getattr(error, "lineno", None), *_lines_of(error, path)][-1]
-    return f"{type(error).__name__}: {error}" + (f" (line {line})" if line else "")
-
-
-def _lines_of(error: BaseException, path: Path) -> list[int]:
-    """The lines of this file that the error passed through, the innermost last."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return [frame.lineno for frame in frames if Path(frame.filename) == path]

@@ -22,8 +22,8 @@ from .errors import UserError
 from .galot import Galot, SyntheticBatch
 from .learner import Learner
 from .oracle import ReferenceOracle
+from .plugins import why_not
 from .pool import Pool, SyntheticQuery, check_query
-from .registry import why_not
 from .results import Row, RunFolder
 from .unlabeled import Unlabeled
 

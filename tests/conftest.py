@@ -31,11 +31,11 @@ settings.load_profile("ours")
 @pytest.fixture(autouse=True)
 def forget_plugins():
     """Keep what one test registers from the next."""
-    before = {k: (dict(r._discovered()), dict(r._plugins)) for k, r in registry.ALL.items()}
+    before = {k: (dict(r._discovered()), dict(r.plugin_files)) for k, r in registry.ALL.items()}
     modules = set(sys.modules)
     yield
     for k, r in registry.ALL.items():
-        r._classes, r._plugins = before[k]
+        r._classes, r.plugin_files = before[k]
     for name in [m for m in set(sys.modules) - modules if m.startswith("query_strategies.")]:
         del sys.modules[name]
 

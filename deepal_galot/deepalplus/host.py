@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from ..errors import UserError, said
-from ..registry import NEEDS_MORE
+from ..plugins import NEEDS_MORE
 
 FILES = ("demo.py", "utils.py", "data.py", "handlers.py", "nets.py", "parameters.py",
          "arguments.py", "query_strategies/strategy.py")  # fmt: skip

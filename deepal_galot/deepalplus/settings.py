@@ -17,7 +17,7 @@ from ..datasets.tiny_imagenet_words import WORDS
 from ..errors import UserError, did_you_mean
 from ..flags import Parser, add_fields, chosen_fields
 from ..generator_choice import canonical, check_generator, generator_class, weights_at_hand
-from ..registry import NEEDS_MORE
+from ..plugins import NEEDS_MORE
 from .host import Host
 
 NAME = "GALOT"

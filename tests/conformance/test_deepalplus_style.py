@@ -8,7 +8,7 @@ import pytest
 from deepalplus_tools import HOSTS, REAL, STAND_IN
 
 from deepal_galot.cli import main
-from deepal_galot.registry import NEEDS_MORE
+from deepal_galot.plugins import NEEDS_MORE
 from helpers import rows_of
 
 SCORE_BASED = """

@@ -16,7 +16,7 @@ from deepalplus_tools import HOSTS, make_checkout, opened, quick
 from deepal_galot.deepalplus import trial
 from deepal_galot.deepalplus.command import main, run
 from deepal_galot.errors import UserError
-from deepal_galot.registry import NEEDS_MORE
+from deepal_galot.plugins import NEEDS_MORE
 from generators.tiny import Tiny
 from helpers import ROOT
 

@@ -6,7 +6,7 @@ import torch
 
 from deepal_galot import seeding
 from deepal_galot.acquisition import entropy
-from deepal_galot.registry import load_plugin
+from deepal_galot.plugins import load_plugin
 from helpers import ROOT, FixedLearner, indexed_pool, make_strategy
 
 

@@ -19,6 +19,7 @@ from deepal_galot.datasets import published, tiny_imagenet
 from deepal_galot.datasets.base import pixel_statistics
 from deepal_galot.datasets.tiny_imagenet_words import WORDS
 from deepal_galot.errors import UserError
+from deepal_galot.plugins import load_plugin
 from helpers import ROOT, write_idx
 
 NAMED = [n for n in registry.datasets.names() if n != "Digits"]
@@ -495,7 +496,7 @@ def test_parts_of_training_images_that_options_are_chosen_on(
     given = arrays(10, shape, per_class=1100)
     given["y_train"] = RNG.permutation(given["y_train"])
     np.savez(tmp_path / f"{base}.npz", **given)
-    registry.load_plugin(ROOT / "tests" / file)
+    load_plugin(ROOT / "tests" / file)
     spec, (train, test) = get(name).load(tmp_path), parts
     for x, y, part in ((spec.x_train, spec.y_train, train), (spec.x_test, spec.y_test, test)):
         assert np.array_equal(x.squeeze(), given["x_train"][part])

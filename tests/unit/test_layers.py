@@ -9,6 +9,7 @@ ROOT = Path(__file__).parents[2]
 LAYERS = [  # a file may import from the layers above its own here
     ["errors", "streams", "signals"],
     ["registry"],
+    ["plugins"],
     ["seeding", "acquisition", "images", "disk", "device", "gpu_sharing"],
     ["alignment", "selection", "timing"],
     ["config", "seals", "lock"],

@@ -1,0 +1,200 @@
+"""Plug-in files: loading them, and saying in one line what is wrong with them."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import importlib.util
+import inspect
+import re
+import sys
+import traceback
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+from .errors import UserError
+from .registry import ALL
+
+# DeepALPlus's strategies that run in its own demo alone, and why.
+NEEDS_MORE = {
+    "CEALSampling": "its query takes the round as well and gives a training set beside its picks",
+    "LossPredictionLoss": "it reads a loss module of a network of its own (nets_lossprediction.py)",
+    "VAAL": "it trains a VAE and a discriminator of its own (nets.py) on pairs of images",
+    "WAAL": "it reads the parts of a network of its own, which it trains on the unlabeled pool "
+    "(nets_waal.py)",
+}
+
+
+def load_plugin(source: str | Path) -> list[str]:
+    """Run a Python file and register what it defines; the file is executed, so trust it first.
+
+    The module is loaded as `query_strategies.<stem>`, so that an unmodified DeepALPlus file with
+    `from .strategy import Strategy` works. "NAME=FILE" registers the file's one class as NAME: that
+    is how DeepALPlus's own MarginSampling runs beside the one here.
+
+    Returns:
+        The names it added.
+
+    Raises:
+        UserError: no such file, it fails to import, defines nothing, or clashes with a name.
+    """
+    path, own_name = _plugin_source(source)
+    if not path.is_file():
+        raise UserError(f"--plugin {source}: no such file")
+    path = path.resolve()
+    _refuse_what_needs_more(source, path)
+    for registry in ALL.values():
+        registry.names()  # what ships has its names first
+    name = f"query_strategies.{own_name or path.stem}"
+    module = _new_module(source, name, path)
+    sys.modules[name] = module
+    try:
+        module.__spec__.loader.exec_module(module)
+        if own_name:
+            _rename_only_class(module, own_name, path)
+        added = [n for r in ALL.values() for n in r.add_from(module, plugin=path)]
+    except UserError:
+        del sys.modules[name]
+        raise
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise UserError(
+            f"--plugin {source} fails to import: {_why_it_fails(error, path)}"
+        ) from error
+    if not added:
+        raise UserError(f"--plugin {source} defines no {_why_nothing(module)}")
+    return added
+
+
+def _new_module(source: str | Path, name: str, path: Path) -> ModuleType:
+    """The module that a file will be, not executed yet.
+
+    Raises:
+        UserError: there is one of that name, or it is no Python file.
+    """
+    if name in sys.modules:
+        other = getattr(sys.modules[name], "__file__", name)
+        raise UserError(
+            f"--plugin {source}: a file of that name is loaded already, {other}; "
+            f"give what is in yours another name: --plugin NAME={path}"
+        )
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"--plugin {source}: not a Python file (its name must end in .py)")
+    return importlib.util.module_from_spec(spec)
+
+
+def _why_it_fails(error: BaseException, path: Path) -> str:
+    """What a file's import raised, where, and what is known to help."""
+    defined = re.findall(r"^class (\w+)", path.read_text("utf-8", "replace"), re.M)
+    why = _where(error, path) + why_not(defined)
+    beside = path.with_name(f"{getattr(error, 'name', None) or ''}.py")
+    if isinstance(error, ModuleNotFoundError) and beside.is_file():
+        why += f"; {beside} is found with PYTHONPATH={path.parent}"
+    return why
+
+
+def _why_nothing(module: ModuleType) -> str:
+    """What a file lacks that has no class to register, and what its classes lack."""
+    text = "strategy, generator, data set or classifier"
+    for cls in filter(inspect.isclass, vars(module).values()):
+        if cls.__module__ != module.__name__:
+            continue
+        base = next((r.base for r in ALL.values() if issubclass(cls, r.base)), None)
+        if base is None:
+            bases = ", ".join(f"{r.base.__module__}.{r.base.__name__}" for r in ALL.values())
+            text += f"; {cls.__name__} is a subclass of none of {bases}"
+        elif inspect.isabstract(cls):
+            lacks = ", ".join(sorted(cls.__abstractmethods__))
+            text += f"; {cls.__name__}, a {base.__name__}, lacks {lacks}"
+    return text
+
+
+def _plugin_source(source: str | Path) -> tuple[Path, str]:
+    """(file, NAME or ""), of FILE or NAME=FILE; a file of that very name is a file."""
+    name, equals, file = str(source).partition("=")
+    if not equals or Path(source).exists():
+        return Path(source), ""
+    if not name.isidentifier() and Path(file).is_file():
+        raise UserError(f"--plugin {source}: the name {name!r} must be letters, digits and _")
+    return (Path(file), name) if name.isidentifier() else (Path(source), "")
+
+
+def _refuse_what_needs_more(source: str | Path, path: Path) -> None:
+    """
+    Raises:
+        UserError: one of DeepALPlus's own files that cannot run here; told by what they read, so
+            that somebody's own class of such a name is none of them.
+    """
+    text = path.read_text("utf-8", "replace")
+    needy = [n for n in re.findall(r"^class (\w+)", text, re.M) if n in NEEDS_MORE]
+    if needy and re.search(r"\['loader_t[er]_args'\]|def query\(self, n, \w+", text):
+        why = "; ".join(f"DeepALPlus's {n} cannot run here: {NEEDS_MORE[n]}" for n in needy)
+        raise UserError(f"--plugin {source}: {why}")
+
+
+def _rename_only_class(module: ModuleType, name: str, path: Path) -> None:
+    """
+    Raises:
+        UserError: the file has none or several.
+    """
+    classes = [c for c in vars(module).values() if any(r.belongs(c, module) for r in ALL.values())]
+    if len(classes) != 1:
+        raise UserError(
+            f"--plugin {name}={path}: the file defines {len(classes)} strategies, generators, data "
+            f"sets or classifiers; a name can be given to one"
+        )
+    classes[0].name, classes[0].aliases = name, ()
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)  # which are no code's fault
+
+
+def plugin_fault(error: BaseException) -> str | None:
+    """What to tell about an error that was raised below a plug-in's code; None if it was not."""
+    if isinstance(error, OSError) and error.errno in FULL:
+        return None
+    for registry in ALL.values():
+        for path in registry.plugin_files.values():
+            if _lines_of(error, path):
+                names = [name for name, file in registry.plugin_files.items() if file == path]
+                why = why_not(registry.get(name).__name__ for name in names)
+                return f"the plug-in {path} fails: {_where(error, path)}{why}"
+    return None
+
+
+@contextlib.contextmanager
+def plugins_named() -> Iterator[None]:
+    """For a process whose caller does not have its plug-ins' tracebacks.
+
+    Raises:
+        UserError: an error below a plug-in's code, said as plugin_fault says it.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        fault = plugin_fault(error)
+        if fault is None:
+            raise
+        raise UserError(fault) from None
+
+
+def why_not(class_names: Iterable[str]) -> str:
+    """The known reasons why what DeepALPlus calls so cannot run here, or nothing."""
+    known = sorted(set(class_names) & set(NEEDS_MORE))
+    return "".join(f"; DeepALPlus's {name} cannot run here: {NEEDS_MORE[name]}" for name in known)
+
+
+def _where(error: BaseException, path: Path) -> str:
+    """`Type: message (line n)`, the line being the plug-in's own."""
+    line = [getattr(error, "lineno", None), *_lines_of(error, path)][-1]
+    return f"{type(error).__name__}: {error}" + (f" (line {line})" if line else "")
+
+
+def _lines_of(error: BaseException, path: Path) -> list[int]:
+    """The lines of this file that the error passed through, the innermost last."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return [frame.lineno for frame in frames if Path(frame.filename) == path]
