@@ -15,7 +15,7 @@ from .disk import REFUSED, not_written
 from .errors import UserError, complain, said
 from .flags import build_parser, set_environment
 from .signals import Ended, ended_like_interrupted
-from .streams import mended_streams
+from .stdio import mended_streams
 
 
 @mended_streams()

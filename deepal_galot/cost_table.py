@@ -17,7 +17,7 @@ from .timing import matrix_rate
 LONG = 300.0  # seconds of work at the rate of matrix products
 
 
-def full_size_on_cpu(costs: Sequence[Cost], device: torch.device) -> str:
+def hours_on_cpu(costs: Sequence[Cost], device: torch.device) -> str:
     """The least time that runs of full-size generators take here; empty without any."""
     large = [c for c in costs if too_large(c, device)]
     if not large:
@@ -36,7 +36,7 @@ def ask_for_cpu(costs: Sequence[Cost], device: torch.device) -> None:
     Raises:
         UserError: a full-size generator is to run on a CPU that nobody asked for.
     """
-    warning = full_size_on_cpu(costs, device)
+    warning = hours_on_cpu(costs, device)
     if warning:
         also = " or, untested, --device mps" if torch.backends.mps.is_available() else ""
         raise UserError(
@@ -60,7 +60,7 @@ def summary(costs: Sequence[Cost], device: torch.device) -> str:
     parts += [f"{work.labels:,} labels", f"{work.images:,} images", f"{work.chains:,} chains"]
     parts += [f"{_pflop(flop)} PFLOP", _bytes(work.disk)]
     parts += [f"{_time(seconds)} one after the other"] if seconds is not None else []
-    warning = full_size_on_cpu(costs, device)
+    warning = hours_on_cpu(costs, device)
     return "to do: " + ", ".join(parts) + (f"; {warning}" if warning else "")
 
 
@@ -106,7 +106,7 @@ def _notes(costs: Sequence[Cost], device: torch.device) -> Iterator[str]:
     if any(c.finished for c in costs):
         yield "A finished run costs nothing."
     yield from dict.fromkeys(filter(None, (unprobed(c, device) for c in costs)))
-    warning = full_size_on_cpu(costs, device)
+    warning = hours_on_cpu(costs, device)
     if warning:
         yield f"{warning}; a run asks for --device cpu."
 

@@ -41,9 +41,9 @@ from .image_counts import (
     ascent_images,
     best_of_each,
     first_of_each,
-    grows,
     image_counts,
     new_counts,
+    reuses_earlier_rounds,
 )
 from .images import to_uint8, to_unit_float
 
@@ -137,7 +137,7 @@ class SyntheticBatch:
     Attributes:
         x: [N, H, W, C] uint8; y: [N] int64 pseudo-labels.
         made: images requested of the generator for it: more than N with oversampling, fewer where
-            those of earlier rounds are still good, see `grows`.
+            those of earlier rounds are still good, see `reuses_earlier_rounds`.
         ascent_images: images generated for the text optimisation.
         retried, failed: how many of them came out blank and were drawn again, and how many of
             those stayed blank and are left out.
@@ -261,7 +261,7 @@ class Galot:
             UserError: it is not.
         """
         text = self.text(logits, round)
-        rounds = range(round + 1) if grows(self.config) else (round,)
+        rounds = range(round + 1) if reuses_earlier_rounds(self.config) else (round,)
         parts = [self._images(self._request(text, logits, r)) for r in rounds]
         x, y = (np.concatenate([getattr(part, name) for part in parts]) for name in ("x", "y"))
         last, measures = parts[-1], text.measures

@@ -31,7 +31,7 @@ def image_counts(
     return kept, tuple(round_half_up(config.oversampling * n) for n in kept)
 
 
-def grows(config: RunConfig) -> bool:
+def reuses_earlier_rounds(config: RunConfig) -> bool:
     """Whether a round chooses among the images of the earlier rounds too, and makes only what is
     missing: where the text never moves they are as good as new ones."""
     exist = config.generator.startswith(FOLDER)  # then each round takes its own
@@ -40,7 +40,7 @@ def grows(config: RunConfig) -> bool:
 
 def new_counts(config: RunConfig, n_classes: int, round: int) -> tuple[int, ...]:
     """How many images of each class a round makes."""
-    rounds = range(round + 1) if grows(config) else (round,)
+    rounds = range(round + 1) if reuses_earlier_rounds(config) else (round,)
     wanted = [image_counts(config, n_classes, r)[1] for r in rounds]
     at_hand = np.maximum.accumulate([(0,) * n_classes, *wanted])
     return tuple((at_hand[-1] - at_hand[-2]).tolist())

@@ -30,7 +30,7 @@ from .plan import Run, make_plan
 from .request import request_of
 from .results import RunFolder
 from .signals import deaf
-from .streams import Patient
+from .stdio import Patient
 
 LOOK_SECONDS = 0.5  # how often the processes' results are looked for
 MOST_JOBS = 61  # which Windows can wait for

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from generators.base import FULL_SIZE, Generator
+from generators.base import TOO_LARGE_FOR_CPU, Generator
 from generators.prompts import fill, templates
 from generators.text_optimization import score_gradient
 
@@ -99,7 +99,7 @@ class Probe:
             return learner.clock() - started
 
         on_gpu = self.device.type == "cuda"
-        few = 4 if on_gpu else 1  # there the first steps are slow, see capture
+        few = 4 if on_gpu else 1  # there the first steps are slow, see cuda_graph
         short, step = seconds(few), 0.0
         if short > PATIENCE and not on_gpu:  # then what a fit takes beside its steps is nothing
             step = short / (2 * few)
@@ -190,4 +190,4 @@ def unprobed(cost: Cost, device: torch.device) -> str:
 def too_large(cost: Cost, device: torch.device) -> bool:
     """Whether a run that is not finished needs a GPU's patience."""
     size = None if cost.finished else size_of(cost.run)
-    return device.type == "cpu" and size is not None and size.image > FULL_SIZE
+    return device.type == "cpu" and size is not None and size.image > TOO_LARGE_FOR_CPU

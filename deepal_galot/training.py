@@ -18,10 +18,10 @@ from tqdm import tqdm
 
 from . import auxiliary_norm
 from .augmentation import augment, draw
-from .capture import Captured, Inputs, stream_for_graphs
 from .classifiers.base import Classifier
 from .compiled_layers import in_compiled_forms
 from .config import RunConfig
+from .cuda_graph import Captured, Inputs, stream_for_graphs
 from .errors import UserError
 from .objective import Batch, Objective
 from .precision import WorkingCopies, autocast, product_dtype

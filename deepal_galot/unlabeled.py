@@ -16,13 +16,13 @@ from torch import Tensor
 from . import seeding
 from .acquisition import mutual_information
 from .alignment import Moments, moments_of
+from .clustering import k_means, nearest_distance, nearest_points
 from .config import usual_values
 from .device import float64
 from .image_counts import best_of_each
 from .images import in_parts, to_unit_float
 from .learner import Learner
 from .pool import Pool
-from .selection import k_means, nearest_distance, nearest_points
 
 MEASURED = 1000  # pool images whose distance to the nearest generated one is recorded
 ITERATIONS = 20  # of Lloyd's algorithm: the points nearest to its centers hardly change any more

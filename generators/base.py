@@ -22,12 +22,12 @@ from deepal_galot.alignment import Alignment
 from deepal_galot.config import RunConfig
 from deepal_galot.errors import UserError, said, some_of
 
-from .memory import Parts
+from .memory import MicroBatches
 
 Graph = Literal["none", "last", "all"]
 ONE_IN = 20  # more images than one in so many that are blank or not finite, and the run stops
 ROUNDED = 0.01  # how far from [0, 1] 16 bits may round a value
-FULL_SIZE = 10e12  # FLOP an image; beyond it an image takes a CPU minutes
+TOO_LARGE_FOR_CPU = 10e12  # FLOP an image; beyond it an image takes a CPU minutes
 
 
 @dataclass(frozen=True)
@@ -264,9 +264,9 @@ class Generator(ABC):
         return None
 
     @cached_property
-    def gradients(self) -> Parts:
+    def gradients(self) -> MicroBatches:
         """Cuts the batches that a gradient is taken of into parts that fit into memory."""
-        return Parts(self.batch_size, "the gradient")
+        return MicroBatches(self.batch_size, "the gradient")
 
     @classmethod
     def size(cls, config: RunConfig) -> Size | None:

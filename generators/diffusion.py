@@ -23,7 +23,7 @@ from deepal_galot.errors import UserError
 
 from .base import Generator, Graph, Size
 from .flops import pipeline_size, read_configs
-from .memory import Parts
+from .memory import MicroBatches
 from .networks import Networks
 from .weights import find_weights, hash_weights, load, make_scheduler
 
@@ -63,8 +63,8 @@ class DiffusionGenerator(Generator):
             self._unconditional = self.networks.text(self.encode([""]).to(device))
         self._guidance_embedding = self._embed_guidance()
         self._compiled = False
-        self._sampled = Parts(self.batch_size, "sampling")
-        self._decoded = Parts(self.decoded_at_once, "decoding")
+        self._sampled = MicroBatches(self.batch_size, "sampling")
+        self._decoded = MicroBatches(self.decoded_at_once, "decoding")
 
     def load(self, *parts: str) -> Any:
         """Components by name, as attributes, in float32 on the CPU."""
@@ -182,7 +182,7 @@ class DiffusionGenerator(Generator):
             )
 
     def _denoise(
-        self, c: Tensor, seeds: Sequence[int], graph: Graph, steps: int, parts: Parts
+        self, c: Tensor, seeds: Sequence[int], graph: Graph, steps: int, parts: MicroBatches
     ) -> Tensor:
         """x_T … x_0: latents [B, *latent], float32.
 
@@ -264,7 +264,7 @@ class DiffusionGenerator(Generator):
             without, with_text = both.chunk(2)
         return without + self.guidance * (with_text - without)
 
-    def _images(self, networks: Networks, x: Tensor, parts: Parts) -> Tensor:
+    def _images(self, networks: Networks, x: Tensor, parts: MicroBatches) -> Tensor:
         n = len(x)
         if self._compiled and networks is self.networks:
             x = _padded(x, parts.rows)

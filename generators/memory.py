@@ -14,7 +14,7 @@ from deepal_galot.errors import UserError, said
 Result = TypeVar("Result")
 
 
-class Parts:
+class MicroBatches:
     """Cuts rows into parts; half as large for good, each time that one does not fit.
 
     Attributes:

@@ -4,7 +4,7 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
-from deepal_galot.selection import kmeans_plus_plus
+from deepal_galot.clustering import kmeans_plus_plus
 
 from .strategy import Strategy
 

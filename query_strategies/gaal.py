@@ -83,7 +83,7 @@ class GAAL(Strategy):
         return {"svm_accuracy": self.dataset.cal_test_acc(self.svm().predict(self.dataset.X_test))}
 
     @cached_property
-    def generator(self) -> Generator:
+    def generator(self) -> GANGenerator:
         """Trained on first use; from streams of its own, so after a restart it is the same (as all
         training: on a CPU always, on a GPU under --deterministic)."""
         images, device = self.dataset.X_train, self.net.device
@@ -112,7 +112,7 @@ def channels(level: int) -> int:
     return min(WIDTH * 2 ** (level - 1), MOST_CHANNELS)
 
 
-class Generator(nn.Module):
+class GANGenerator(nn.Module):
     """[B, LATENT] -> [B, C, H, W] in [0, 1]; sizes that halving leaves odd are cut from the centre
     of the next larger one."""
 
@@ -165,7 +165,7 @@ class Discriminator(nn.Module):
         return self.layers(x * 2 - 1)[:, 0]
 
 
-def train_gan(images: np.ndarray, gan_steps: int, seed: int, device: torch.device) -> Generator:
+def train_gan(images: np.ndarray, gan_steps: int, seed: int, device: torch.device) -> GANGenerator:
     """A generator of images like these, in eval mode and without gradients of its weights.
 
     Its random numbers come from the run's stream `model`; the global generators are left alone.
@@ -178,7 +178,7 @@ def train_gan(images: np.ndarray, gan_steps: int, seed: int, device: torch.devic
     rng = seeding.torch_rng(seed, "model", 1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeding.derive(seed, "model", 0))
-        nets = Generator(images.shape[1:]), Discriminator(images.shape[1:])
+        nets = GANGenerator(images.shape[1:]), Discriminator(images.shape[1:])
     generator, discriminator = (net.to(device).train() for net in nets)
     adam = [torch.optim.Adam(net.parameters(), GAN_RATE, GAN_BETAS) for net in nets]
     steps = gan_steps * 4 ** max(0, doublings(images.shape[1:]) - 2)
@@ -281,7 +281,7 @@ def fit_svm(data: ImageSet, device: torch.device) -> LinearSVM:
 # -- the query ---------------------------------------------------------------------------------
 
 
-def descend(generator: Generator, svm: LinearSVM, z: Tensor) -> Tensor:
+def descend(generator: GANGenerator, svm: LinearSVM, z: Tensor) -> Tensor:
     """[B, C, H, W] in [0, 1]: of the images on each latent's way down, the nearest to the boundary.
 
     With a single class there is no boundary, and the images are those of the starting latents.

@@ -3,7 +3,7 @@
 import numpy as np
 from torch import Tensor
 
-from deepal_galot.selection import k_center
+from deepal_galot.clustering import k_center
 
 from .strategy import Strategy
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from deepal_galot.selection import principal_components
+from deepal_galot.clustering import principal_components
 
 from .kcenter_greedy import KCenterGreedy
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from deepal_galot.selection import k_means, nearest_points
+from deepal_galot.clustering import k_means, nearest_points
 
 from .strategy import Strategy
 

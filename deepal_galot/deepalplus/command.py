@@ -13,7 +13,7 @@ from types import FrameType
 from ..device import compiler_fault
 from ..errors import UserError, complain
 from ..flags import Parser, set_environment
-from ..streams import mended_streams
+from ..stdio import mended_streams
 from .bridges import cross
 from .host import Host, check_folder, import_host, inside
 from .plugin import Plugin, warn

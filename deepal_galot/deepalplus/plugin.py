@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from generators.base import FULL_SIZE, Generator
+from generators.base import TOO_LARGE_FOR_CPU, Generator
 
 from ..errors import UserError
 from .host import Host
@@ -93,7 +93,7 @@ class Plugin:
         kind = settings.generator
         if self._generator is None or self._generator[:2] != (kind, device):
             size = kind.size(settings.config)
-            if device.type == "cpu" and size is not None and size.image > FULL_SIZE:
+            if device.type == "cpu" and size is not None and size.image > TOO_LARGE_FOR_CPU:
                 warn(
                     f"there is no GPU, and {settings.config.generator} needs "
                     f"{size.image / 1e12:.0f} TFLOP an image: minutes for each"

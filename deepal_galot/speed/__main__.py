@@ -15,7 +15,7 @@ from ..config import HUGE
 from ..device import compiler_fault, is_out_of_memory, pick_device
 from ..errors import UserError, complain, said
 from ..flags import Parser
-from ..streams import mended_streams
+from ..stdio import mended_streams
 from .generate import generate_lines
 from .query import query_lines
 from .train import train_lines

@@ -12,8 +12,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from deepal_galot import clustering, registry, seeding
 from deepal_galot import learner as learner_module
-from deepal_galot import registry, seeding, selection
 from deepal_galot.classifiers.small_cnn import SmallCNN
 from deepal_galot.errors import UserError
 from deepal_galot.learner import Learner
@@ -188,7 +188,7 @@ def test_memory_is_that_of_logits_and_embeddings(name, monkeypatch):
 
     N×N would be 55, the dense gradients 18, the 20 passes at once 11, with their graph 12 to 39.
     """
-    monkeypatch.setattr(selection, "CHUNK", 2**16)
+    monkeypatch.setattr(clustering, "CHUNK", 2**16)
     monkeypatch.setattr(learner_module, "MC_BLOCK", 2**16)
     held = footprint(name, 4000, 32, 40, 200)
     unit = 4000 * (32 + 40)

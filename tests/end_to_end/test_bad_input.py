@@ -443,7 +443,7 @@ def test_a_full_stdout_is_one_line_at_most(flag, code):
 
 CLOSED = """
 import os, subprocess, sys
-from deepal_galot.streams import mended_streams
+from deepal_galot.stdio import mended_streams
 with mended_streams():
     with open(os.devnull) as file:
         assert file.fileno() > 2

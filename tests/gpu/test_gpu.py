@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from deepal_galot import capture
+from deepal_galot import cuda_graph
 from deepal_galot.classifiers.resnet18 import ResNet18
 from deepal_galot.classifiers.small_cnn import SmallCNN
 from deepal_galot.cli import main
@@ -99,9 +99,9 @@ def test_a_graph_changes_no_bit(
 ):
     """Beside the same steps as they are written: 205 images, so batches of 51 and 52; real ones and
     generated ones of other weight."""
-    states, eager = [], capture.EAGER
+    states, eager = [], cuda_graph.EAGER
     for calls in (eager, 1000):
-        monkeypatch.setattr(capture, "EAGER", calls)
+        monkeypatch.setattr(cuda_graph, "EAGER", calls)
         config = small_config(batch_size=64, epochs=10, synthetic_weight=0.5, precision=precision,
                               reads=("head_dropout", "mc_noise"), **RECIPES[recipe])  # fmt: skip
         learner = Learner(config, architecture, digits.image_shape, 10, torch.device("cuda"))
@@ -127,9 +127,9 @@ class Dropped(SmallCNN):
 
 def test_a_graph_draws_what_a_network_draws_without(digits, deterministic, replays, monkeypatch):
     """Whatever was drawn before the fit."""
-    states, eager = [], capture.EAGER
+    states, eager = [], cuda_graph.EAGER
     for calls in (eager, eager, 1000):
-        monkeypatch.setattr(capture, "EAGER", calls)
+        monkeypatch.setattr(cuda_graph, "EAGER", calls)
         torch.rand(7, device="cuda")
         config = small_config(batch_size=64, epochs=10)
         learner = Learner(config, Dropped, digits.image_shape, 10, torch.device("cuda"))

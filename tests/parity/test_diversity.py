@@ -9,7 +9,7 @@ from scipy import stats
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 
-from deepal_galot import registry, seeding, selection
+from deepal_galot import clustering, registry, seeding
 from helpers import FixedLearner, indexed_pool, make_strategy
 
 
@@ -148,7 +148,7 @@ def decaying(seed, n, dim):
 def test_principal_components(n, dim, kept):
     """Against scikit-learn up to sign; no more of them vary than there are points less one."""
     x = decaying(0, n, dim)
-    scores = selection.principal_components(torch.tensor(x, dtype=torch.float32), kept).numpy()
+    scores = clustering.principal_components(torch.tensor(x, dtype=torch.float32), kept).numpy()
     assert scores.shape == (n, min(kept, dim))
     theirs = PCA(min(kept, dim, n), svd_solver="full").fit_transform(x)
     varying = min(kept, dim, n - 1)
@@ -162,9 +162,9 @@ def test_principal_components(n, dim, kept):
 @pytest.mark.parametrize("block", [1, 50, 10**6])
 def test_nearest_distance(kind, block, monkeypatch):
     """To 1e-6 of the squared extent, in blocks of any size."""
-    monkeypatch.setattr(selection, "CHUNK", block)
+    monkeypatch.setattr(clustering, "CHUNK", block)
     x = places(kind).astype(np.float32)
-    ours = selection.nearest_distance(torch.tensor(x[20:]), torch.tensor(x[:20]))
+    ours = clustering.nearest_distance(torch.tensor(x[20:]), torch.tensor(x[:20]))
     naive = squared_distances(x[20:], x[:20]).min(1)
     assert (ours >= 0).all()
     extent = squared_distances(x, [x.mean(0)]).max()
@@ -172,7 +172,7 @@ def test_nearest_distance(kind, block, monkeypatch):
 
 
 def test_no_center_is_infinitely_far():
-    nearest = selection.nearest_distance(torch.rand(5, 2), torch.rand(0, 2))
+    nearest = clustering.nearest_distance(torch.rand(5, 2), torch.rand(0, 2))
     assert nearest.tolist() == [float("inf")] * 5
 
 
@@ -210,7 +210,7 @@ def handed(monkeypatch):
 
     def record(distance_to, first, n):
         calls.append((distance_to, first, n))
-        return selection.kmeans_plus_plus(distance_to, first, n)
+        return clustering.kmeans_plus_plus(distance_to, first, n)
 
     module = registry.strategies.get("BadgeSampling").query.__globals__
     monkeypatch.setitem(module, "kmeans_plus_plus", record)
@@ -280,13 +280,13 @@ def test_badge_draws_uniformly_once_no_gradient_is_left():
 @pytest.fixture
 def seeds(monkeypatch):
     """The seeds that each k-means starts from, recorded."""
-    drawn, draw = [], selection.kmeans_plus_plus
+    drawn, draw = [], clustering.kmeans_plus_plus
 
     def record(*args):
         drawn.append(draw(*args))
         return drawn[-1]
 
-    monkeypatch.setattr(selection, "kmeans_plus_plus", record)
+    monkeypatch.setattr(clustering, "kmeans_plus_plus", record)
     return drawn
 
 
@@ -303,7 +303,7 @@ def test_k_means_is_lloyds_algorithm(seeds, offset, seed):
     """Centroids to 1e-3, inertia to 1e-5, where the points have variance 1; also far away."""
     x = (np.random.default_rng(seed).normal(size=(300, 5)) + offset).astype(np.float32)
     torch.manual_seed(seed)
-    centroids = selection.k_means(torch.tensor(x), 12).double().numpy()
+    centroids = clustering.k_means(torch.tensor(x), 12).double().numpy()
     theirs = their_centroids(x.astype(np.float64), seeds[0])
     np.testing.assert_allclose(centroids, theirs.cluster_centers_, rtol=0, atol=1e-3)
     inertia = squared_distances(x, centroids).min(1).sum()
@@ -331,7 +331,7 @@ def test_nearest_points():
     rng = np.random.default_rng(0)
     points = rng.normal(size=(50, 4)).astype(np.float32)
     centers = np.repeat(rng.normal(size=(10, 4)).astype(np.float32), 4, axis=0)
-    ours = selection.nearest_points(torch.tensor(points), torch.tensor(centers))
+    ours = clustering.nearest_points(torch.tensor(points), torch.tensor(centers))
     assert ours.tolist() == naive_nearest(points.astype(np.float64), centers)
 
 
@@ -350,23 +350,23 @@ def naive_nearest(points, centers):
 def test_k_means_on_adversarial_embeddings(kind, n):
     """Finite centroids, distinct picks; all of the pool where n is its size or more."""
     x = torch.tensor(places(kind), dtype=torch.float32)
-    assert torch.isfinite(selection.k_means(x, min(n, 80))).all()
+    assert torch.isfinite(clustering.k_means(x, min(n, 80))).all()
     query("KMeansSampling", n, [], embeddings=x.numpy())
 
 
 def test_k_means_of_as_many_clusters_as_points():
     """Each point is its own centroid."""
     x = torch.tensor(places("random"), dtype=torch.float32)
-    ours = selection.k_means(x, 80)
+    ours = clustering.k_means(x, 80)
     assert squared_distances(x, ours).min(1).max() < 1e-12
-    assert sorted(selection.nearest_points(x, ours).tolist()) == list(range(80))
+    assert sorted(clustering.nearest_points(x, ours).tolist()) == list(range(80))
 
 
 def test_an_empty_cluster_keeps_its_place(monkeypatch):
     """Two seeds at one place: all points go to the first of them."""
-    monkeypatch.setattr(selection, "kmeans_plus_plus", lambda *_: torch.tensor([0, 1, 2]))
+    monkeypatch.setattr(clustering, "kmeans_plus_plus", lambda *_: torch.tensor([0, 1, 2]))
     x = torch.tensor([[0.0, 1], [0, 1], [10, 0], [12, 0]])
-    assert selection.k_means(x, 3).tolist() == [[0, 1], [0, 1], [11, 0]]
+    assert clustering.k_means(x, 3).tolist() == [[0, 1], [0, 1], [11, 0]]
 
 
 def test_k_means_starts_by_the_law_of_k_means_plus_plus():
@@ -375,7 +375,7 @@ def test_k_means_starts_by_the_law_of_k_means_plus_plus():
     torch.manual_seed(0)
     draws = []
     for _ in range(4000):
-        start = selection.k_means(torch.tensor(x), 3, iterations=0).numpy()
+        start = clustering.k_means(torch.tensor(x), 3, iterations=0).numpy()
         draws.append(tuple(squared_distances(start, x).argmin(1).tolist()))
     d2 = squared_distances(x, x)
     law = {(i, *rest): p / 5 for i in range(5) for rest, p in seeding_law(d2, i).items()}

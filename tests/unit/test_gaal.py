@@ -14,7 +14,7 @@ from deepal_galot.learner import Learner
 from deepal_galot.pool import ImageSet, Pool
 from helpers import small_config
 from query_strategies import gaal
-from query_strategies.gaal import GAAL, Generator, LinearSVM, descend, fit_svm, train_gan
+from query_strategies.gaal import GAAL, GANGenerator, LinearSVM, descend, fit_svm, train_gan
 
 CPU = torch.device("cpu")
 
@@ -201,7 +201,7 @@ def test_images_of_any_size_from_a_pool_smaller_than_a_batch(monkeypatch, shape)
 
 def test_the_centre_is_cut_from_an_odd_size():
     """9 × 11 of 10 × 12: one pixel less at the end of each side."""
-    even, odd = Generator((10, 12, 1)).eval(), Generator((9, 11, 1)).eval()
+    even, odd = GANGenerator((10, 12, 1)).eval(), GANGenerator((9, 11, 1)).eval()
     odd.load_state_dict(even.state_dict())
     z = torch.randn(2, gaal.LATENT)
     assert torch.equal(odd(z), even(z)[:, :, :9, :11])

@@ -7,16 +7,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 LAYERS = [  # a file may import from the layers above its own here
-    ["errors", "streams", "signals"],
+    ["errors", "stdio", "signals"],
     ["registry"],
     ["plugins"],
     ["seeding", "acquisition", "images", "disk", "device", "gpu_sharing"],
-    ["alignment", "selection", "timing"],
+    ["alignment", "clustering", "timing"],
     ["config", "seals", "lock"],
     ["precision"],
     ["flags"],
     ["datasets", "classifiers"],
-    ["pool", "objective", "augmentation", "auxiliary_norm", "capture", "compiled_layers"],
+    ["pool", "objective", "augmentation", "auxiliary_norm", "cuda_graph", "compiled_layers"],
     ["training"],
     ["learner"],
     ["oracle"],

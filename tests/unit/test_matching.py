@@ -14,7 +14,7 @@ from deepal_galot.alignment import moments_of
 from deepal_galot.borrowed_galot import BorrowedGalot
 from deepal_galot.errors import UserError
 from deepal_galot.galot import Galot
-from deepal_galot.image_counts import class_counts, grows, image_counts, new_counts
+from deepal_galot.image_counts import class_counts, image_counts, new_counts, reuses_earlier_rounds
 from deepal_galot.images import to_uint8
 from generators.image_store import ImageStore, read_manifest
 from helpers import small_config
@@ -91,7 +91,7 @@ def test_without_an_ascent_a_round_makes_only_what_is_missing(fake_generator, tm
     "fields", [{"epsilon": 1.0}, {"synthetic": "accumulate"}, {"generator": "folder:x"}]
 )
 def test_where_earlier_images_are_not_as_good_each_round_makes_its_own(fields):
-    assert not grows(config(**fields))
+    assert not reuses_earlier_rounds(config(**fields))
     for r in range(3):
         made = new_counts(config(**fields), 3, r)
         assert made == image_counts(config(**fields), 3, r)[1]

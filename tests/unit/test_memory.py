@@ -5,7 +5,7 @@ import torch
 
 from deepal_galot.device import is_out_of_memory
 from deepal_galot.errors import UserError
-from generators.memory import Parts
+from generators.memory import MicroBatches
 from generators.networks import Networks
 from generators.text_optimization import score_gradient
 from generators.tiny import Tiny
@@ -27,7 +27,7 @@ class SmallMemory:
 
 @pytest.mark.parametrize(("rows", "fits", "n"), [(16, 16, 40), (16, 5, 40), (16, 1, 3), (4, 3, 0)])
 def test_every_row_once_and_in_order(rows, fits, n, capsys):
-    parts, work = Parts(rows, "sampling"), SmallMemory(fits)
+    parts, work = MicroBatches(rows, "sampling"), SmallMemory(fits)
     assert sum(parts.each(n, work), []) == list(range(n))
     assert all(p.stop - p.start <= fits for p in work.done)
     assert (parts.rows == rows) == (fits >= rows or n == 0)
@@ -35,7 +35,7 @@ def test_every_row_once_and_in_order(rows, fits, n, capsys):
 
 
 def test_it_stays_small_and_says_so_once(capsys):
-    parts, work = Parts(16, "sampling"), SmallMemory(5)
+    parts, work = MicroBatches(16, "sampling"), SmallMemory(5)
     parts.each(40, work)
     assert capsys.readouterr().err == "out of memory: sampling goes on with 4 images at once\n"
     work.fits = 2
@@ -48,7 +48,7 @@ def test_what_torch_keeps_is_given_back_where_there_is_such_a_device(monkeypatch
     for there, kind in ((torch.cuda, torch.cuda), (torch.backends.mps, torch.mps)):
         monkeypatch.setattr(there, "is_available", lambda: True)
         monkeypatch.setattr(kind, "empty_cache", lambda kind=kind: emptied.append(kind))
-    Parts(16, "sampling").each(16, SmallMemory(8))
+    MicroBatches(16, "sampling").each(16, SmallMemory(8))
     assert emptied == [torch.cuda, torch.mps]
 
 
@@ -57,7 +57,7 @@ def test_not_even_one_row():
         UserError,
         match=r"does not fit with one image at once \(.*memory.*\); use a smaller --resolution",
     ):
-        Parts(16, "sampling").each(3, SmallMemory(0))
+        MicroBatches(16, "sampling").each(3, SmallMemory(0))
 
 
 @pytest.mark.parametrize("says", [
@@ -76,7 +76,7 @@ def test_other_errors_are_not_memory():
         raise RuntimeError("shapes")
 
     with pytest.raises(RuntimeError, match="shapes"):
-        Parts(16, "sampling").each(3, fail)
+        MicroBatches(16, "sampling").each(3, fail)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from deepal_galot.selection import k_center, k_means, kmeans_plus_plus, principal_components
+from deepal_galot.clustering import k_center, k_means, kmeans_plus_plus, principal_components
 from no_float64 import device_without_float64
 
 sizes = st.integers(1, 12)

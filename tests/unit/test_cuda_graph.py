@@ -8,7 +8,7 @@ import contextlib
 import pytest
 import torch
 
-from deepal_galot.capture import EAGER, Captured
+from deepal_galot.cuda_graph import EAGER, Captured
 from deepal_galot.errors import UserError
 
 recording = []
