@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,11 +16,21 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
-@dataclass
 class Rows:
-    """Which rows of the coming batch are generated, for all layers; [B] bool."""
+    """Which rows of the coming batch are real and which are generated, for all layers.
 
-    generated: Tensor
+    Attributes:
+        real, generated: int64 positions in the batch.
+        back: [B] where each image of the batch is in torch.cat([real, generated]).
+    """
+
+    def __init__(self) -> None:
+        self.set(torch.zeros(0, dtype=torch.bool))
+
+    def set(self, generated: Tensor) -> None:
+        """Before each batch: [B] bool."""
+        self.real, self.generated = (~generated).nonzero()[:, 0], generated.nonzero()[:, 0]
+        self.back = torch.cat([self.real, self.generated]).argsort()
 
 
 class AuxiliaryBatchNorm(nn.Module):
@@ -33,13 +42,9 @@ class AuxiliaryBatchNorm(nn.Module):
         self.main, self.auxiliary, self.rows = main, copy.deepcopy(main), rows
 
     def forward(self, x: Tensor) -> Tensor:
-        generated = self.rows.generated.nonzero()[:, 0]
-        real = (~self.rows.generated).nonzero()[:, 0]
-        parts = [
-            _normalised(norm, x[rows])
-            for norm, rows in ((self.main, real), (self.auxiliary, generated))
-        ]
-        return torch.cat(parts)[torch.cat([real, generated]).argsort()]
+        real = _normalised(self.main, x[self.rows.real])
+        generated = _normalised(self.auxiliary, x[self.rows.generated])
+        return torch.cat([real, generated])[self.rows.back]
 
 
 def _normalised(norm: _BatchNorm, x: Tensor) -> Tensor:
@@ -58,7 +63,7 @@ def _normalised(norm: _BatchNorm, x: Tensor) -> Tensor:
 
 def set_apart(clf: nn.Module) -> Rows:
     """Give each BatchNorm of a classifier an auxiliary one, until `join`."""
-    rows = Rows(torch.zeros(0, dtype=torch.bool))
+    rows = Rows()
     _replace(clf, _BatchNorm, lambda norm: AuxiliaryBatchNorm(norm, rows))
     return rows
 

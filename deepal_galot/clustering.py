@@ -33,8 +33,9 @@ def k_center(points: Tensor, centers: Tensor, n: int) -> Tensor:
     chosen = torch.empty(n, dtype=torch.int64, device=points.device)
     for i in range(n):
         chosen[i] = nearest.argmax()
-        torch.minimum(nearest, distances(points, points[chosen[i]]), out=nearest)
-        nearest[chosen[i]] = -1.0
+        this = chosen[i : i + 1]  # as a tensor of one, for which a GPU does not wait
+        torch.minimum(nearest, distances(points, points[this][0]), out=nearest)
+        nearest.index_fill_(0, this, -1.0)
     return chosen
 
 
@@ -114,7 +115,7 @@ def nearest_points(points: Tensor, centers: Tensor) -> Tensor:
     taken = torch.zeros(len(points), device=points.device)
     for i, center in enumerate(centers):
         chosen[i] = (distances(points, center) + taken).argmin()
-        taken[chosen[i]] = torch.inf
+        taken.index_fill_(0, chosen[i : i + 1], torch.inf)
     return chosen
 
 

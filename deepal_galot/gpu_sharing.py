@@ -16,6 +16,8 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
+from .signals import deaf
+
 CONTROL = "nvidia-cuda-mps-control"
 PIPES, LOGS = "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY"
 PATIENCE = 30  # seconds for the service to come and to go
@@ -71,15 +73,16 @@ def _guard() -> Iterator[tuple[subprocess.Popen, dict[str, str]]]:
     own = {PIPES: folder, LOGS: folder}
     # The daemon serves all devices: its clients choose by this variable, and would choose twice.
     environment = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"} | own
-    guard = subprocess.Popen(
-        ["sh", "-c", GUARD],
-        env=environment,
-        text=True,
-        start_new_session=True,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
+    with deaf():  # a cluster's signal may reach every process; the guard outlives all to clean up
+        guard = subprocess.Popen(
+            ["sh", "-c", GUARD],
+            env=environment,
+            text=True,
+            start_new_session=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
     try:
         yield guard, own
     finally:

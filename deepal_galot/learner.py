@@ -108,11 +108,15 @@ class Learner:
         self.fit(data, round=0)
 
     def _new_classifier(self, round: int) -> None:
-        """Initialise without disturbing the global generator; the same for every strategy."""
-        self._seen = None
+        """Initialise it; the same weights for every strategy."""
         with self._seeded("weights", round):
-            clf = self.architecture(self.image_shape, self.n_classes)
-            self.objective.build(clf, self.image_shape)
+            self._make_classifier()
+
+    def _make_classifier(self) -> None:
+        """With what its objective brings; draws from torch's global CPU generator."""
+        self._seen = None
+        clf = self.architecture(self.image_shape, self.n_classes)
+        self.objective.build(clf, self.image_shape)
         self.clf = clf.to(self.device, memory_format=torch.channels_last)
         self.objective.to(self.device)
 
@@ -291,9 +295,10 @@ class Learner:
             # Transposed, because whole rows are quicker to pick than columns.
             h = embeddings[rows.to(self.device)].T.contiguous()
             logits = buffer[:, : len(rows)]
-            for out, kept in zip(logits, dropout_masks((passes, len(h)), p), strict=True):
-                used = kept.nonzero()[:, 0].to(h.device)
-                torch.addmm(bias, h[used].T, weight[used], out=out)
+            kept = dropout_masks((passes, len(h)), p)
+            used = kept.nonzero()[:, 1].to(h.device).split(kept.sum(1).tolist())
+            for out, of_pass in zip(logits, used, strict=True):
+                torch.addmm(bias, h[of_pass].T, weight[of_pass], out=out)
             for part in split_batches(len(rows), at_once):
                 yield rows[part], logits[:, part].softmax(2)
 
@@ -359,7 +364,8 @@ class Learner:
 
         The objective's tensors are left aside where nothing here asks for them (--predict).
         """
-        self._new_classifier(0)
+        with torch.random.fork_rng(devices=[]):  # the weights that it starts with are not kept
+            self._make_classifier()
         own = {k.removeprefix(OBJECTIVE): v for k, v in state.items() if k.startswith(OBJECTIVE)}
         self.clf.load_state_dict({k: v for k, v in state.items() if not k.startswith(OBJECTIVE)})
         if self.objective.state_dict():

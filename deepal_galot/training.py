@@ -184,7 +184,7 @@ class Training:
     def _step(self, inputs: Inputs) -> None:
         order = inputs["order"]
         if self.rows is not None:
-            self.rows.generated = self.generated[order]
+            self.rows.set(self.generated[order])
         x = augment(self.x[order].float().div(255), inputs, self.config)
         weight = None if self.weight is None else self.weight[order]
         self.optimizer.zero_grad(set_to_none=True)

@@ -49,8 +49,9 @@ class Architecture:
         logging.set_verbosity_error()
         torch.manual_seed(0)
         with device:
-            parts = {name: make(name, self.configs[name]) for name in ("unet", "vae", "scheduler")}
-        return SimpleNamespace(**parts)
+            unet, vae = (make(name, self.configs[name]) for name in ("unet", "vae"))
+        scheduler = make("scheduler", self.configs["scheduler"])  # its tables stay on the CPU
+        return SimpleNamespace(unet=unet, vae=vae, scheduler=scheduler)
 
     @property
     def text(self) -> tuple[int, int]:

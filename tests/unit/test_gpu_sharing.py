@@ -55,6 +55,26 @@ def test_a_daemon_serves_the_block_and_is_told_to_quit(control, monkeypatch):
     assert not Path(pipes).exists()
 
 
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1", "SIGINT"])
+def test_what_ends_the_daemon_is_deaf_to_a_clusters_signals(control, monkeypatch, name):
+    """Slurm may send them to each process; before, the daemon and its folder were left."""
+    control()
+    guards, start = [], subprocess.Popen
+
+    def noted(command, **kwargs):
+        guards.append(start(command, **kwargs))
+        return guards[-1]
+
+    monkeypatch.setattr(gpu_sharing.subprocess, "Popen", noted)
+    with side_by_side(GPU):
+        pipes = os.environ[PIPES]
+        guards[0].send_signal(getattr(signal, name))
+        time.sleep(0.2)
+        assert guards[0].poll() is None
+    assert control.said()[1:] == [f" pipes={pipes} devices= said=quit -t 5"]
+    assert not Path(pipes).exists()
+
+
 def test_it_ends_with_a_command_that_is_killed(control):
     control()
     code = (

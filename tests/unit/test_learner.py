@@ -277,6 +277,16 @@ def test_a_classifier_with_a_forward_alone_trains_and_says_what_it_lacks(toy):
         )
 
 
+def test_a_loaded_classifier_seeds_no_generator(toy, monkeypatch):
+    """Before, a GPU's global generator stood at the same place after every query of GALOT."""
+    learner = learner_for(toy)
+    learner.fit(labeled(toy, 20), 0)
+    state, before = learner.state(), torch.get_rng_state()
+    monkeypatch.setattr(torch, "manual_seed", None)
+    learner.load_state(state, toy.mean, toy.std)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 @pytest.mark.parametrize("layer", ["head", "neck"])  # logits alone; embeddings alone
 def test_outputs_that_are_not_finite_are_an_error(toy, layer, value):

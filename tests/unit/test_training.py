@@ -203,12 +203,13 @@ def test_each_kind_is_normalised_by_its_own_batch():
     clf = nn.Sequential(nn.BatchNorm2d(2), nn.Flatten(), nn.BatchNorm1d(8))
     plain = copy.deepcopy(clf)
     rows = auxiliary_norm.set_apart(clf)
-    rows.generated = torch.tensor([False, True, True, False, True])
+    generated = torch.tensor([False, True, True, False, True])
+    rows.set(generated)
     x = torch.randn(5, 2, 2, 2, requires_grad=True)
     out = clf(x)
     expected = torch.empty_like(out)
-    expected[~rows.generated] = copy.deepcopy(plain)(x[~rows.generated])
-    expected[rows.generated] = copy.deepcopy(plain)(x[rows.generated])
+    expected[~generated] = copy.deepcopy(plain)(x[~generated])
+    expected[generated] = copy.deepcopy(plain)(x[generated])
     torch.testing.assert_close(out, expected)
     out.square().sum().backward()
     assert x.grad.isfinite().all() and x.grad.abs().sum() > 0
@@ -220,7 +221,7 @@ def test_each_kind_is_normalised_by_its_own_batch():
 def test_batches_with_one_or_no_image_of_a_kind(generated):
     clf = nn.Sequential(nn.BatchNorm2d(2), nn.Flatten(), nn.BatchNorm1d(8))
     rows = auxiliary_norm.set_apart(clf)
-    rows.generated = torch.tensor(generated)
+    rows.set(torch.tensor(generated))
     out = clf(torch.randn(len(generated), 2, 2, 2))
     assert out.shape == (len(generated), 8) and out.isfinite().all()
     before = clf[0].main.running_mean if all(generated) else clf[0].auxiliary.running_mean
@@ -235,7 +236,7 @@ def test_one_value_a_channel_leaves_the_statistics_alone(layer, shape):
     """Two real images and a generated one; a larger map of one image has a variance."""
     clf = nn.Sequential(copy.deepcopy(layer))
     rows = auxiliary_norm.set_apart(clf)
-    rows.generated = torch.tensor([False, True, False])
+    rows.set(torch.tensor([False, True, False]))
     nn.init.constant_(clf[0].auxiliary.bias, 0.5)
     before = copy.deepcopy(clf[0].auxiliary.state_dict())
     out = clf(torch.randn(shape))
