@@ -66,6 +66,10 @@ class RunConfig:
     """One run: one strategy on one data set with one seed.
 
     The first five fields say which run it is; the rest is grouped as --help groups it.
+
+    Attributes:
+        settings: (name, value) of the strategy's own hyper-parameters that are not at their
+            default, by name; see Strategy.settings.
     """
 
     strategy: str
@@ -73,6 +77,7 @@ class RunConfig:
     seed: int = 0
     mode: str = "al"
     protocol: str = "paper"
+    settings: tuple[tuple[str, int | float | str], ...] = ()
 
     n_init: int = _option(1000, BUDGET, "labels before the first query", unit="labels", at_least=1)
     n_query: int = _option(1000, BUDGET, "labels bought a round", unit="labels", at_least=1)
@@ -273,6 +278,7 @@ class RunConfig:
     )
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "settings", tuple((k, v) for k, v in self.settings))  # of JSON
         for f in option_fields():
             _check_range(f, getattr(self, f.name))
         if self.keep != "random" and self.oversample == 1:
@@ -355,6 +361,8 @@ class RunConfig:
             groups |= {GALOT, GENERATOR}
         read = {"strategy": self.strategy, "mode": self.mode, "dataset": self.dataset}
         read |= {name: getattr(self, name) for name in fields_of(*groups)}
+        if self.settings:
+            read["settings"] = dict(self.settings)
         unread = self._unread() | {n for n in fields_of(STRATEGY) if getattr(self, n) is None}
         return {name: value for name, value in read.items() if name not in unread}
 

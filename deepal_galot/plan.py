@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +99,8 @@ def make_plan(request: Request, download: bool = True) -> Plan:
     """
     if request.save_full_size < 0:
         raise UserError(f"--save-full-size {request.save_full_size}: must be at least 0 images")
-    entries = [parse_strategy(s) for s in request.strategies]
+    base = request.flags.get("base_sampler")
+    entries = [parse_strategy(s, base) for s in request.strategies]
     modes = _modes(request, entries)
     configs = []
     for (cls, own), mode in zip(entries, modes, strict=True):
@@ -142,46 +144,100 @@ def unread_note(request: Request, plan: Plan) -> list[str]:
     return [f"note: {', '.join(unread)}: read by none of these runs"] if unread else []
 
 
-def parse_strategy(text: str) -> tuple[type[Strategy], dict[str, Any]]:
-    """A strategy's class and own settings.
+def parse_strategy(
+    text: str, base_sampler: str | None = None
+) -> tuple[type[Strategy], dict[str, Any]]:
+    """A strategy's class and what is written behind its name.
 
     >>> parse_strategy("GALOT:epsilon=5,text-per=image")[1]
     {'epsilon': 5.0, 'text_per': 'image'}
 
+    Args:
+        base_sampler: of --base-sampler; a strategy that generates images has its settings, too.
+
+    Returns:
+        Its class, and fields of RunConfig by name; `settings` holds the strategy's own.
+
     Raises:
         UserError: an unknown strategy or setting, or a value that does not parse.
     """
-    name, settings = split_label(text)
+    name, written = split_label(text)
     cls = registry.strategies.get(name)
+    where = f"--strategy {text!r}"
+    pairs = _pairs(written, where)
+    declared = declared_settings(cls, pairs.get("base_sampler", base_sampler))
     own: dict[str, Any] = {}
     known = {"mode", *(f.name for f in option_fields())}
+    for key, value in pairs.items():
+        if key in cls.fixed:
+            raise UserError(f"{where}: {name} is defined by {key}={cls.fixed[key]!r}")
+        if key == "mode":
+            own[key] = value
+        elif key in known:
+            own[key] = parse_as(field_type(key), key, value, where)
+        elif key in declared:
+            parsed = parse_as(type(declared[key]), key, value, where)
+            own["settings"] = {**own.get("settings", {}), key: parsed}
+        else:
+            hint = did_you_mean(key, known | declared.keys())
+            raise UserError(f"{where}: unknown setting: {hint}")
+    return cls, own
+
+
+def _pairs(settings: Sequence[str], where: str) -> dict[str, str]:
+    """Of "key=value" texts, by key.
+
+    Raises:
+        UserError: another form, or a key twice.
+    """
+    pairs: dict[str, str] = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
         key = key.strip().replace("-", "_")
         if not equals:
-            raise UserError(f"--strategy {text!r}: write its settings as NAME:key=value,key=value")
-        if key in own:
-            raise UserError(f"--strategy {text!r}: sets {key} twice")
-        if key in cls.fixed:
-            raise UserError(f"--strategy {text!r}: {name} is defined by {key}={cls.fixed[key]!r}")
-        if key == "mode":
-            own[key] = value
-        elif key in known:
-            own[key] = parse_value(key, value, f"--strategy {text!r}")
-        else:
-            raise UserError(f"--strategy {text!r}: unknown setting: {did_you_mean(key, known)}")
-    return cls, own
+            raise UserError(f"{where}: write its settings as NAME:key=value,key=value")
+        if key in pairs:
+            raise UserError(f"{where}: sets {key} twice")
+        pairs[key] = value
+    return pairs
 
 
-def parse_value(key: str, value: str, where: str) -> Any:
-    """A field's value from text.
+def declared_settings(
+    cls: type[Strategy], base_sampler: str | None
+) -> Mapping[str, int | float | str]:
+    """Hyper-parameters of a strategy and, where it generates images, of its base sampler.
+
+    Raises:
+        UserError: they are not numbers or text by name, or a name is taken.
+    """
+    classes = [cls]
+    if cls.generates and base_sampler is not None:
+        classes.insert(0, registry.strategies.get(base_sampler))
+    taken = {"mode", *(f.name for f in option_fields())}
+    for c in classes:
+        who = f"the strategy {registry.class_name(c)}: settings"
+        if not isinstance(c.settings, Mapping) or not all(
+            isinstance(name, str) and name.isidentifier() and type(value) in (int, float, str)
+            for name, value in c.settings.items()
+        ):
+            raise UserError(f"{who} must be a dict of numbers or text by name, not {c.settings!r}")
+        clash = sorted(taken & c.settings.keys())
+        if clash:
+            raise UserError(f"{who}: {clash[0]} is the benchmark's own; give it another name")
+    return {name: value for c in classes for name, value in c.settings.items()}
+
+
+def parse_as(kind: type, key: str, value: str, where: str) -> Any:
+    """A setting's value from text.
 
     Raises:
         UserError: not a number where one is needed.
     """
-    kind = field_type(key)
     try:
-        return kind(value)
+        parsed = kind(value)
+        if isinstance(parsed, float) and not math.isfinite(parsed):
+            raise ValueError
+        return parsed
     except ValueError:
         word = "a whole number" if kind is int else "a number"
         raise UserError(f"{where}: {key} needs {word}, not {value!r}") from None
@@ -194,7 +250,7 @@ def _check_settings_are_read(
     Raises:
         UserError: a setting written behind a strategy's name has no effect on it.
     """
-    for key in own:
+    for key in own.keys() - {"settings"}:
         unread = key in fields_of(STRATEGY) and getattr(config, key) is None
         if unread or (key in fields_of(GALOT, GENERATOR) and not cls.generates):
             raise UserError(
@@ -253,15 +309,17 @@ def configure(
     """One strategy's configuration (seed 0), from all layers, with canonical names.
 
     Args:
-        own: settings of this strategy alone, over the request's flags.
+        own: what is written behind the strategy's name, over the request's flags.
 
     Raises:
         UserError: a value out of range, or names that are not known or do not go together.
     """
     _check_declared(cls)
+    own = dict(own or {})
+    settings = own.pop("settings", {})
     who = f"the data set {request.dataset.__name__}: defaults"
     check_settings(who, request.dataset.defaults, besides=("protocol",))
-    flags = canonical({**cls.preset, **request.flags, **(own or {})})
+    flags = canonical({**cls.preset, **request.flags, **own})
     defaults = dict(request.dataset.defaults)
     if flags.get("synthetic_from") is not None:
         source = open_source(flags["synthetic_from"])
@@ -295,7 +353,30 @@ def configure(
     config = dataclasses.replace(config, base_sampler=sampler, classifier=architecture)
     if mode == "al":
         config = dataclasses.replace(config, strategy=cls.without_images(config))
-    return config
+    return dataclasses.replace(config, settings=_chosen(cls, config, settings))
+
+
+def _chosen(
+    cls: type[Strategy], config: RunConfig, settings: Mapping[str, Any]
+) -> tuple[tuple[str, Any], ...]:
+    """Which of the strategy's own hyper-parameters are not at their default, by name.
+
+    Raises:
+        UserError: one that nothing reads in this mode.
+    """
+    reads: Mapping[str, Any] = {}
+    if config.mode == "al":
+        reads = registry.strategies.get(config.strategy).settings
+    elif config.mode != "full":
+        base = config.base_sampler if config.uses_real_images else None
+        reads = declared_settings(cls, base)
+    unread = sorted(settings.keys() - reads.keys())
+    if unread:
+        raise UserError(
+            f"--strategy {registry.class_name(cls)}: nothing reads {unread[0]} in mode "
+            f"{config.mode}; leave it out"
+        )
+    return tuple((k, v) for k, v in sorted(settings.items()) if v != reads[k])
 
 
 def _check_declared(cls: type[Strategy]) -> None:
@@ -445,7 +526,7 @@ def _settings(config: RunConfig, default: RunConfig, preset: Mapping[str, Any]) 
         value, usual = read.get(key), getattr(default, key)
         if key in read and value != (unset[key] if usual is None else usual):
             differs[key] = setting_text(value)
-    return differs
+    return differs | {name: setting_text(value) for name, value in config.settings}
 
 
 def setting_text(value: Any) -> str:

@@ -30,19 +30,23 @@ class Strategy:
         fixed: RunConfig fields that the strategy is defined by.
         preset: RunConfig fields that it sets unless the user does.
         reads: RunConfig fields that only some strategies read, see --help.
+        settings: its own hyper-parameters and their defaults, numbers or text by name; the command
+            line sets them behind the strategy's name, `Mine:width=5`.
         generates: whether `synthesize` makes training images.
         picks_real: whether `query` gives images of the pool, as a base sampler must.
         remark: how its network or training differs from the others', for the tables.
 
     Attributes:
         dataset: the pool; net: the learner; args_input: the RunConfig;
-        args_task: {"num_class", "class_names", "image_shape"}.
+        args_task: {"num_class", "class_names", "image_shape"};
+        settings: the hyper-parameters' values in this run.
     """
 
     aliases: ClassVar[tuple[str, ...]] = ()
     fixed: ClassVar[Mapping[str, Any]] = {}
     preset: ClassVar[Mapping[str, Any]] = {}
     reads: ClassVar[tuple[str, ...]] = ()
+    settings: Mapping[str, int | float | str] = {}
     generates: ClassVar[bool] = False
     picks_real: ClassVar[bool] = True
     remark: ClassVar[str] = ""
@@ -52,6 +56,8 @@ class Strategy:
     ) -> None:
         self.dataset, self.net = dataset, net
         self.args_input, self.args_task = args_input, args_task
+        chosen = dict(args_input.settings)
+        self.settings = {k: chosen.get(k, default) for k, default in self.settings.items()}
 
     @classmethod
     def without_images(cls, config: RunConfig) -> str:
