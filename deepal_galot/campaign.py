@@ -27,7 +27,7 @@ from .errors import UserError
 from .galot import Galot
 from .image_counts import new_counts
 from .oracle import ReferenceOracle
-from .plan import Plan, Run, unread_note
+from .plan import Plan, Run, leak_note, unread_notes
 from .probe import Probe, timed
 from .request import Request
 from .results import Row, RunFolder
@@ -97,10 +97,11 @@ class Campaign:
         yield from self._notes()
 
     def _notes(self) -> list[str]:
-        """On flags without an effect, and on a GPU that nobody asked for."""
+        """On flags without an effect, test images in the pool, a GPU that nobody asked for."""
         request = self.request
         return [
-            *unread_note(request, self.plan),
+            *unread_notes(request, self.plan),
+            *leak_note(request, self.plan),
             *epochs_note(self.plan, request.flags),
             *(() if request.device_named else unused_gpu(request.device)),
         ]

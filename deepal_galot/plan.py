@@ -134,14 +134,33 @@ def make_plan(request: Request, download: bool = True) -> Plan:
     return Plan(spec, request.words or spec.class_names, tuple(runs.values()), by_entry)
 
 
-def unread_note(request: Request, plan: Plan) -> list[str]:
-    """A line that names the flags that were given and change none of the runs; or no line."""
+def unread_notes(request: Request, plan: Plan) -> list[str]:
+    """Lines that name the flags that were given and change none of the runs, and the settings
+    behind a strategy's name that do not change it."""
     configs = [run.config for run in plan.runs]
     read = {"protocol", "n_rounds", "quota"}.union(*(c.fields_read() for c in configs))
     if any(c.uses_generated_images for c in configs):
         read |= {"generator", "synthetic_from"}  # hashes stand for them
     unread = [f"--{name.replace('_', '-')}" for name in request.flags if name not in read]
-    return [f"note: {', '.join(unread)}: read by none of these runs"] if unread else []
+    lines = [f"note: {', '.join(unread)}: read by none of these runs"] if unread else []
+    base, hashed = request.flags.get("base_sampler"), {"generator", "synthetic_from"}
+    for entry, runs in plan.by_entry.items():
+        own = parse_strategy(entry, base)[1].keys() - {"mode", "settings", "n_rounds", "quota"}
+        without = sorted(own - runs[0].config.fields_read().keys() - hashed)
+        if without:
+            lines.append(f"note: {entry}: {', '.join(without)} changes nothing there")
+    return lines
+
+
+def leak_note(request: Request, plan: Plan) -> list[str]:
+    """A line on test images in the pool of a data set that does not ship with the package (the
+    published ones are what they are); or no line."""
+    name = registry.class_name(request.dataset)
+    if name in registry.datasets and not registry.datasets.sources(name):
+        return []
+    n, pool = plan.spec.n_in_both, len(plan.spec.x_train)
+    said = f"note: {n:,} of the {pool:,} images of {name} to label are in its test part, too"
+    return [f"{said}; accuracies are too high by what is learned of them"] if n else []
 
 
 def parse_strategy(

@@ -97,6 +97,13 @@ class DatasetSpec:
         """K."""
         return len(self.class_names)
 
+    @property
+    def n_in_both(self) -> int:
+        """Images of the pool that are images of the test set as well, pixel for pixel."""
+        train, test = ([_digest(image) for image in x] for x in (self.x_train, self.x_test))
+        tested = set(test)
+        return sum(digest in tested for digest in train)
+
     @cached_property
     def content_hash(self) -> str:
         """Sixteen hex digits over all arrays and names: what a result may depend on."""
@@ -105,6 +112,10 @@ class DatasetSpec:
             digest.update(repr((array.shape, array.dtype.str)).encode())
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()[:16]
+
+
+def _digest(image: np.ndarray) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).digest()
 
 
 def _read_only(x: np.ndarray) -> np.ndarray:

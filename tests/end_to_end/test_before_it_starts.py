@@ -61,6 +61,20 @@ def test_flags_that_no_run_reads_are_named(flags, unread, tmp_path, capsys):
     assert said == f"note: {unread}: read by none of these runs" if unread else "note" not in said
 
 
+@pytest.mark.parametrize(("entry", "without"), [
+    ("GALOT:epsilon=0,direction=random", "direction"),
+    ("GALOT:mode=gal,keep=pool,oversample=2", "keep, oversample"),
+    ("GALOT:mode=al,n_synthetic=2,epsilon=0", "epsilon, n_synthetic"),
+    ("GALOT:direction=random,generator=tiny,n_rounds=1,epochs=2", ""),
+])  # fmt: skip
+def test_settings_that_change_nothing_are_named(entry, without, tmp_path, capsys):
+    """Before, the control that was asked for was another one, without a word."""
+    command = ["--seeds", "0", "--output", str(tmp_path), "--dry-run", "--strategy", entry]
+    assert main(command) == 0
+    said = [x for x in capsys.readouterr().out.splitlines() if "changes nothing there" in x]
+    assert said == [f"note: {entry}: {without} changes nothing there"] * bool(without)
+
+
 @pytest.mark.parametrize(("flags", "noted"), [
     (["--epochs", "2"], True), (["--epochs", "2", "--min-steps", "0"], False),
     (["--epochs", "80"], False), ([], False),

@@ -1,6 +1,7 @@
 """Whole runs on the user's own data, named by a path."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -87,3 +88,19 @@ def test_sizes_that_differ_end_with_one_line(tmp_path, photos, capsys):
     err = capsys.readouterr().err.strip().splitlines()
     assert err[-1].startswith("error: ") and "give --image-size N" in err[-1]
     assert not list(tmp_path.iterdir())
+
+
+def test_test_images_in_the_pool_are_counted(tmp_path, photos, capsys):
+    """Two copies of one test image and one of another; a picture alike that differs is none."""
+    own = tmp_path / "leaky"
+    shutil.copytree(photos, own)
+    first, second = sorted((own / "test").rglob("*.png"))[:2]
+    for name, file in (("a", first), ("b", first), ("c", second)):
+        shutil.copy(file, own / "train" / "one" / f"{name}.png")
+    args = [*DEMO, "--image-size", "8", "--strategy", "RandomSampling", "--dry-run"]
+    assert main([*args, "--dataset", str(own), "--output", str(tmp_path / "r")]) == 0
+    out = capsys.readouterr().out
+    note = "note: 3 of the 63 images of leaky to label are in its test part, too; accuracies"
+    assert note in out
+    assert main([*args, "--dataset", str(photos), "--output", str(tmp_path / "r")]) == 0
+    assert "in its test part" not in capsys.readouterr().out
