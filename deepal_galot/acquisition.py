@@ -1,4 +1,4 @@
-"""Acquisition scores A: logits [B, C] -> [B]; higher = more informative; differentiable.
+"""Acquisition scores A: logits [B, K] of K classes -> [B]; higher = more informative; differentiable.
 
 Written once: the pool samplers rank with them and the text optimisation climbs them. Everything is
 computed from log-softmax, so probabilities of exactly 0 and 1 give finite scores and gradients.
@@ -80,7 +80,7 @@ ALIASES = {
 
 
 def text_score(name: str, logits: Tensor, labels: Tensor) -> Tensor:
-    """[B, C], [B] int64 pseudo-labels -> [B], the score or loss of that name."""
+    """[B, K], [B] int64 pseudo-labels -> [B], the score or loss of that name."""
     return SCORES[name](logits) if name in SCORES else LOSSES[name](logits, labels)
 
 

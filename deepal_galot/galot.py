@@ -1,7 +1,7 @@
 """GALOT: a score function, class names, a generator and a budget -> pseudo-labeled images.
 
-Knows no learner and no pool: the score function stands for the classifier, the counts for |L|, and
-what the unlabeled images are asked, if anything, is a protocol.
+It imports neither learner nor pool. The classifier comes as a function `logits`, |L| through the
+configuration, and the unlabeled pool as the protocol UnlabeledImages.
 """
 
 from __future__ import annotations
@@ -70,26 +70,27 @@ class UnlabeledImages(Protocol):
     ) -> np.ndarray: ...
 
 
-Logits = Callable[[Tensor], Tensor]  # [B, C, H, W] float in [0, 1] -> [B, K], differentiable
+Logits = Callable[[Tensor], Tensor]  # [B, C, H, W] float in [0, 1] -> [B, classes], differentiable
 
 
 @dataclass(frozen=True)
 class TextState:
-    """One round's text embeddings and what was seen on the way; journaled before images are made.
+    """One round's text embeddings and their ascent; journaled before images are made.
 
-    R = C·P rows for C classes and P templates, class by class.
+    R rows, one for each class and template, class by class; K ascent steps. With --text-per image
+    each image has a text of its own. Then c is c0, the ascent's tensors are [K, classes], means
+    over the probes, and arrived_distance is [classes].
 
     Attributes:
-        c0, c: [R, L, D] float32, of the prompts and after the ascent of the classes' texts.
+        c0, c: [R, L, D] float32, of the prompts and after the ascent.
         epsilon: [] this round's ε.
-        ascent_score, ascent_gradient_norm, ascent_distance: [K, R], K = 0 without an ascent; where
-            each image has a text of its own, [K, C] means over the probes.
-        arrived_distance: [R] (or [C]) ‖c - c0‖ at the end as the generator's network reads it.
-        probe_score: [2, C, PROBES] A of fresh-noise images without and with the ascent; NaN where
-            ε is 0. Where no round moves the text, only the first one has probes.
-        probe_images: [2, C, PROBES, H, W, channels] uint8, at the same noise; where ε is 0, as the
-            generator makes them and aligned, which is the same without an alignment.
-        ascent_failed: [] of how many the score or its gradient was not finite; they are left out.
+        ascent_score, ascent_gradient_norm, ascent_distance: [K, R]; K = 0 without an ascent.
+        arrived_distance: [R] ‖c - c0‖ after the ascent as the generator's network reads it.
+        probe_score: [2, classes, PROBES] A of images at fresh noise, from c0 and from c; NaN where
+            ε is 0. If ε is 0 in every round, only round 0 has probes.
+        probe_images: [2, classes, PROBES, H, W, channels] uint8, the same images. Where ε is 0:
+            as the generator makes them, and aligned (the same image without an alignment).
+        ascent_failed: [] images whose score or gradient was not finite; g leaves them out.
     """
 
     c0: Tensor
@@ -109,8 +110,8 @@ class TextState:
 
     @property
     def measures(self) -> dict[str, float]:
-        """Columns of a round's row, where the ascent moved the text: how far and to which score, as
-        means."""
+        """Columns of a round's row: how far the ascent moved the texts and to which score, means
+        over texts and probes. Empty where ε is 0."""
         if self.epsilon == 0:
             return {}
         before, after = self.probe_score.double().mean((1, 2)).tolist()
@@ -123,7 +124,8 @@ class TextState:
         }
 
     def digest(self) -> str:
-        """Forty hex digits over what was seen: which classifier it was optimised against, too."""
+        """Forty hex digits over texts, traces and probes. Another classifier gives another digest,
+        because its scores differ."""
         whole = hashlib.sha256()
         for name, tensor in self.tensors.items():
             whole.update(name.encode() + tensor.contiguous().numpy().tobytes())
@@ -136,15 +138,15 @@ class SyntheticBatch:
 
     Attributes:
         x: [N, H, W, C] uint8; y: [N] int64 pseudo-labels.
-        made: images requested of the generator for it: more than N with oversampling, fewer where
-            those of earlier rounds are still good, see `reuses_earlier_rounds`.
+        made: images asked of the generator this round: more than N with oversampling, fewer where
+            earlier rounds' images are used again, see `reuses_earlier_rounds`.
         ascent_images: images generated for the text optimisation.
-        retried, failed: how many of them came out blank and were drawn again, and how many of
-            those stayed blank and are left out.
+        retried, failed: images that came out blank and were drawn again; those that stayed blank
+            and are left out.
         key: under which the image store holds them.
-        seconds_stored: that making those of them took that were stored already.
+        seconds_stored: what it once took to make those images that the store held already.
         measures: further columns of the round's row: TextState.measures and, with an alignment,
-            the mismatch with the pool's moments, of plain images and of this round's.
+            how far plain images' and this round's moments are from the pool's.
     """
 
     x: np.ndarray
@@ -173,7 +175,7 @@ class Galot:
     ) -> None:
         """
         Args:
-            unlabeled: asked where `align` or `keep` says so, for what is not journaled.
+            unlabeled: the pool; needed if `align` or `keep` asks it and no answer is journaled.
         """
         self.config, self.generator, self.unlabeled = config, generator, unlabeled
         self.store, self.journal = store, journal
@@ -190,7 +192,8 @@ class Galot:
         return check_text(self.generator, self.generator.encode(self.prompts), len(self.prompts))
 
     def needs_classifier(self, round: int) -> bool:
-        """Whether this round asks the classifier for anything that is not journaled."""
+        """Whether this round needs the classifier: to optimise texts or to choose images that are
+        not journaled or stored yet."""
         if self.config.epsilon_at(round) > 0 and not self.journal.has("text", round):
             return True
         if self.config.classifier_chooses(round) and not self.journal.has("kept", round):
@@ -201,7 +204,7 @@ class Galot:
         return self.store.find(request.key(self.generator), request) is None
 
     def text(self, logits: Logits | None, round: int) -> TextState:
-        """This round's embeddings: recalled if they were journaled, else optimised and journaled.
+        """This round's embeddings, from the journal if it has them; else optimised and journaled.
 
         Args:
             logits: the classifier; called only if needs_classifier(round).
@@ -248,17 +251,17 @@ class Galot:
         )
 
     def make_images(self, logits: Logits | None, round: int) -> SyntheticBatch:
-        """N_GAL images of this round, the classes as even as they go, in each the templates.
+        """N_GAL images of this round, evenly over the classes and, within a class, over templates.
 
-        With oversampling, that many times more are at hand and N_GAL of them kept; images that stay
-        blank are not among them, and then a class may have fewer.
+        With oversampling, so many times more are made and N_GAL of them kept. Images that stay
+        blank are left out, so a class may have fewer.
 
         Args:
-            logits: the current classifier; None if it is gone, then what depends on it must be
-                journaled or stored.
+            logits: the current classifier; None if it is gone. Then everything that depends on it
+                must be journaled or stored.
 
         Raises:
-            UserError: it is not.
+            UserError: the classifier is gone and something that depends on it, too.
         """
         text = self.text(logits, round)
         rounds = range(round + 1) if reuses_earlier_rounds(self.config) else (round,)
@@ -292,8 +295,8 @@ class Galot:
 
     @cached_property
     def _match(self) -> Match:
-        """How this run's images are aligned; from plain ones, so that every round and the ascent
-        have the same map."""
+        """How this run's images are aligned. Made from plain images, so that every round and the
+        ascent have the same map."""
         if not self.journal.has("alignment", 0):
             kind, plain = self.config.align, self._images(self._alignment_request())
             self._alignment_seconds_stored = plain.seconds_stored
@@ -311,19 +314,20 @@ class Galot:
 
     @property
     def _alignment(self) -> Alignment | None:
-        """What images are mapped by; None where it would leave them as they are."""
+        """The map of this run's images; None if it would leave them as they are."""
         if not self.config.aligns or self._match.alignment.is_identity:
             return None
         return self._match.alignment
 
     def _alignment_request(self) -> ImageRequest:
-        """Plain images that the moments are taken of: ALIGNED_BY a class, or all there are."""
+        """The plain images whose moments the map is made from: ALIGNED_BY a class, or all there
+        are."""
         supplies = [self.generator.supply(name) for name in self.class_names]
         counts = tuple(ALIGNED_BY if s is None else min(s, ALIGNED_BY) for s in supplies)
         return self._request_of(self.c0, self.c0, counts, 0)
 
     def _alignment_cost(self) -> tuple[int, float]:
-        """(how many images the map is made from, SyntheticBatch's seconds_stored of them)."""
+        """How many images the map is made from, and their seconds_stored (see SyntheticBatch)."""
         request = self._alignment_request()
         if self._alignment_seconds_stored is None:  # made before a restart
             found = self.store.find(request.key(self.generator), request)
@@ -348,14 +352,14 @@ class Galot:
     def _request_of(
         self, c: Tensor, c0: Tensor, counts: tuple[int, ...], round: int
     ) -> ImageRequest:
-        """Of images as the generator makes them."""
+        """A request for images as the generator makes them, neither refined nor aligned."""
         return ImageRequest(
             c, c0, counts, self.prompts, self.class_names, self.image_shape, self.config.seed, round
         )
 
     def _keep(self, x: np.ndarray, y: np.ndarray, logits: Logits | None, round: int) -> np.ndarray:
-        """[N] positions among the [M] images at hand, class by class; what is computed for it is
-        journaled."""
+        """[N] positions of the kept images among the [M] at hand, class by class. A choice by the
+        classifier or the pool is journaled."""
         counts, _ = image_counts(self.config, self.n_classes, round)
         kept = first_of_each(
             y,
@@ -377,7 +381,7 @@ class Galot:
 
     @torch.no_grad()
     def _scores(self, x: np.ndarray, y: np.ndarray, logits: Logits) -> np.ndarray:
-        """[N] text-target scores of images as they would be trained on."""
+        """[N] text-target scores of training images."""
         parts = []
         for start in range(0, len(y), SCORED_AT_ONCE):
             part = slice(start, start + SCORED_AT_ONCE)
@@ -391,7 +395,11 @@ class Galot:
     def _refine(
         self, logits: Logits | None, round: int, n: int
     ) -> Callable[[Tensor, Sequence[int], Tensor], Tensor]:
-        """An image's own c, optimised at its own noise; of n images a round."""
+        """The function that optimises each image's own c at its own noise.
+
+        Args:
+            n: images that the round makes, for the check of how many failed.
+        """
         epsilon, failed = self.config.epsilon_at(round), 0
 
         def refine(c: Tensor, seeds: Sequence[int], rows: Tensor) -> Tensor:
@@ -405,10 +413,10 @@ class Galot:
         return refine
 
     def _image_score(self, logits: Logits, texts: Tensor | None = None) -> ImageScore:
-        """A(f(.)) of generated images, on the same path as training images.
+        """A(f(x)) of generated images x, which take the same path as training images.
 
         Args:
-            texts: [B] rows of c0 that the embeddings being scored come from, if not all in order.
+            texts: [B] the row of c0 that each scored embedding comes from; default: all in order.
         """
         texts = torch.arange(len(self.prompts)) if texts is None else texts
 
@@ -420,7 +428,7 @@ class Galot:
         return score
 
     def _arrived(self, c: Tensor, c0: Tensor) -> Tensor:
-        """[B] distances as the network reads both; 0 where nothing was moved."""
+        """[B] ‖c - c0‖ with both as the generator's network reads them; 0 if nothing moved."""
         if torch.equal(c, c0):
             return torch.zeros(len(c))
         read = (self.generator.arrived(v) for v in (c, c0))
@@ -428,11 +436,11 @@ class Galot:
 
     @torch.no_grad()
     def _probe(self, c: Tensor, logits: Logits | None, round: int) -> tuple[Ascent, Tensor, Tensor]:
-        """Fresh-noise images without and with the ascent, at the same noise.
+        """PROBES images a class at fresh noise, from c0 and from c.
 
         Returns:
-            The ascent of each of the C·PROBES images, if images have texts of their own; and
-            TextState's probe_score and probe_images.
+            The ascent of each probe image, if images have texts of their own; then TextState's
+            probe_score and probe_images.
         """
         config, epsilon = self.config, self.config.epsilon_at(round)
         never_moves = config.epsilon == 0 and round > 0  # then round 0 has shown it all
@@ -452,8 +460,7 @@ class Galot:
     def _seen(
         self, c0: Tensor, c: Tensor, seeds: Sequence[int], score: ImageScore, epsilon: float
     ) -> tuple[Tensor, Tensor]:
-        """([2, B, H, W, channels] uint8, [2, B]) pairs of images and their scores, as TextState has
-        them."""
+        """Pairs of images [2, B, H, W, channels] uint8 and their scores [2, B]; see TextState."""
 
         def as_made(raw: Tensor, rows: Tensor) -> Tensor:
             return torch.from_numpy(to_uint8(fit_aligned(raw, self.image_shape, None)))
@@ -469,7 +476,8 @@ class Galot:
         return pictures, scores
 
     def _probed_texts(self) -> Tensor:
-        """[C·PROBES] rows of c0: probe i of a class has its prompt i mod P, as its images have."""
+        """[classes·PROBES] the row of c0 of each probe: probe i of a class has its template
+        i mod P, as training image i has."""
         own = torch.arange(PROBES) % self.n_templates
         return (torch.arange(self.n_classes)[:, None] * self.n_templates + own).flatten()
 
@@ -480,8 +488,14 @@ class Galot:
     def _draw(
         self, c: Tensor, seeds: Sequence[int], *views: Callable[[Tensor, Tensor], Tensor]
     ) -> list[Tensor]:
-        """[B, ...] for each view, what it makes of (the images of some of the B embeddings, which
-        rows those are)."""
+        """Sample one image for each of B embeddings, batch by batch.
+
+        Args:
+            views: functions of (a batch's images, their rows of c) -> [rows, ...].
+
+        Returns:
+            For each view its outputs, [B, ...].
+        """
         seen: list[list[Tensor]] = [[] for _ in views]
         for rows in torch.arange(len(c)).split(self.generator.batch_size):
             raw = self.generator.sample(c[rows], [seeds[i] for i in rows])

@@ -63,11 +63,11 @@ class ImageRequest:
     """One round's images.
 
     Attributes:
-        c: [C·P, L, D] float32 text embeddings, P a class; image i of a class has its (i mod P)-th.
-        c0: [C·P, L, D] float32, of the prompts as they are; for the people who read the store.
-        counts: C numbers of images.
-        prompts: C·P prompts.
-        class_names: C names.
+        c: [R, L, D] float32 text embeddings, P a class; image i of a class has its (i mod P)-th.
+        c0: [R, L, D] float32, of the prompts as they are; for the people who read the store.
+        counts: images of each class.
+        prompts: R prompts.
+        class_names: of each class.
         image_shape: (H, W, C) of the data set; images are resized to it.
         seed, round: address of the image stream.
         refinement: gives each image a text embedding of its own, if there is one.
