@@ -1,4 +1,4 @@
-"""Acquisition scores A: logits [B, K] of K classes -> [B]; higher = more informative; differentiable.
+"""Acquisition scores A: logits [B, K] of K classes -> [B]; higher = more informative.
 
 Written once: the pool samplers rank with them and the text optimisation climbs them. Everything is
 computed from log-softmax, so probabilities of exactly 0 and 1 give finite scores and gradients.
