@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from deepal_galot import cuda_graph
+from deepal_galot import auxiliary_norm, cuda_graph
 from deepal_galot.classifiers.resnet18 import ResNet18
 from deepal_galot.classifiers.small_cnn import SmallCNN
 from deepal_galot.cli import main
@@ -266,8 +266,15 @@ def test_ascent_gradient_is_the_cpus():
     assert (cosine > 0.999).all()
 
 
+OF_IMAGES = [
+    "GALOT", "GALOT:align=pool", "GALOT:text_per=image", "GALOTMatched",
+    "GALOT:keep=discriminator,oversample=2,synthetic_norm=separate",
+    "GALOT:align=channels,keep=bald,oversample=2,epsilon=0",
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    "strategy", ["GALOT", "GALOT:align=pool", *(n for n in TABLE1 if not n.startswith("GALOT"))]
+    "strategy", [*OF_IMAGES, *(n for n in TABLE1 if not n.startswith("GALOT"))]
 )
 @pytest.mark.usefixtures("no_report")
 def test_deterministic_runs_are_identical(tmp_path, strategy):
@@ -275,6 +282,21 @@ def test_deterministic_runs_are_identical(tmp_path, strategy):
     for name in ("a", "b"):
         assert main([*args, str(tmp_path / name)]) == 0
     assert rows_of(tmp_path / "a") == rows_of(tmp_path / "b")
+
+
+def test_one_generated_image_of_one_value_a_channel_in_bfloat16():
+    """Its BatchNorm has no variance to go by; weights are float32, the image is not."""
+    clf = torch.nn.Sequential(torch.nn.BatchNorm2d(4)).cuda()
+    rows = auxiliary_norm.set_apart(clf)
+    rows.set(torch.tensor([False, True, False], device="cuda"))
+    before = clf[0].auxiliary.running_var.clone()
+    x = torch.randn(3, 4, 1, 1, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    with torch.autocast("cuda", torch.bfloat16):
+        out = clf(x)
+    out.float().square().sum().backward()
+    assert out.isfinite().all() and x.grad.isfinite().all()
+    assert torch.equal(out[1].float(), torch.zeros_like(out[1].float()))  # the offset
+    assert torch.equal(clf[0].auxiliary.running_var, before)
 
 
 def test_a_query_takes_at_most_two_seconds():
