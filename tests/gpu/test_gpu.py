@@ -295,7 +295,7 @@ def test_one_generated_image_of_one_value_a_channel_in_bfloat16():
         out = clf(x)
     out.float().square().sum().backward()
     assert out.isfinite().all() and x.grad.isfinite().all()
-    assert torch.equal(out[1].float(), torch.zeros_like(out[1].float()))  # the offset
+    assert out[1].abs().max() < 1e-2  # the offset, 0
     assert torch.equal(clf[0].auxiliary.running_var, before)
 
 
