@@ -1,10 +1,9 @@
-"""One map of all generated images that makes their moments those of the unlabeled pool.
+"""One map for all generated images that gives them the unlabeled pool's moments.
 
-Where images show something on a plain background (digits, garments), the map is affine in the
-plane: it makes the mean centroid and the mean covariance of the foreground those of the pool, so
-that size, slant and place agree. Elsewhere it is affine in each channel's values. Neither reads a
-label. The plane's map is applied to images as the generator makes them, before they are resized: at
-8×8 pixels a bilinear warp is a blur.
+With --align pool, for objects on a plain background (digits, garments), the map is affine in the
+plane. Mean centroid and mean covariance of the foreground become the pool's, so size, slant and
+place agree. With --align channels it is affine in each channel's values. Neither uses labels. The
+plane's map is applied before the resize, because at 8×8 pixels a bilinear warp is a blur.
 """
 
 from __future__ import annotations
@@ -19,19 +18,20 @@ from torch import Tensor
 
 from .images import fit_to, in_parts, to_unit_float
 
-PLAIN = 0.9  # share of corner pixels that must be background, to within ...
-NEAR = 0.1  # ... so much of the range of values
+PLAIN = 0.9  # share of corner pixels that must be within NEAR of the background
+NEAR = 0.1  # in units of the range of values
 
 
 @dataclass(frozen=True)
 class Moments:
-    """What is matched, of a set of images; planes run from -1 to 1, x to the right, y down.
+    """Moments of a set of images. Plane coordinates run from -1 to 1, x to the right, y down.
 
     Attributes:
         mean, std: [C] of the values in [0, 1].
-        background: [C] the corners' median where it is plain, else None.
+        background: [C] median of the corner pixels if the background is plain, else None.
         center: [2] mean centroid (x, y) of the foreground |value - background|, summed over
-            channels; covariance: [2, 2] mean of its second central moments. None without one.
+            channels.
+        covariance: [2, 2] mean of its second central moments. Both None without a foreground.
     """
 
     mean: Tensor
@@ -42,7 +42,7 @@ class Moments:
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """Those that are not None."""
+        """The moments that are not None."""
         return {k: v for k, v in vars(self).items() if v is not None}
 
     @classmethod
@@ -51,9 +51,10 @@ class Moments:
 
 
 def moments_of(images: np.ndarray) -> Moments:
-    """[N, H, W, C] uint8, N ≥ 1 -> their moments in float64; blank images have no foreground."""
+    """[N, H, W, C] uint8, N ≥ 1 -> float64 moments. Blank images do not count for the
+    foreground's."""
     corners = images[:, [0, 0, -1, -1], [0, -1, 0, -1]].reshape(-1, images.shape[3])
-    corners = corners.astype(np.float32) / np.float32(255)  # what to_unit_float makes of them
+    corners = corners.astype(np.float32) / np.float32(255)  # same values as to_unit_float
     background = np.median(corners, axis=0).astype(np.float64)
     plain = (np.abs(corners - background) <= NEAR).all(1).mean() >= PLAIN
     sums = [_sums(part, background) for part in in_parts(images)]
@@ -66,8 +67,8 @@ def moments_of(images: np.ndarray) -> Moments:
 
 
 def _sums(images: np.ndarray, background: np.ndarray) -> tuple[Tensor, ...]:
-    """Sums over images of [C] mean value and its square, [2] centroid, [2, 2] covariance; and of
-    how many there is a centroid."""
+    """Sums over images: [C] mean value and mean square, [2] centroid, [2, 2] covariance; and the
+    number of images with a foreground."""
     x = to_unit_float(images).double()
     plane = _plane(*x.shape[2:])
     mass = (x - torch.from_numpy(background)[:, None, None]).abs().sum(1).flatten(1)
@@ -81,18 +82,18 @@ def _sums(images: np.ndarray, background: np.ndarray) -> tuple[Tensor, ...]:
 
 
 def _plane(height: int, width: int) -> Tensor:
-    """[H·W, 2] (x, y) of the pixels' centers."""
+    """[H·W, 2] (x, y) of the pixel centers."""
     y, x = ((torch.arange(n, dtype=torch.float64) * 2 + 1) / n - 1 for n in (height, width))
     return torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).flatten(0, 1)
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """p ↦ A·p + b in the plane, then v ↦ gain·v + offset in each channel; the identity by default.
+    """p ↦ A·p + b in the plane, then v ↦ gain·v + offset in each channel.
 
     Attributes:
         matrix: [2, 3] float64, (A, b).
-        background: [C] what lies outside of an image.
+        background: [C] value outside of the image.
         gain, offset: [C].
     """
 
@@ -108,11 +109,12 @@ class Alignment:
 
     @classmethod
     def between(cls, generated: Moments, pool: Moments, kind: str) -> Alignment:
-        """
+        """The map that gives generated images the pool's moments.
+
         Args:
-            generated, pool: of images of one shape.
-            kind: "pool", affine in the plane where both have a foreground, else the identity; or
-                "channels", affine in the channels' values.
+            generated, pool: moments of images of the same shape.
+            kind: "pool": affine in the plane if both have a foreground, else the identity; or
+                "channels": affine in the channels' values.
         """
         same = cls.identity(len(pool.mean))
         if kind == "channels":
@@ -130,25 +132,26 @@ class Alignment:
         return all(torch.equal(same[k], v) for k, v in self.tensors.items() if k != "background")
 
     def fit_to(self, images: Tensor, shape: tuple[int, int, int]) -> Tensor:
-        """images.fit_to with the plane's map before the resize and the channels' after it.
+        """images.fit_to, with the plane's map before the resize and the channels' map after it.
 
-        The moments become the pool's nearly: they were measured after the resize, whose kernel's
-        covariance K stays K where the map would make it A·K·Aᵀ.
+        The new moments are only nearly the pool's. They were measured after the resize, so they
+        contain the covariance K of its kernel, and the map is computed as if K became A·K·Aᵀ. But
+        the resize comes after the map, so K stays K.
         """
         images = fit_to(images, shape, self._warped)
         gain, offset = (v.to(images)[:, None, None] for v in (self.gain, self.offset))
         return (gain * images + offset).clamp(0, 1)
 
     def _warped(self, images: Tensor) -> Tensor:
-        """[B, C, H, W] float in [0, 1], of any size -> the same, mapped; differentiable.
+        """[B, C, H, W] float in [0, 1] of any size -> the same, mapped; differentiable.
 
-        A bilinear grid_sample by hand, whose gradient is deterministic on a GPU.
+        A bilinear grid_sample written by hand, because its gradient is deterministic on a GPU.
         """
         if torch.equal(self.matrix, torch.eye(2, 3).double()):
             return images
         height, width = images.shape[2:]
         back = torch.linalg.inv(self.matrix[:, :2])
-        # Where each pixel of the result comes from, in pixels.
+        # Source position of each pixel of the result, in pixels.
         x, y = ((_plane(height, width) - self.matrix[:, 2]) @ back.T).unbind(1)
         x, y = ((x + 1) * width - 1) / 2, ((y + 1) * height - 1) / 2
         background = self.background.to(images)[:, None]
@@ -168,7 +171,7 @@ class Alignment:
 
 
 def fit_aligned(images: Tensor, shape: tuple[int, int, int], alignment: Alignment | None) -> Tensor:
-    """images.fit_to, with the alignment if there is one."""
+    """images.fit_to, with the alignment unless it is None."""
     return fit_to(images, shape) if alignment is None else alignment.fit_to(images, shape)
 
 
@@ -179,7 +182,7 @@ class Match:
     Attributes:
         alignment: the map.
         pool: moments of the unlabeled images.
-        plain: mismatch of plain images with it.
+        plain: `mismatch` between plain images and the pool.
     """
 
     alignment: Alignment
@@ -199,11 +202,11 @@ class Match:
 
 
 def mismatch(a: Moments, b: Moments, kind: str) -> float:
-    """How far two sets' moments are apart.
+    """Distance between the moments of two sets of images.
 
-    Of kind "pool" the 2-Wasserstein distance of the Gaussians with the foregrounds' centers and
-    covariances, in halves of the image's side; of "channels", or where one has no foreground, the
-    root mean square over channels of the differences of mean and of standard deviation.
+    Kind "pool": the 2-Wasserstein distance of the Gaussians with the foregrounds' centers and
+    covariances, in units of half the image's side. Kind "channels", or if one has no foreground:
+    the root mean square, over channels, of the differences of mean and of standard deviation.
     """
     if kind == "channels" or a.center is None or b.center is None:
         return torch.cat([a.mean - b.mean, a.std - b.std]).square().mean().sqrt().item()
@@ -213,8 +216,8 @@ def mismatch(a: Moments, b: Moments, kind: str) -> float:
 
 
 def _transport(of: Tensor, to: Tensor) -> Tensor:
-    """The symmetric positive A with A·of·Aᵀ = to, the map between two Gaussians that moves the
-    least: of^-½ (of^½ to of^½)^½ of^-½ (Olkin & Pukelsheim 1982). Identity where one is flat."""
+    """The symmetric positive A with A·of·Aᵀ = to that moves a Gaussian the least: of^-½ (of^½ to
+    of^½)^½ of^-½ (Olkin & Pukelsheim 1982). The identity if one covariance is singular."""
     if min(torch.linalg.eigvalsh(m).min() for m in (of, to)) <= 1e-9:
         return torch.eye(2).double()
     root = _root(of)

@@ -1,7 +1,7 @@
-"""Random changes of training images, in batches on their device.
+"""Random augmentation of training images, in batches on their device.
 
-What is random is drawn first, on the CPU and from a stream of its own, so that every device sees
-the same images; applying it draws nothing.
+The random numbers are drawn first, on the CPU and from a stream of their own. Applying them draws
+nothing, so every device sees the same images.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ RAND_AUGMENT = ("identity", "rotate", "shear_x", "shear_y", "translate_x", "tran
                 "autocontrast")  # fmt: skip
 STRONGEST = 30  # the scale of RandAugment's magnitude
 LUMA = (0.2989, 0.587, 0.114)
-ROUNDING = 0.05  # grey levels by which a warp that moves nothing may miss k / 255
+ROUNDING = 0.05  # in grey levels: error of a warp by the identity, around k / 255
 
 
 def draw(n: int, config: RunConfig, rng: torch.Generator) -> Draws:
-    """What `augment` is to do to n images, on the CPU.
+    """The random numbers for `augment` of n images, on the CPU.
 
     Args:
         n: B.
-        config: its shift, flip, rotate, zoom and rand_augment.
-        rng: the batches stream.
+        config: for its shift, flip, rotate, zoom and rand_augment.
+        rng: stream batches(round).
     """
     draws: Draws = {}
     if config.rotate or config.zoom:
@@ -50,12 +50,12 @@ def draw(n: int, config: RunConfig, rng: torch.Generator) -> Draws:
 def augment(x: Tensor, draws: Draws, config: RunConfig) -> Tensor:
     """Random rotation and zoom, flip, shift, then RandAugment of each image.
 
-    Shift is the random crop after zero padding; resampling is bilinear, with zeros outside.
+    Shift is a random crop after zero padding. Resampling is bilinear, with zeros outside.
 
     Args:
         x: [B, C, H, W] float in [0, 1].
-        draws: of `draw`, on x's device.
-        config: the one they were drawn for.
+        draws: from `draw`, on x's device.
+        config: the one passed to `draw`.
 
     Returns:
         [B, C, H, W] in [0, 1].
@@ -75,8 +75,8 @@ def augment(x: Tensor, draws: Draws, config: RunConfig) -> Tensor:
 def rand_augment(x: Tensor, which: Tensor, sign: Tensor, strength: float) -> Tensor:
     """One operation of RandAugment (Cubuk et al. 2020) on each image.
 
-    With torchvision's ranges; equalize and sharpness are left out, shear is about the centre, and
-    what is resampled is so bilinearly.
+    Ranges are torchvision's. Differences: no equalize and sharpness, shear about the centre, and
+    bilinear resampling.
 
     Args:
         x: [B, C, H, W] float in [0, 1].
@@ -94,12 +94,12 @@ def rand_augment(x: Tensor, which: Tensor, sign: Tensor, strength: float) -> Ten
 
 
 def _recoloured(x: Tensor, factor: Tensor, strength: float) -> dict[str, Tensor]:
-    """Every operation on colours done to every image; factor: [B]."""
+    """Every colour operation applied to every image; factor: [B]."""
     factor = factor[:, None, None, None]
     weights = LUMA if x.shape[1] == 3 else [1 / x.shape[1]] * x.shape[1]
     grey = sum(w * channel for w, channel in zip(weights, x.split(1, 1), strict=True))
     low, high = x.amin((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
-    step = 2 ** round(4 * strength)  # of the 256 levels that are told apart without it
+    step = 2 ** round(4 * strength)  # width of a posterized level, in units of 1/255
     return {
         "brightness": x * factor,
         "contrast": torch.lerp(grey.mean((1, 2, 3), keepdim=True), x, factor),
@@ -117,12 +117,12 @@ def _turned(angle: Tensor) -> Tensor:
 
 
 def _warp(x: Tensor, matrix: Tensor, shift: Tensor | None = None) -> Tensor:
-    """Images whose pixel at p, from the centre, is that of x at matrix·p + shift.
+    """Warp images: the pixel at p, from the centre, is taken from x at matrix·p + shift.
 
     Args:
         matrix: [B, 2, 2], for pixels (x, y); shift: [B, 2], as a share of width and height.
     """
-    aspect = x.shape[3] / x.shape[2]  # grid_sample's axes run over [-1, 1] whatever the pixels
+    aspect = x.shape[3] / x.shape[2]  # both axes of grid_sample run over [-1, 1]
     theta = F.pad(matrix, (0, 1))
     theta[:, 0, 1] /= aspect
     theta[:, 1, 0] *= aspect
@@ -133,7 +133,7 @@ def _warp(x: Tensor, matrix: Tensor, shift: Tensor | None = None) -> Tensor:
 
 
 def _crop(x: Tensor, corner: Tensor, pad: int) -> Tensor:
-    """Windows of x's size out of x with a frame of zeros; corner: [B, 2] row and column."""
+    """Windows of x's size from x with a frame of zeros; corner: [B, 2] row and column."""
     n, channels, height, width = x.shape
     rows = (corner[:, :1] + torch.arange(height, device=x.device))[:, None, :, None]
     columns = (corner[:, 1:] + torch.arange(width, device=x.device))[:, None, None, :]

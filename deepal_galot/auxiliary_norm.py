@@ -1,7 +1,7 @@
-"""Batch statistics of real images apart from those of generated ones (AdvProp, Xie et al. 2020).
+"""Separate batch statistics for real and generated images (AdvProp, Xie et al. 2020).
 
-Generated images may be distributed otherwise than real ones; in a common BatchNorm they shift the
-statistics by which the test images are normalised.
+Generated images may have another distribution than real ones. In a common BatchNorm they would
+shift the statistics that normalise the test images.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class Rows:
-    """Which rows of the coming batch are real and which are generated, for all layers.
+    """Which rows of the current batch are real and which are generated; shared by all layers.
 
     Attributes:
         real, generated: int64 positions in the batch.
-        back: [B] where each image of the batch is in torch.cat([real, generated]).
+        back: [B] position of each image of the batch in torch.cat([real, generated]).
     """
 
     def __init__(self) -> None:
         self.set(torch.zeros(0, dtype=torch.bool))
 
     def set(self, generated: Tensor) -> None:
-        """Before each batch: [B] bool."""
+        """Set the generated rows, [B] bool; called before each batch."""
         self.real, self.generated = (~generated).nonzero()[:, 0], generated.nonzero()[:, 0]
         self.back = torch.cat([self.real, self.generated]).argsort()
 
 
 class AuxiliaryBatchNorm(nn.Module):
-    """Two BatchNorms with weights of their own: real images go through `main`, the others through
-    `auxiliary`. A batch without images of a kind leaves its statistics alone."""
+    """Two BatchNorms with separate weights: real images use `main`, generated ones `auxiliary`. If
+    a batch has no images of a kind, that kind's statistics do not change."""
 
     def __init__(self, main: _BatchNorm, rows: Rows) -> None:
         super().__init__()
@@ -48,10 +48,11 @@ class AuxiliaryBatchNorm(nn.Module):
 
 
 def _normalised(norm: _BatchNorm, x: Tensor) -> Tensor:
-    """norm(x) of any number of rows, none and one included.
+    """norm(x) for any number of rows, also 0 and 1.
 
-    One value a channel has no variance. In training it becomes the offset, as two equal ones would,
-    and the running statistics, which it would pull towards a variance of 0, stay as they are.
+    In training, a single value per channel has no variance. It becomes the offset, as two equal
+    values would. The running statistics do not change, because it would pull the variance towards
+    0.
     """
     if len(x) == 0:
         return x
@@ -62,14 +63,14 @@ def _normalised(norm: _BatchNorm, x: Tensor) -> Tensor:
 
 
 def set_apart(clf: nn.Module) -> Rows:
-    """Give each BatchNorm of a classifier an auxiliary one, until `join`."""
+    """Replace each BatchNorm of a classifier by a pair of them, until `join`."""
     rows = Rows()
     _replace(clf, _BatchNorm, lambda norm: AuxiliaryBatchNorm(norm, rows))
     return rows
 
 
 def join(clf: nn.Module) -> None:
-    """Leave the classifier as it was, with the real images' statistics."""
+    """Undo set_apart: keep the real images' BatchNorms."""
     _replace(clf, AuxiliaryBatchNorm, lambda pair: pair.main)
 
 

@@ -1,7 +1,7 @@
 """Choosing diverse points: k-center, k-means++ seeding, k-means, and the points nearest to centers.
 
-Everything runs on the device of the points, holds no N×N or N×n matrix, costs O(N·D) a choice, and
-draws from torch's global CPU generator, so that every device makes the same draws.
+Everything runs on the points' device, holds no N×N or N×n matrix and costs O(N·D) a choice. Random
+numbers come from torch's global CPU generator, so every device draws the same.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from torch import Tensor
 from .device import float64
 
 CHUNK = 2**22  # elements of a distance block: 16 MB of float32
-DistanceTo = Callable[[int], Tensor]  # index -> squared distances [N] of all points to that one
+DistanceTo = Callable[[int], Tensor]  # index -> squared distances [N] from that point
 
 
 def k_center(points: Tensor, centers: Tensor, n: int) -> Tensor:
-    """The greedy 2-approximation of k-center: always the point farthest from all centers so far.
+    """The greedy 2-approximation of k-center: each choice is the point farthest from all centers so
+    far.
 
-    Sener & Savarese 2018, algorithm 1. Equal distances go to the lower index, but for rounding.
+    Sener & Savarese 2018, algorithm 1. Ties go to the lower index, up to rounding.
 
     Args:
         points: [N, D]; centers: [L, D], already covered.
@@ -33,15 +34,15 @@ def k_center(points: Tensor, centers: Tensor, n: int) -> Tensor:
     chosen = torch.empty(n, dtype=torch.int64, device=points.device)
     for i in range(n):
         chosen[i] = nearest.argmax()
-        this = chosen[i : i + 1]  # as a tensor of one, for which a GPU does not wait
+        this = chosen[i : i + 1]  # a 1-element tensor, so the CPU does not wait for the GPU
         torch.minimum(nearest, distances(points, points[this][0]), out=nearest)
         nearest.index_fill_(0, this, -1.0)
     return chosen
 
 
 def kmeans_plus_plus(distance_to: DistanceTo, first: int, n: int) -> Tensor:
-    """k-means++ seeding: each next point with probability in proportion to D², the squared
-    distance to the nearest chosen one; uniformly among the rest once every D² is 0.
+    """k-means++ seeding: the next point is drawn with probability in proportion to D², the squared
+    distance to the nearest chosen point. When every D² is 0, it is drawn uniformly from the rest.
 
     Arthur & Vassilvitskii 2007.
 
@@ -60,7 +61,8 @@ def kmeans_plus_plus(distance_to: DistanceTo, first: int, n: int) -> Tensor:
         cumulative = float64(nearest).cumsum(0)
         if cumulative[-1] <= 0:
             cumulative = _rest(chosen, cumulative).cumsum(0)
-        # rand ≤ 1 - 2⁻⁵³, so the product rounds below the total: what is found has a weight > 0.
+        # rand ≤ 1 - 2⁻⁵³, so the product rounds below the total and the point found has a weight >
+        # 0.
         u = torch.rand((), dtype=torch.float64).to(cumulative) * cumulative[-1]
         chosen.append(int(torch.searchsorted(cumulative, u, right=True)))
         torch.minimum(nearest, distance_to(chosen[-1]), out=nearest)
@@ -69,7 +71,7 @@ def kmeans_plus_plus(distance_to: DistanceTo, first: int, n: int) -> Tensor:
 
 
 def _rest(chosen: list[int], like: Tensor) -> Tensor:
-    """1.0 for each point that is not chosen."""
+    """1.0 for each point that is not chosen, 0.0 for the others."""
     weights = torch.ones_like(like)
     weights[torch.tensor(chosen, device=like.device)] = 0.0
     return weights
@@ -78,11 +80,11 @@ def _rest(chosen: list[int], like: Tensor) -> Tensor:
 def k_means(points: Tensor, k: int, iterations: int = 100) -> Tensor:
     """Lloyd's algorithm from k-means++ seeds, until no point changes its cluster.
 
-    A cluster that loses all its points keeps its place. The mean is moved to the origin meanwhile:
-    sums and matrix products lose the fewest digits there.
+    A cluster that loses all its points keeps its centroid. The points are centered first, because
+    sums and matrix products lose the fewest digits near the origin.
 
     Args:
-        points: [N, D]; k: clusters, at most N; iterations: at most so many.
+        points: [N, D]; k: clusters, at most N; iterations: upper bound.
 
     Returns:
         [k, D] centroids.
@@ -103,7 +105,7 @@ def k_means(points: Tensor, k: int, iterations: int = 100) -> Tensor:
 
 
 def nearest_points(points: Tensor, centers: Tensor) -> Tensor:
-    """For each center in turn the nearest point that is not taken yet.
+    """For each center in turn, the nearest point that is not taken yet.
 
     Args:
         points: [N, D]; centers: [k, D], k at most N.
@@ -126,9 +128,9 @@ def distances(points: Tensor, point: Tensor) -> Tensor:
 
 
 def nearest_distance(points: Tensor, centers: Tensor) -> Tensor:
-    """[N] squared distance to the nearest of the centers [L, D]; inf if there is none.
+    """[N] squared distance to the nearest of the centers [L, D]; inf if L = 0.
 
-    By matrix products, after moving the mean to the origin: there they lose the fewest digits.
+    Uses matrix products on centered points, because they lose the fewest digits near the origin.
     """
     nearest = torch.full((len(points),), torch.inf, device=points.device, dtype=points.dtype)
     mean = points.mean(0)
@@ -142,7 +144,8 @@ def nearest_distance(points: Tensor, centers: Tensor) -> Tensor:
 
 
 def nearest_center(points: Tensor, centers: Tensor) -> Tensor:
-    """[N] int64 index of the nearest center, by matrix products: best near the origin."""
+    """[N] int64 index of the nearest center. Uses matrix products, which are most exact near the
+    origin."""
     half_norms = centers.square().sum(1) / 2
     blocks = [
         (points[part] @ centers.T - half_norms).argmax(1) for part in _blocks(points, centers)
@@ -158,6 +161,7 @@ def principal_components(x: Tensor, n: int) -> Tensor:
 
 
 def _blocks(points: Tensor, centers: Tensor) -> list[slice]:
-    """Rows of the points, so few that their distances to all centers fit in a block."""
+    """Slices of points, small enough that their distances to all centers fit into CHUNK
+    elements."""
     rows = max(1, CHUNK // max(1, len(centers)))
     return [slice(a, a + rows) for a in range(0, len(points), rows)] if len(centers) else []

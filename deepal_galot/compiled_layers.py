@@ -1,4 +1,4 @@
-"""Layers of a classifier in the forms of which a compiler makes fast kernels for a GPU."""
+"""Variants of a classifier's layers that a compiler turns into fast GPU kernels."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 PIXELS = (0, 2, 3)
-ALIGNED = 8  # 16-bit numbers that matrix units read at once
+ALIGNED = 8  # 16-bit numbers that matrix units read at once; products are padded to it
 
 
 @contextlib.contextmanager
 def in_compiled_forms(model: nn.Module) -> Iterator[None]:
-    """Layers calculate the same, up to rounding, in the forms below, and after the block as before.
+    """Change layers to the forms below; after the block, change them back.
 
-    Their parameters and buffers stay theirs.
+    The results are the same up to rounding. Parameters and buffers stay in the layers.
     """
     kinds = [(m, type(m), form) for m in model.modules() if (form := _form(m)) is not None]
     try:
@@ -31,7 +31,8 @@ def in_compiled_forms(model: nn.Module) -> Iterator[None]:
 
 
 def _form(module: nn.Module) -> type[nn.Module] | None:
-    """Of torch's own layers, not of what is derived from them."""
+    """The form for a layer; None if it stays as it is. Only for torch's own classes, not
+    subclasses."""
     if type(module) is nn.BatchNorm2d and _has_all_parts(module):
         return SummedBatchNorm2d
     if type(module) is nn.Conv2d and _is_better_as_product(module):
@@ -45,11 +46,11 @@ def _has_all_parts(norm: nn.BatchNorm2d) -> bool:
 
 
 def _is_better_as_product(conv: nn.Conv2d) -> bool:
-    """Those for which cuDNN has no kernel that suits: few channels in, or single pixels in steps.
+    """Whether a convolution has no suitable cuDNN kernel: few input channels, or 1×1 with a stride.
 
-    On an H200 in bfloat16 and with 512 images of 32 px a 3×3 stem of 3 channels took 155 μs and 194
-    for its gradient, as products 32 and 33; other sizes were not measured. The windows take memory
-    for all inputs of each output pixel.
+    On an H200, bfloat16, 512 images of 32 px: a 3×3 stem of 3 channels took 155 μs, its gradient
+    194 μs; as products 32 and 33 μs. Other sizes were not measured. The windows need memory for all
+    inputs of each output pixel.
     """
     plain = conv.groups == 1 and conv.dilation == (1, 1) and conv.padding_mode == "zeros"
     if not plain or isinstance(conv.padding, str):
@@ -64,7 +65,7 @@ def _is_pointwise(conv: nn.Conv2d) -> bool:
 
 
 class ProductConv2d(nn.Conv2d):
-    """nn.Conv2d as one matrix product with the window of each output's pixel."""
+    """nn.Conv2d as one matrix product with the input windows of all output pixels."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, C_out, H', W'], channels last."""
@@ -77,9 +78,9 @@ class ProductConv2d(nn.Conv2d):
         return out.unflatten(0, windows.shape[:3]).permute(0, 3, 1, 2)
 
     def _windows(self, x: Tensor) -> Tensor:
-        """[B, H', W', C, k, l]."""
+        """[B, H', W', C, k, l] input windows of the output pixels."""
         down, right = self.stride
-        if _is_pointwise(self):  # slices have a quick gradient
+        if _is_pointwise(self):  # the gradient of slices is fast
             return x[:, :, ::down, ::right].permute(0, 2, 3, 1)[..., None, None]
         top, left = self.padding
         height, width = self.kernel_size
@@ -88,22 +89,22 @@ class ProductConv2d(nn.Conv2d):
 
 
 class SummedBatchNorm2d(nn.BatchNorm2d):
-    """nn.BatchNorm2d with the batch's statistics from two sums over one reading.
+    """nn.BatchNorm2d that computes the batch's statistics from two sums in one pass.
 
-    A compiler makes fewer kernels of it than of torch's own, which goes by Welford's algorithm, and
-    a pixel reads two numbers of its channel in place of four. Sums of squares lose digits where a
-    mean is many times the standard deviation; these are taken around a number of the channel.
-    (Around the running mean they would need fewer kernels yet, but a compiled backward pass reads
-    the one that the forward pass has changed.)
+    A compiler makes fewer kernels from it than from torch's BatchNorm, which uses Welford's
+    algorithm, and a pixel reads two numbers of its channel instead of four. Sums of squares lose
+    digits if the mean is many times the standard deviation. So they are taken around one value of
+    the channel. (Around the running mean they would need even fewer kernels. But a compiled
+    backward pass would read the running mean that the forward pass has already changed.)
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> the same, in its dtype; calculated in at least float32."""
+        """[B, C, H, W] -> the same shape and dtype; calculated in float32 or wider."""
         if not self.training:
             return super().forward(x)
         n = x.numel() // x.shape[1]
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        middle = wide[0, :, 0, 0].detach()  # near enough to the mean
+        middle = wide[0, :, 0, 0].detach()  # close enough to the mean
         apart = wide - _by_channel(middle)
         first, second = _once(apart.mean(PIXELS)), _once(apart.square().mean(PIXELS))
         mean, variance = middle + first, (second - first.square()).clamp_min(0)
@@ -126,16 +127,17 @@ def _by_channel(v: Tensor) -> Tensor:
 
 
 def _once(v: Tensor) -> Tensor:
-    """[C] as it is; a compiler calculates it, and its gradient, once and not for each pixel that
+    """[C] unchanged. Makes a compiler calculate it and its gradient once, not for each pixel that
     reads it."""
     return _Once.apply(v)
 
 
 class _Once(torch.autograd.Function):
-    """A compiler takes a strided view from memory, so what is viewed has to be there.
+    """A strided view, which a compiler reads from memory; so the viewed vector has to be computed
+    first.
 
-    Of vectors only: what goes back through a Function is brought into the usual order of memory,
-    which for images would be copies.
+    Only for vectors. A Function's gradients are brought into the default memory order, which for
+    images would mean copies.
     """
 
     @staticmethod

@@ -1,9 +1,18 @@
-"""What a run is: one frozen record, every field with its help, unit and range; protocols as data.
+"""The configuration of a run, RunConfig: every field with its help, unit and range. And the
+protocols.
 
-Every field is a command-line flag of the same name. Its value comes from the first that has one of:
-what the strategy is by definition, the settings written behind its name, the command line, the
-strategy's preset, the protocol's for this data set, the data set, the protocol, the generator, and
-the default written here, which is the paper's.
+Every field is a command-line flag of the same name. Several layers can set a field. The highest one
+that does so wins:
+
+1. the strategy's definition (`fixed`)
+2. the settings written behind the strategy's name
+3. the command line
+4. the strategy's preset
+5. the protocol's values for this data set
+6. the data set
+7. the protocol
+8. the generator
+9. the default written here, which is the paper's
 """
 
 from __future__ import annotations
@@ -28,11 +37,11 @@ STRATEGY = "what single strategies read"
 GALOT = "generated images and text optimisation"
 GENERATOR = "generator"
 
-ASKS_POOL = ("pool", "diversity", "discriminator", "bald")  # what --keep asks a bootstrap for
-FOLDER = "folder:"  # what --generator takes before the path of images that exist already
-# Steps of a fit under --compile from which it is compiled. On an H200 compiling ResNet18 gained
-# 0.27 ms of a step's 2.0 at batch 32 (its layers' forms for a compiler some 0.1 more) and took 22 s
-# in a process (n = 1), so it pays in runs of several such fits.
+ASKS_POOL = ("pool", "diversity", "discriminator", "bald")  # --keep with a bootstrap classifier
+FOLDER = "folder:"  # prefix of --generator before the path of existing images
+# With --compile, fits of at least this many steps are compiled. On an H200 compiling ResNet18 saved
+# 0.27 ms of 2.0 ms a step at batch 32, and its layers' compiled forms some 0.1 ms more. Compiling
+# took 22 s once a process (n = 1). So it pays in runs of several such fits.
 COMPILED_FROM = 40_000
 
 
@@ -57,7 +66,8 @@ def _option(
         "choices": choices,
         "usual": default,
     }
-    # What only some strategies read is None until `resolve` knows that this one does.
+    # Fields that only some strategies read are None, until `resolve` sets those that this one
+    # reads.
     return dataclasses.field(default=None if group == STRATEGY else default, metadata=metadata)
 
 
@@ -65,11 +75,11 @@ def _option(
 class RunConfig:
     """One run: one strategy on one data set with one seed.
 
-    The first five fields say which run it is; the rest is grouped as --help groups it.
+    The first five fields identify the run. The others are grouped as in --help.
 
     Attributes:
-        settings: (name, value) of the strategy's own hyper-parameters that are not at their
-            default, by name; see Strategy.settings.
+        settings: (name, value) of those of the strategy's own hyper-parameters that differ from
+            their default, by name; see Strategy.settings.
     """
 
     strategy: str
@@ -278,7 +288,7 @@ class RunConfig:
     )
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "settings", tuple((k, v) for k, v in self.settings))  # of JSON
+        object.__setattr__(self, "settings", tuple((k, v) for k, v in self.settings))  # from JSON
         for f in option_fields():
             _check_range(f, getattr(self, f.name))
         if self.keep != "random" and self.oversample == 1:
@@ -291,36 +301,36 @@ class RunConfig:
 
     @property
     def cycles(self) -> int:
-        """Rounds counted from round 0: the paper's 10 for 1,000 … 10,000 labels."""
+        """Number of rounds, round 0 included: the paper's 10 for 1,000 … 10,000 labels."""
         return self.n_rounds + 1
 
     @property
     def uses_real_images(self) -> bool:
-        """Whether real labeled images are trained on."""
+        """Whether the classifier trains on real labeled images."""
         return self.mode != "gal"
 
     @property
     def uses_generated_images(self) -> bool:
-        """Whether generated images are trained on."""
+        """Whether the classifier trains on generated images."""
         return self.mode in ("gal", "al+gal")
 
     @property
     def asks_pool(self) -> bool:
-        """Whether the unlabeled pool says which images are kept; in mode gal there is none."""
+        """Whether the unlabeled pool decides which images are kept. Mode gal has no pool."""
         return self.keep in ASKS_POOL and self.mode != "gal"
 
     @property
     def aligns(self) -> bool:
-        """Whether images are mapped to the pool's moments; in mode gal there is no pool."""
+        """Whether images are mapped to the pool's moments. Mode gal has no pool."""
         return self.align != "none" and self.mode != "gal"
 
     @property
     def oversampling(self) -> float:
-        """`oversample` where there is something to choose by."""
+        """`oversample`, or 1 in mode gal if `keep` needs the pool."""
         return 1.0 if self.keep in ASKS_POOL and self.mode == "gal" else self.oversample
 
     def query_size(self, round: int) -> int:
-        """Labels bought in this round (1-based); 0 in round 0."""
+        """Labels bought in this round's query; 0 in round 0."""
         if round == 0:
             return 0
         if self.quota is None:
@@ -328,20 +338,21 @@ class RunConfig:
         return min(self.n_query, self.quota - (round - 1) * self.n_query)
 
     def budget(self, round: int) -> int:
-        """|L| after this round: human labels, or what stands for them in mode gal."""
+        """|L| after this round: human labels bought, or in mode gal the number that takes their
+        place."""
         bought = round * self.n_query
         return self.n_init + (bought if self.quota is None else min(bought, self.quota))
 
     def refines_at(self, round: int) -> bool:
-        """Whether each image of this round gets a text of its own, against its classifier."""
+        """Whether in this round each image has its own text, optimised against the classifier."""
         return self.text_per == "image" and self.epsilon_at(round) > 0
 
     def classifier_chooses(self, round: int) -> bool:
-        """Whether `keep` asks the classifier; in round 0 of mode gal there is none."""
+        """Whether `keep` needs the classifier in this round. Mode gal has none in round 0."""
         return self.keep == "acquisition" and (self.mode != "gal" or round > 0)
 
     def epsilon_at(self, round: int) -> float:
-        """ε of this round; mode gal has no classifier in round 0, so ε = 0 there."""
+        """ε of this round. Mode gal has no classifier in round 0, so ε = 0 there."""
         if self.mode == "gal" and round == 0:
             return 0.0
         if self.epsilon_schedule == "constant":
@@ -349,11 +360,12 @@ class RunConfig:
         return self.epsilon * (round + 1) / self.cycles
 
     def n_synthetic_at(self, round: int) -> int:
-        """N_GAL of this round: images that are trained on, at least one."""
+        """N_GAL of this round: generated images to train on, at least one."""
         return max(1, round_half_up(self.n_synthetic * self.budget(round)))
 
     def fields_read(self) -> dict[str, Any]:
-        """The fields that change the outcome of this strategy in this mode, for the fingerprint."""
+        """The fields that can change the result of this strategy in this mode, for the
+        fingerprint."""
         groups = {BUDGET, TRAINING, STRATEGY}
         if self.mode == "full":
             groups = {TRAINING}
@@ -367,8 +379,8 @@ class RunConfig:
         return {name: value for name, value in read.items() if name not in unread}
 
     def _unread(self) -> set[str]:
-        """Fields that have no effect given the others."""
-        unread = {"generator", "synthetic_from"}  # names and paths; hashes say what is there
+        """Fields without effect, given the other fields."""
+        unread = {"generator", "synthetic_from"}  # names and paths; content is hashed
         if self.generator.startswith(FOLDER):
             unread |= {"template", "steps", "guidance", "scheduler", "resolution", "dtype"}
         scheduled = self.uses_generated_images and self.epsilon_schedule == "linear"
@@ -407,7 +419,7 @@ class RunConfig:
 
 
 def option_fields() -> list[dataclasses.Field]:
-    """The fields with help, in the order of the class; each is a command-line flag."""
+    """The fields that have help, in the order of the class. Each is a command-line flag."""
     return [f for f in dataclasses.fields(RunConfig) if f.metadata]
 
 
@@ -417,7 +429,7 @@ def fields_of(*groups: str) -> tuple[str, ...]:
 
 
 def usual_values() -> dict[str, Any]:
-    """The paper preset's value of every option, where the strategy reads it."""
+    """Every option's default, the paper's value, for a strategy that reads all of them."""
     return {f.name: f.metadata["usual"] for f in option_fields()}
 
 
@@ -429,15 +441,16 @@ def field_type(name: str) -> type:
 
 
 def check_settings(who: str, values: object, besides: Collection[str] = ()) -> None:
-    """Hold settings that a class declares against the fields there are.
+    """Check that settings declared by a class are fields of RunConfig with values of the right
+    type.
 
     Args:
-        who: what the error line begins with.
+        who: start of the error line.
         values: field name -> value.
-        besides: further names that may stand there, whose values are checked elsewhere.
+        besides: further allowed names, whose values are checked elsewhere.
 
     Raises:
-        UserError: it is no mapping, has another name, or a value of another kind.
+        UserError: not a mapping, an unknown name, or a value of the wrong type.
     """
     if not isinstance(values, Mapping):
         raise UserError(f"{who} must be a dict of settings, not {values!r}")
@@ -456,11 +469,11 @@ def check_settings(who: str, values: object, besides: Collection[str] = ()) -> N
             raise UserError(f"{who}: {name} must be {kind}, not {value!r}") from None
 
 
-HUGE = 1e9  # where numbers are mistyped, and counting up to them has no end
+HUGE = 1e9  # larger numbers are typing errors, and counting up to them would not end
 
 
 def _check_range(f: dataclasses.Field, value: Any) -> None:
-    """One clear line for a value outside its field's range."""
+    """Raise a one-line UserError if a value is outside its field's range."""
     flag, m = f"--{f.name.replace('_', '-')}", f.metadata
     if value is None and f.default is None:
         return
@@ -481,13 +494,14 @@ def _check_range(f: dataclasses.Field, value: Any) -> None:
 
 
 def round_half_up(x: float) -> int:
-    """Nearest whole number, halves up (Python's own round goes to even)."""
+    """Nearest whole number, halves up. (Python's round goes to the even one.)"""
     return math.floor(x + 0.5)
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """A named recipe: a line of help, the fields it sets, and those it sets for one data set."""
+    """A named recipe: a line of help, the fields it sets, and further fields for single data
+    sets."""
 
     summary: str
     sets: Mapping[str, Any]
@@ -530,7 +544,7 @@ PROTOCOLS: dict[str, Protocol] = {
 
 
 def protocol(name: str) -> Protocol:
-    """The protocol of that name.
+    """The protocol with this name.
 
     Raises:
         UserError: an unknown name; suggests the nearest.
@@ -552,16 +566,16 @@ def resolve(
     fixed: Mapping[str, Any] | None = None,
     reads: Collection[str] = (),
 ) -> RunConfig:
-    """Stack the layers into one RunConfig.
+    """Combine the layers into one RunConfig.
 
     Args:
         strategy, dataset: canonical names.
         mode: al, gal, al+gal or full.
-        flags: what the user set, by field name (and "protocol").
-        dataset_defaults: what the data set prefers (and "protocol").
-        generator_defaults: steps, guidance and the like that this generator was made for.
-        fixed: what the strategy is by definition; nothing overrides it.
-        reads: which fields of the group STRATEGY this strategy reads; the others are None.
+        flags: set by the user, by field name (and "protocol").
+        dataset_defaults: set by the data set (and "protocol").
+        generator_defaults: steps, guidance, … that suit this generator.
+        fixed: set by the strategy's definition; nothing overrides it.
+        reads: fields of the group STRATEGY that this strategy reads; the others become None.
 
     Raises:
         UserError: an unknown protocol or a value out of range.
@@ -588,10 +602,10 @@ def resolve(
         values["quota"] = None  # the protocol's
     quota, n_query = values["quota"], values["n_query"]
     fields = {f.name: f for f in option_fields()}
-    _check_range(fields["quota"], quota)  # before rounds are made of it
+    _check_range(fields["quota"], quota)  # before the division below
     if quota is not None and n_query >= 1:
-        values["n_rounds"] = -(-quota // n_query)  # of whole numbers of any size
-        if quota % n_query == 0:  # then n_rounds says it all, and a run can be extended
+        values["n_rounds"] = -(-quota // n_query)  # rounds up; exact for whole numbers of any size
+        if quota % n_query == 0:  # then n_rounds is enough, and the run can be extended
             values["quota"] = None
     values = {k: v if v is None else field_type(k)(v) for k, v in values.items()}
     return RunConfig(strategy, dataset, seed, mode, chosen, **values)
@@ -601,8 +615,8 @@ def fingerprint(config: RunConfig, content: Mapping[str, Any]) -> str:
     """Twelve hex digits that name a run's folder.
 
     Args:
-        config: the run; seed, and what this strategy and mode do not read, are left out.
-        content: hashes of the data, weights and plug-in code it reads.
+        config: the run; the seed and fields not read in this strategy and mode are left out.
+        content: hashes of the data, weights and plug-in code that the run reads.
     """
     what = {"schema": SCHEMA, "config": config.fields_read(), "content": dict(content)}
     text = json.dumps(what, sort_keys=True, ensure_ascii=False)

@@ -1,6 +1,6 @@
-"""A piece of work on a CUDA device as a graph: one launch in place of hundreds.
+"""Work on a CUDA device recorded as a graph: one launch instead of hundreds.
 
-The kernels of a training step on a small batch are shorter than Python needs to start them.
+With small batches, Python takes longer to start a training step's kernels than the GPU to run them.
 """
 
 from __future__ import annotations
@@ -19,34 +19,36 @@ from .errors import UserError
 
 Inputs = dict[str, Tensor]
 
-EAGER = 3  # calls before one is recorded: libraries choose their kernels, optimisers make buffers
+EAGER = 3  # calls before recording: libraries choose kernels, optimisers make buffers
 
 
 class Captured:
-    """A function of tensors whose calls are replayed from a graph for each shape of them.
+    """A function of tensors whose calls are replayed from a CUDA graph, one graph for each input
+    shape.
 
-    No call is for show: the first EAGER of a shape run as written, then one is recorded and, like
-    all that follow, replayed. So the function must ask nothing of the CPU while it runs (`.item()`,
-    `nonzero`), do nothing in Python that is to happen in each call, and find what it reads beside
-    its inputs where it was. Recorded calls keep their memory while others run as written.
+    The first EAGER calls of a shape run as written. The next one is recorded; it and all later ones
+    are replayed. No call is a dry run. Therefore the function must not ask the CPU for anything
+    (`.item()`, `nonzero`), must not have Python side effects that every call needs, and must find
+    all other data that it reads at the same addresses. Graphs keep their memory while other shapes
+    run as written.
     """
 
     def __init__(self, function: Callable[[Inputs], None], what: str) -> None:
         """
         Args:
-            function: called on the stream that is current, not the default one.
-            what: the work, for the error that says that it cannot be recorded.
+            function: called on the current stream, which must not be the default one.
+            what: name of the work, for the error that it cannot be recorded.
         """
         self.function, self.what = function, what
         self._calls: Counter[tuple] = Counter()
         self._graphs: dict[tuple, tuple[torch.cuda.CUDAGraph, Inputs]] = {}
-        self._memory = torch.cuda.graph_pool_handle()  # one graph runs at a time, so all share it
+        self._memory = torch.cuda.graph_pool_handle()  # shared: one graph runs at a time
 
     def __call__(self, inputs: Inputs) -> None:
         shapes = tuple(v.shape for v in inputs.values())
         self._calls[shapes] += 1
         if self._calls[shapes] <= EAGER:
-            with warnings.catch_warnings():  # optimisers are made for a graph from the start
+            with warnings.catch_warnings():  # optimisers are capturable from the start
                 warnings.filterwarnings("ignore", ".*capturable=True")
                 self.function(inputs)
             return
@@ -58,14 +60,14 @@ class Captured:
         graph.replay()
 
     def _record(self, inputs: Inputs) -> tuple[torch.cuda.CUDAGraph, Inputs]:
-        """The graph, and the tensors that it reads."""
+        """A recorded graph, and the tensors that it reads."""
         graph, own = torch.cuda.CUDAGraph(), {k: v.clone() for k, v in inputs.items()}
         stream = torch.cuda.current_stream()
         try:
             with torch.cuda.graph(graph, self._memory, stream, capture_error_mode="thread_local"):
                 self.function(own)
         except RuntimeError as error:
-            first = error.__context__ or error  # leaving the block says only that something failed
+            first = error.__context__ or error  # `error` only says that recording failed
             if is_out_of_memory(first) or is_out_of_memory(error):
                 raise
             raise UserError(
@@ -77,7 +79,8 @@ class Captured:
 
 @contextlib.contextmanager
 def stream_for_graphs(device: torch.device) -> Iterator[None]:
-    """A stream beside the default one, which cannot be recorded and waits for it."""
+    """Make a side stream current. The default stream cannot be recorded; it waits for the side
+    stream at the end."""
     stream = _stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
     try:
@@ -89,5 +92,5 @@ def stream_for_graphs(device: torch.device) -> Iterator[None]:
 
 @cache
 def _stream(device: torch.device) -> torch.cuda.Stream:
-    """One for all, because libraries keep memory for each."""
+    """One stream for all fits, because libraries keep memory for each stream."""
     return torch.cuda.Stream(device)

@@ -1,4 +1,4 @@
-"""Which device there is, and what it can."""
+"""Which devices this machine has, and their abilities."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ WITHOUT_FLOAT64 = ("mps",)
 
 
 def pick_device(name: str) -> torch.device:
-    """auto, cpu, cuda, cuda:1, mps -> a device that is there.
+    """auto, cpu, cuda, cuda:1, mps -> an available device.
 
     Raises:
-        UserError: it is not there, or no such kind.
+        UserError: the device is not available, or there is no such kind.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -38,7 +38,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def unused_gpu(device: torch.device) -> list[str]:
-    """The line about Apple's GPU where `auto` took the CPU; none without such a GPU."""
+    """A note if `auto` took the CPU although there is an Apple GPU; else no lines."""
     if device.type != "cpu" or not torch.backends.mps.is_available():
         return []
     return ["note: --device auto took the CPU; --device mps takes this machine's GPU, untested"]
@@ -63,13 +63,13 @@ def machine_line(device: torch.device) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and what computes."""
+    """Versions of Python and of the libraries that compute."""
     packages = ("torch", "torchvision", "diffusers", "transformers", "numpy", "scikit-learn")
     return {"python": platform.python_version()} | {p: version(p) for p in packages}
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether it is a CUDA device that multiplies bfloat16 by its own instructions."""
+    """Whether the device is a CUDA device with native bfloat16 products."""
     if device.type != "cuda":
         return False
     with torch.cuda.device(device):
@@ -77,12 +77,12 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def float64(x: Tensor) -> Tensor:
-    """x in float64, on its own device, or on the CPU if that has none (Apple's MPS)."""
+    """x in float64, on its own device; on the CPU if the device has no float64 (Apple's MPS)."""
     return (x.cpu() if x.device.type in WITHOUT_FLOAT64 else x).double()
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until all that the device was given to do is done."""
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -90,7 +90,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def empty_cache() -> None:
-    """Give back what torch keeps of the devices' memory without using it."""
+    """Release unused memory that torch holds on the devices."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     if torch.backends.mps.is_available():
@@ -98,7 +98,7 @@ def empty_cache() -> None:
 
 
 def compiler_fault(error: BaseException) -> str | None:
-    """The line about a failure of torch.compile; None if the error is another."""
+    """Error line for a failure of torch.compile; None for other errors."""
     if "TorchDynamoException" not in {kind.__name__ for kind in type(error).__mro__}:
         return None
     first = next(iter(str(error).splitlines()), "")
@@ -109,11 +109,11 @@ def compiler_fault(error: BaseException) -> str | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed, of a device, of torch on the CPU or of Python."""
+    """Whether an allocation failed: on a device, in torch on the CPU, or in Python."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    # Of the CPU on Linux and macOS, on Windows; of CUDA's libraries; and of a convolution for which
-    # none of cuDNN's ways found the memory that it works in.
+    # In order: the CPU on Linux and macOS; on Windows; three from CUDA and its libraries; the last
+    # from a convolution for which no cuDNN algorithm got its workspace memory.
     says = (
         "can't allocate memory",
         "not enough memory",

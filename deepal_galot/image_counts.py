@@ -1,4 +1,5 @@
-"""How many generated images of each class a round makes and trains on, and which by an order."""
+"""How many generated images of each class a round makes and trains on, and choosing the first or
+best."""
 
 from __future__ import annotations
 
@@ -11,12 +12,13 @@ from generators.prompts import templates
 from . import seeding
 from .config import FOLDER, RunConfig, round_half_up
 
-PROBES = 4  # fresh-noise images a class, drawn from c0 and from c, for people and for the scores
+PROBES = 4  # fresh-noise images a class from c0 and from c, to look at and to score
 ALIGNED_BY = 30  # plain images a class whose moments are compared with the pool's
 
 
 def class_counts(total: int, n_classes: int, seed: int, round: int) -> tuple[int, ...]:
-    """Split a total over the classes; who gets one more is drawn from stream quota(round)."""
+    """Split a total evenly over the classes. Stream quota(round) draws which classes get one
+    more."""
     counts = np.full(n_classes, total // n_classes)
     lucky = seeding.numpy_rng(seed, "quota", round).permutation(n_classes)[: total % n_classes]
     counts[lucky] += 1
@@ -26,15 +28,15 @@ def class_counts(total: int, n_classes: int, seed: int, round: int) -> tuple[int
 def image_counts(
     config: RunConfig, n_classes: int, round: int
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """How many images of each class a round trains on, and of how many those are chosen."""
+    """(images a round trains on, images it chooses them from), for each class."""
     kept = class_counts(config.n_synthetic_at(round), n_classes, config.seed, round)
     return kept, tuple(round_half_up(config.oversampling * n) for n in kept)
 
 
 def reuses_earlier_rounds(config: RunConfig) -> bool:
-    """Whether a round chooses among the images of the earlier rounds too, and makes only what is
-    missing: where the text never moves they are as good as new ones."""
-    exist = config.generator.startswith(FOLDER)  # then each round takes its own
+    """Whether a round also chooses among the images of earlier rounds and makes only the missing
+    ones. If the text never moves, old images are as good as new ones."""
+    exist = config.generator.startswith(FOLDER)  # existing images: each round takes its own
     return config.epsilon == 0 and config.synthetic == "replace" and not exist
 
 
@@ -47,7 +49,7 @@ def new_counts(config: RunConfig, n_classes: int, round: int) -> tuple[int, ...]
 
 
 def ascent_images(config: RunConfig, n_classes: int, round: int) -> int:
-    """How many images a round makes for the ascent alone."""
+    """How many images a round makes for the text optimisation alone."""
     if config.epsilon_at(round) == 0 or config.direction == "random":
         return 0
     chains = n_classes * len(templates(config.template)) * config.ascent_samples
@@ -59,8 +61,11 @@ def ascent_images(config: RunConfig, n_classes: int, round: int) -> int:
 def first_of_each(
     y: np.ndarray, counts: tuple[int, ...], order: Callable[[int, np.ndarray], np.ndarray]
 ) -> np.ndarray:
-    """Of each class k, counts[k] positions in y: the first by `order` (of k and its positions),
-    sorted."""
+    """For each class k, the sorted positions in y of its first counts[k] images.
+
+    Args:
+        order: (k, its positions in y) -> the order in which they are taken.
+    """
     kept = []
     for k, n in enumerate(counts):
         of_class = np.flatnonzero(y == k)
@@ -69,5 +74,5 @@ def first_of_each(
 
 
 def best_of_each(y: np.ndarray, counts: tuple[int, ...], scores: np.ndarray) -> np.ndarray:
-    """Of each class k, the counts[k] positions of the highest scores [N], sorted."""
+    """For each class k, the sorted positions of the counts[k] highest scores [N]."""
     return first_of_each(y, counts, lambda k, where: np.argsort(-scores[where], kind="stable"))

@@ -1,7 +1,7 @@
 """The harness that trains and applies a classifier: DeepALPlus's Net, with the data on the device.
 
-One code path on CPU and GPU: images live on the device as uint8, are augmented there in batches,
-normalised and fed in channels_last; on GPUs that have it the network runs in bfloat16 autocast.
+CPU and GPU run the same code. Images are stored on the device as uint8, augmented there in batches,
+normalised and fed in channels_last. On GPUs with bfloat16 the network runs under bfloat16 autocast.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from .pool import ImageSet
 from .precision import autocast
 from .training import Training, for_batchnorm, split_batches
 
-GPU_EVAL_BATCH = 1024  # of 32×32 pixels; of larger images fewer
-CPU_EVAL_BATCH = 64  # its activations stay in the cache: 2.5× as fast as 1024 for small_cnn, 28 px
-MC_BLOCK = 3 * 2**19  # probabilities of all Monte Carlo passes scored at once: 6 MB
+GPU_EVAL_BATCH = 1024  # images of 32×32 pixels; fewer if they are larger
+CPU_EVAL_BATCH = 64  # activations stay in the cache: 2.5× as fast as 1024 (small_cnn, 28 px)
+MC_BLOCK = 3 * 2**19  # probabilities, over all Monte Carlo passes, scored at once: 6 MB
 MC_GROUPS = 64
-NOISY_BATCH = 1000  # DeepALPlus's test batch, whose statistics are its Monte Carlo noise
-OBJECTIVE = "objective."  # prefix of its tensors in a stored classifier
+NOISY_BATCH = 1000  # DeepALPlus's test batch; its statistics are the Monte Carlo noise
+OBJECTIVE = "objective."  # prefix of the objective's tensors in a stored classifier
 
 
 class Outputs(NamedTuple):
-    """What one pass over N images gives, float32 on the learner's device.
+    """Outputs of one pass over N images, float32 on the learner's device.
 
     Attributes:
         logits: [N, K]; embeddings: [N, D].
@@ -48,14 +48,14 @@ class Outputs(NamedTuple):
 
 
 class Learner:
-    """Fits a fresh classifier each round and answers what strategies ask of it.
+    """Fits a fresh classifier each round and computes its outputs for strategies.
 
     Attributes:
         clf: the current classifier (after the first fit or load), on `device`.
         device: where it runs.
         objective: what a fit minimises; a strategy may put its own here.
-        extra_train_seconds: time spent in `extra_training` so far.
-        compiled_from: steps of a fit, from which on a GPU it is compiled; None for never.
+        extra_train_seconds: time spent in `extra_training` this round.
+        compiled_from: on a GPU, a fit of this many steps or more is compiled; None for never.
     """
 
     def __init__(
@@ -79,8 +79,9 @@ class Learner:
     # -- training ----------------------------------------------------------------------------
 
     def fit(self, data: ImageSet, round: int) -> int:
-        """Train a newly initialised classifier, and what its objective brings, from this round's
-        streams of weights, batches and dropout.
+        """Train a freshly initialised classifier and the objective's own modules.
+
+        Uses this round's random streams weights, batches, dropout and network.
 
         Args:
             data: the training set, at least one image.
@@ -90,7 +91,7 @@ class Learner:
             The number of optimiser steps.
 
         Raises:
-            UserError: memory does not suffice, or the fit diverged.
+            UserError: out of memory, or the fit diverged.
         """
         self._new_classifier(round)
         self._set_statistics(data.mean, data.std)
@@ -108,12 +109,14 @@ class Learner:
         self.fit(data, round=0)
 
     def _new_classifier(self, round: int) -> None:
-        """Initialise it; the same weights for every strategy."""
+        """Make a classifier from stream weights(round), so that all strategies start from the same
+        weights."""
         with self._seeded("weights", round):
             self._make_classifier()
 
     def _make_classifier(self) -> None:
-        """With what its objective brings; draws from torch's global CPU generator."""
+        """Make a classifier and the objective's modules; draws from torch's global CPU
+        generator."""
         self._seen = None
         clf = self.architecture(self.image_shape, self.n_classes)
         self.objective.build(clf, self.image_shape)
@@ -122,13 +125,14 @@ class Learner:
 
     @contextlib.contextmanager
     def _seeded(self, stream: str, round: int) -> Iterator[None]:
-        """torch's global generators start a stream; the CPU's is afterwards as it was before."""
+        """Seed torch's global generators from a stream. The CPU generator is restored after the
+        block."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeding.derive(self.config.seed, stream, round))
             yield
 
     def _use_dropout(self, round: int) -> None:
-        """Head dropout in training, if this run's strategy reads it."""
+        """Set up head dropout for the fit, if this run's strategy reads head_dropout."""
         if self.config.head_dropout is not None:
             if not isinstance(getattr(self.clf, "head", None), nn.Linear):
                 raise UserError(
@@ -141,19 +145,22 @@ class Learner:
 
     @contextlib.contextmanager
     def extra_training(self) -> Iterator[None]:
-        """Time what a strategy trains beside the classifier; a column of its own in the results."""
+        """Measure the time that a strategy trains other networks; the results have a column for
+        it."""
         started = self.clock()
         yield
         self.extra_train_seconds += self.clock() - started
 
     def clock(self) -> float:
-        """Seconds, after all that the device was given to do is done."""
+        """Time in seconds, read after the device has finished its work."""
         synchronize(self.device)
         return time.perf_counter()
 
     @contextlib.contextmanager
     def _said_if_too_large(self, data: ImageSet) -> Iterator[None]:
-        """Batches of a fit are not cut in parts, as the generator's are: it would be another fit.
+        """Turn out-of-memory into a one-line error.
+
+        The batch is not made smaller, because that would be another fit.
 
         Raises:
             UserError: memory ran out.
@@ -173,10 +180,10 @@ class Learner:
     # -- what strategies ask for -------------------------------------------------------------
 
     def outputs(self, data: ImageSet) -> Outputs:
-        """Logits and embeddings from one pass in eval mode; on the learner's device.
+        """Logits and embeddings of one pass in eval mode, on the learner's device.
 
-        Asked again about the same ImageSet, the answer is remembered until the next fit, so that
-        all that a query needs costs one pass over the pool.
+        The outputs for the last ImageSet object are kept until the next fit. So a query needs only
+        one pass over the pool.
 
         Raises:
             UserError: some are NaN or infinite.
@@ -203,14 +210,14 @@ class Learner:
         """[N, ...] float32 on the device: a function of the classifier, batch by batch.
 
         Args:
-            function: [B, C, H, W] normalised images -> [B, ...]; called without gradients, with
-                the classifier in eval mode.
+            function: [B, C, H, W] normalised images -> [B, ...]; called without gradients, with the
+                classifier in eval mode.
         """
         parts = [self._in_eval(function, x).float() for _, x in self._eval_batches(data)]
         return torch.cat(parts) if parts else torch.empty(0, device=self.device)
 
     def predict_logits(self, data: ImageSet) -> Tensor:
-        """[N, K] float32 CPU logits, in eval mode; the caller's own."""
+        """[N, K] float32 CPU logits in eval mode; a copy, so the caller may change it."""
         return self.outputs(data).logits.to("cpu", copy=True)
 
     def predict_prob(self, data: ImageSet) -> Tensor:
@@ -222,13 +229,13 @@ class Learner:
         return self.predict_logits(data).argmax(1)
 
     def get_embeddings(self, data: ImageSet) -> Tensor:
-        """[N, D] float32 CPU embeddings, in eval mode; the caller's own."""
+        """[N, D] float32 CPU embeddings in eval mode; a copy, so the caller may change it."""
         return self.outputs(data).embeddings.to("cpu", copy=True)
 
     def get_grad_embeddings(self, data: ImageSet) -> np.ndarray:
-        """[N, K·D] float32, (p - onehot(argmax p)) ⊗ embedding: DeepALPlus's dense form.
+        """[N, K·D] float32, (p - onehot(argmax p)) ⊗ embedding, in DeepALPlus's dense form.
 
-        For its strategies; BadgeSampling here needs only the two factors.
+        It is there for DeepALPlus's strategies. BadgeSampling here uses only the two factors.
         """
         logits, embeddings = self.outputs(data)
         residual = logits.softmax(1) - F.one_hot(logits.argmax(1), self.n_classes)
@@ -237,20 +244,21 @@ class Learner:
     def apply_to_passes(
         self, data: ImageSet, function: Callable[[Tensor], Tensor], passes: int | None = None
     ) -> Tensor:
-        """[N, ...] on the device: a function of the Monte Carlo passes of each image.
+        """[N, ...] on the device: a function of each image's Monte Carlo passes.
 
-        By head dropout, all passes share one pool pass through the body; random groups of images,
-        at least MC_GROUPS of them, share a pass's mask, drawn by torch's global rng. (One mask
-        for all images, as Kirsch et al. 2019 have it, lets near duplicates score alike: BALDDropout
-        on Digits lost 1.6 ± 1.3 points, 20 seeds.) By batchnorm, a copy of the network runs in
-        training mode, so each batch is normalised by its own statistics, and the classifier's
-        running ones stay as they are; who shares a batch is drawn anew for each pass. (DeepALPlus
-        does not shuffle: where nothing is augmented all its passes are alike.) A strategy that does
-        not declare that it reads `mc_noise` gets batchnorm.
+        With head_dropout, the body runs once over the pool and the passes differ only in the head.
+        The images are split at random into at least MC_GROUPS groups. In each pass, the images of a
+        group share one dropout mask from torch's global rng. (Kirsch et al. 2019 use one mask for
+        all images. Then near duplicates score alike: BALDDropout on Digits lost 1.6 ± 1.3 points,
+        20 seeds.)
+
+        With batchnorm, a copy of the network runs in training mode, so each batch is normalised by
+        its own statistics. The classifier's running statistics do not change. Each pass shuffles
+        the images into new batches. (DeepALPlus does not shuffle. Without augmentation all its
+        passes are alike.) A strategy that does not declare that it reads `mc_noise` gets batchnorm.
 
         Args:
-            function: [T, B, K] float32 class probabilities, T draws of the network for B images ->
-                [B, ...].
+            function: [T, B, K] float32 class probabilities, T passes for B images -> [B, ...].
             passes: T; default mc_passes, or DeepALPlus's 10 if the strategy does not read it.
         """
         passes = passes or self.config.mc_passes or 10
@@ -263,16 +271,16 @@ class Learner:
         return in_order
 
     def _noisy_networks(self, data: ImageSet, passes: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """(rows [B], their probabilities [T, B, K]), block by block."""
+        """Yield (rows [B], their probabilities [T, B, K]), block by block."""
         noisy = copy.deepcopy(self.clf).train()
-        size = min(NOISY_BATCH, -(-len(data) // 2))  # two batches at least, or nothing is shuffled
+        size = min(NOISY_BATCH, -(-len(data) // 2))  # at least 2 batches, to shuffle between
         for block in split_batches(len(data), 8 * NOISY_BATCH):
             draws = [self._noisy_logits(noisy, data, block, size) for _ in range(passes)]
             yield torch.arange(block.start, block.stop), torch.stack(draws).softmax(2)
 
     @torch.no_grad()
     def _noisy_logits(self, noisy: Classifier, data: ImageSet, block: slice, size: int) -> Tensor:
-        """[B, K] of a block of images, in training mode and in random batches."""
+        """[B, K] logits of a block of images, in training mode and in random batches."""
         n = block.stop - block.start
         logits = torch.empty(n, self.n_classes, device=self.device)
         order = torch.randperm(n)
@@ -284,15 +292,15 @@ class Learner:
 
     @torch.no_grad()
     def _dropped_heads(self, data: ImageSet, passes: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """(rows [B], their probabilities [T, B, K]), group by group; a pass multiplies by the kept
-        rows of the head alone."""
+        """Yield (rows [B], their probabilities [T, B, K]), group by group. A pass multiplies only
+        the embedding dimensions that its mask keeps."""
         p, head = self.config.head_dropout, self.clf.head
         embeddings, weight = self.outputs(data).embeddings, head.weight.T.contiguous() / (1 - p)
         bias = weight.new_zeros(()) if head.bias is None else head.bias
         buffer = weight.new_empty(passes, max(1, len(data) // MC_GROUPS), weight.shape[1])
         at_once = max(1, MC_BLOCK // buffer[:, 0].numel())
         for rows in torch.randperm(len(data)).split(buffer.shape[1]):
-            # Transposed, because whole rows are quicker to pick than columns.
+            # Transposed, because picking rows is faster than picking columns.
             h = embeddings[rows.to(self.device)].T.contiguous()
             logits = buffer[:, : len(rows)]
             kept = dropout_masks((passes, len(h)), p)
@@ -307,20 +315,20 @@ class Learner:
         return self.apply_to_passes(data, lambda p: p.mean(0), n_drop).cpu()
 
     def predict_prob_dropout_split(self, data: ImageSet, n_drop: int | None = None) -> Tensor:
-        """[n_drop, N, K] float32 CPU, all Monte Carlo passes at once."""
+        """[n_drop, N, K] float32 CPU, each Monte Carlo pass."""
         return self.apply_to_passes(data, lambda p: p.transpose(0, 1), n_drop).transpose(0, 1).cpu()
 
     def get_model(self) -> Classifier:
-        """The current classifier, by DeepALPlus's name."""
+        """The current classifier, under DeepALPlus's name."""
         return self.clf
 
     def logits(self, images: Tensor) -> Tensor:
-        """Differentiable logits of images as the classifier sees them in training and testing.
+        """Differentiable logits of images that are normalised as in training and testing.
 
-        Float32 without autocast, eval mode; gradients flow to the images, none to the weights.
+        Float32 without autocast, eval mode. Gradients flow to the images, not to the weights.
 
         Args:
-            images: [B, C, H, W] float in [0, 1] on any device, at the data set's size.
+            images: [B, C, H, W] float in [0, 1] on any device, of the data set's size.
 
         Returns:
             [B, K] logits on the learner's device.
@@ -328,7 +336,7 @@ class Learner:
         return frozen_call(self.clf, self._normalise(images.to(self.device)))[0]
 
     def _eval_batches(self, data: ImageSet) -> Iterator[tuple[slice, Tensor]]:
-        """(slice, normalised images) of all N."""
+        """Yield (slice, normalised images) over all N images."""
         size = CPU_EVAL_BATCH
         if self.device.type != "cpu":
             pixels = self.image_shape[0] * self.image_shape[1]
@@ -337,7 +345,7 @@ class Learner:
             yield part, self._batch(data, part)
 
     def _batch(self, data: ImageSet, part: slice | np.ndarray) -> Tensor:
-        """Normalised images as strategies see them."""
+        """Normalised images as strategies see them, augmented if `data.augmented`."""
         x = self._on_device(data.X[part]).float().div(255)
         if data.augmented:
             draws = draw(len(x), self.config, torch.default_generator)
@@ -353,18 +361,18 @@ class Learner:
     # -- saving ------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Tensor]:
-        """The tensors of the classifier and its objective on the CPU, for safetensors."""
+        """CPU copies of the classifier's and the objective's tensors, for safetensors."""
         own = {f"{OBJECTIVE}{k}": v for k, v in self.objective.state_dict().items()}
         tensors = self.clf.state_dict() | own
-        # Cloned, because a file of safetensors holds no tensor twice, and networks may tie weights.
+        # Cloned, because networks may tie weights and safetensors does not store a tensor twice.
         return {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}
 
     def load_state(self, state: dict[str, Tensor], mean: tuple, std: tuple) -> None:
-        """Become the classifier that `state()` described, with its normalisation.
+        """Load the tensors of `state()` into a new classifier and set its normalisation.
 
-        The objective's tensors are left aside where nothing here asks for them (--predict).
+        The objective's tensors are ignored if this learner's objective has none (--predict).
         """
-        with torch.random.fork_rng(devices=[]):  # the weights that it starts with are not kept
+        with torch.random.fork_rng(devices=[]):  # its initial weights are overwritten
             self._make_classifier()
         own = {k.removeprefix(OBJECTIVE): v for k, v in state.items() if k.startswith(OBJECTIVE)}
         self.clf.load_state_dict({k: v for k, v in state.items() if not k.startswith(OBJECTIVE)})
@@ -378,7 +386,7 @@ class Learner:
     def _on_device(self, x: np.ndarray) -> Tensor:
         """[N, H, W, C] uint8 array -> [N, C, H, W] uint8 on the device, channels_last."""
         x = np.ascontiguousarray(x)
-        # A tensor on read-only memory is one that torch warns of.
+        # torch.from_numpy warns about read-only arrays.
         x = (torch.from_numpy(x) if x.flags.writeable else torch.tensor(x)).to(self.device)
         return x.permute(0, 3, 1, 2)
 

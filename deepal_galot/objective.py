@@ -1,4 +1,4 @@
-"""What a fit minimises, and how a strategy brings an objective and modules of its own."""
+"""The loss that a fit minimises, and how a strategy replaces it and adds modules of its own."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ Context = Callable[[], AbstractContextManager]
 
 
 class Batch(NamedTuple):
-    """What one step trains on.
+    """The images of one step.
 
     Attributes:
         x: [B, C, H, W] normalised images; y: [B] int64 labels.
-        weight: [B] of each image's loss, 1 on the average of the training set; None for all 1.
-        kept: [B, D] bool, what head dropout leaves of the embeddings; None without it.
+        weight: [B] weight of each image's loss, with mean 1 over the training set; None if all are
+            1.
+        kept: [B, D] bool, the embedding entries that head dropout keeps; None without it.
     """
 
     x: Tensor
@@ -34,11 +35,11 @@ class Batch(NamedTuple):
 class Objective(nn.Module):
     """Mean cross-entropy. A strategy sets `net.objective` to an instance of a subclass.
 
-    What a subclass registers as sub-modules in `build` is trained jointly with the classifier,
-    stored with it and restored with it.
+    Sub-modules that a subclass registers in `build` are trained jointly with the classifier, and
+    saved and loaded with it.
 
     Attributes:
-        dropout: of the embedding before the head, in training; None for none.
+        dropout: dropout of the embedding before the head, in training; None for none.
         label_smoothing: share of a label that is spread over all classes.
     """
 
@@ -49,24 +50,30 @@ class Objective(nn.Module):
 
     @property
     def capturable(self) -> bool:
-        """Whether `backward` can be recorded as a CUDA graph: it does not look at `progress`, asks
-        nothing of the CPU, draws nothing there, and uses weights, which may be in 16 bits then, by
-        calling their layers, once a step. Not if a subclass computes the loss itself, which may set
-        this True."""
+        """Whether `backward` can be recorded as a CUDA graph.
+
+        Conditions: it does not read `progress`, does not wait for the CPU or draw random numbers
+        there, and uses weights only by calling their layers, once a step, because the weights may
+        be 16-bit copies. False for a subclass with its own `backward` or `losses`, unless it sets
+        this True.
+        """
         own = type(self)
         return own.backward is Objective.backward and own.losses is Objective.losses
 
     def build(self, clf: Classifier, image_shape: tuple[int, int, int]) -> None:
-        """Make fresh sub-modules for a fresh classifier; draws from torch's global generator,
-        which the learner seeds after the classifier's own weights, so those stay the same."""
+        """Make fresh sub-modules for a fresh classifier.
+
+        Draws from torch's global generator, which the learner has seeded. The classifier's own
+        weights are drawn before, so they do not depend on these modules.
+        """
 
     def backward(self, clf: Classifier, batch: Batch, progress: float, autocast: Context) -> None:
         """Add one batch's gradients to the parameters.
 
         Args:
             clf: in training mode.
-            progress: share of the fit that is done, in [0, 1).
-            autocast: opens the forward pass's precision.
+            progress: share of the fit done so far, in [0, 1).
+            autocast: opens a context with the forward pass's precision.
         """
         with autocast():
             logits, embedding = clf(batch.x)
@@ -85,21 +92,21 @@ class Objective(nn.Module):
 
 @dataclass(frozen=True)
 class HeadDropout:
-    """Inverted dropout: an entry is 0 with probability p, else x / (1 - p).
+    """Inverted dropout: an entry becomes 0 with probability p, else x / (1 - p).
 
     Attributes:
-        rng: its masks are drawn on the CPU from a stream of their own, the same on every device.
+        rng: draws the masks on the CPU, from its own stream, so they are the same on every device.
     """
 
     p: float
     rng: torch.Generator
 
     def draw(self, n: int, width: int) -> Tensor:
-        """[n, width] bool on the CPU: what is kept."""
+        """[n, width] bool on the CPU: True for entries that are kept."""
         return dropout_masks((n, width), self.p, self.rng)
 
     def applied(self, x: Tensor, kept: Tensor) -> Tensor:
-        """[B, D] -> [B, D]."""
+        """Apply a mask [B, D] to x [B, D]."""
         return kept * (x / (1 - self.p))
 
 

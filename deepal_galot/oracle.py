@@ -1,4 +1,4 @@
-"""The stand-in for the human who labels images that no data set has a label for."""
+"""A classifier in place of the human, for generated images that no data set has a label for."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from .datasets.base import DatasetSpec
 from .learner import Learner
 from .pool import ImageSet, Pool
 
-LEAST_IMAGES = 100_000  # that it is trained on, repeats included
-SHARE_OF_EPOCHS = 0.1  # of the recipe's, as passes over the whole pool
+LEAST_IMAGES = 100_000  # images seen in training, repeats included
+SHARE_OF_EPOCHS = 0.1  # of the recipe's epochs, over the whole pool
 
 
 class ReferenceOracle:
-    """Labels synthetic queries by a classifier trained on every label of the pool.
+    """Labels synthetic queries with a classifier trained on every label of the pool.
 
-    It is the one reader of hidden labels besides the pool's own oracle. It is fixed: the same for
-    all rounds, budgets, seeds and strategies of one recipe, trained on first use for
-    SHARE_OF_EPOCHS of the recipe's epochs over the whole pool, at least LEAST_IMAGES.
+    Besides the pool's own labels, only this class reads hidden labels. It is the same for all
+    rounds, budgets, seeds and strategies of one recipe. It is trained on first use, for
+    SHARE_OF_EPOCHS of the recipe's epochs over the whole pool, at least 2 epochs and LEAST_IMAGES.
 
     Attributes:
-        config: what it is; two runs with equal ones may share an oracle.
+        config: defines the oracle; runs with equal ones may share it.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class ReferenceOracle:
     ) -> None:
         """
         Args:
-            config: a run that asks it; only its training recipe is used.
+            config: of a run that uses the oracle; only its training recipe is read.
         """
         self.spec, self.architecture, self.device = spec, architecture, device
         recipe = {name: getattr(config, name) for name in fields_of(TRAINING)}
@@ -68,6 +68,6 @@ class ReferenceOracle:
 
     @cached_property
     def accuracy(self) -> float:
-        """Share of the test images that it labels right, in [0, 1]."""
+        """Share of the test images labeled correctly, in [0, 1]."""
         pool = Pool(self.spec)
         return pool.cal_test_acc(self._learner.predict(pool.get_test_data()))

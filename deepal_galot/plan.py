@@ -1,4 +1,4 @@
-"""From a command line to checked runs: what is asked for, resolved before anything is computed."""
+"""From a command line to checked runs. Everything is resolved before anything is computed."""
 
 from __future__ import annotations
 
@@ -46,9 +46,10 @@ class Run:
     """One planned run: the configuration, the classes it names, and its folder.
 
     Attributes:
-        settings: how what belongs to the strategy differs from its default, for tables.
-        typed: what else was written behind its name, of budget and training; runs that differ in
-            it stand in other tables.
+        settings: strategy, GALOT and generator settings that differ from their defaults, for
+            tables.
+        typed: budget and training settings written behind the strategy's name. Runs that differ in
+            them stand in different tables.
         source: the run whose generated images this one trains on, if they are not its own.
     """
 
@@ -67,18 +68,18 @@ class Run:
 
     @property
     def label(self) -> str:
-        """What tells it from the other runs of a command, their seeds aside."""
+        """The run's name, without the seed; different for all methods of a command."""
         return label_of(self.config.strategy, {**self.settings, **self.typed})
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The data, and the runs.
+    """The data set and the runs on it.
 
     Attributes:
-        words: what the classes are called in prompts.
-        runs: each of them once, in the order asked for.
-        by_entry: each of the request's strategies -> its runs, by seed.
+        words: names of the classes in prompts.
+        runs: each run once, in the order asked for.
+        by_entry: each strategy entry of the request -> its runs, by seed.
     """
 
     spec: DatasetSpec
@@ -88,14 +89,14 @@ class Plan:
 
 
 def make_plan(request: Request, download: bool = True) -> Plan:
-    """Check everything that can be checked before the first fit, and load the data.
+    """Load the data, and check everything that can be checked before the first fit.
 
     Args:
-        download: fetch the weights that are not here; else runs are planned without them.
+        download: fetch missing weights; if False, runs are planned without them.
 
     Raises:
-        UserError: an unknown name, a value out of range, a generator that does not know the
-            classes or cannot be had, missing data, a budget larger than the pool.
+        UserError: an unknown name, a value out of range, a generator that does not know the classes
+            or cannot be had, missing data, a budget larger than the pool.
     """
     if request.save_full_size < 0:
         raise UserError(f"--save-full-size {request.save_full_size}: must be at least 0 images")
@@ -105,7 +106,7 @@ def make_plan(request: Request, download: bool = True) -> Plan:
     configs = []
     for (cls, own), mode in zip(entries, modes, strict=True):
         config = configure(request, cls, mode, own)
-        _, _, generator = _classes(config, request)  # cheap, so before any loading or hashing
+        _, _, generator = _classes(config, request)  # cheap; done before loading or hashing
         if generator is not None:
             weights_at_hand(generator, download)
         _check_settings_are_read(cls, config, own)
@@ -135,12 +136,12 @@ def make_plan(request: Request, download: bool = True) -> Plan:
 
 
 def unread_notes(request: Request, plan: Plan) -> list[str]:
-    """Lines that name the flags that were given and change none of the runs, and the settings
-    behind a strategy's name that do not change it."""
+    """Notes on given flags that change none of the runs, and on settings behind a strategy's name
+    that do not change its runs."""
     configs = [run.config for run in plan.runs]
     read = {"protocol", "n_rounds", "quota"}.union(*(c.fields_read() for c in configs))
     if any(c.uses_generated_images for c in configs):
-        read |= {"generator", "synthetic_from"}  # hashes stand for them
+        read |= {"generator", "synthetic_from"}  # the fingerprint has their content hashes
     unread = [f"--{name.replace('_', '-')}" for name in request.flags if name not in read]
     lines = [f"note: {', '.join(unread)}: read by none of these runs"] if unread else []
     base, hashed = request.flags.get("base_sampler"), {"generator", "synthetic_from"}
@@ -153,8 +154,8 @@ def unread_notes(request: Request, plan: Plan) -> list[str]:
 
 
 def leak_note(request: Request, plan: Plan) -> list[str]:
-    """A line on test images in the pool of a data set that does not ship with the package (the
-    published ones are what they are); or no line."""
+    """A note if test images are also in the pool; at most one line. Data sets that ship with the
+    package are not checked, because they are published as they are."""
     name = registry.class_name(request.dataset)
     if name in registry.datasets and not registry.datasets.sources(name):
         return []
@@ -166,16 +167,17 @@ def leak_note(request: Request, plan: Plan) -> list[str]:
 def parse_strategy(
     text: str, base_sampler: str | None = None
 ) -> tuple[type[Strategy], dict[str, Any]]:
-    """A strategy's class and what is written behind its name.
+    """Parse a strategy entry, "NAME" or "NAME:key=value,…".
 
     >>> parse_strategy("GALOT:epsilon=5,text-per=image")[1]
     {'epsilon': 5.0, 'text_per': 'image'}
 
     Args:
-        base_sampler: of --base-sampler; a strategy that generates images has its settings, too.
+        base_sampler: from --base-sampler; a strategy that generates images also has the base
+            sampler's settings.
 
     Returns:
-        Its class, and fields of RunConfig by name; `settings` holds the strategy's own.
+        The strategy's class, and fields of RunConfig by name; `settings` holds the strategy's own.
 
     Raises:
         UserError: an unknown strategy or setting, or a value that does not parse.
@@ -204,10 +206,10 @@ def parse_strategy(
 
 
 def _pairs(settings: Sequence[str], where: str) -> dict[str, str]:
-    """Of "key=value" texts, by key.
+    """Split "key=value" texts into a dict.
 
     Raises:
-        UserError: another form, or a key twice.
+        UserError: a text of another form, or the same key twice.
     """
     pairs: dict[str, str] = {}
     for setting in settings:
@@ -224,7 +226,7 @@ def _pairs(settings: Sequence[str], where: str) -> dict[str, str]:
 def declared_settings(
     cls: type[Strategy], base_sampler: str | None
 ) -> Mapping[str, int | float | str]:
-    """Hyper-parameters of a strategy and, where it generates images, of its base sampler.
+    """The hyper-parameters declared by a strategy and, if it generates images, by its base sampler.
 
     Raises:
         UserError: they are not numbers or text by name, or a name is taken.
@@ -247,7 +249,7 @@ def declared_settings(
 
 
 def parse_as(kind: type, key: str, value: str, where: str) -> Any:
-    """A setting's value from text.
+    """Parse a setting's value.
 
     Raises:
         UserError: not a number where one is needed.
@@ -283,8 +285,8 @@ def default_mode(cls: type[Strategy]) -> str:
 
 
 def _default(request: Request, cls: type[Strategy], config: RunConfig) -> RunConfig:
-    """What the strategy is on this data set in this protocol when nothing else is asked for, but
-    with the steps, guidance, … that suit the generator that is."""
+    """The strategy's default configuration on this data set and protocol, for comparison. If
+    another generator is used, steps, guidance, … are those that suit it."""
 
     def given(**flags: str) -> RunConfig:
         flags["protocol"] = config.protocol
@@ -297,8 +299,10 @@ def _default(request: Request, cls: type[Strategy], config: RunConfig) -> RunCon
 
 
 def _modes(request: Request, entries: Sequence[tuple[type[Strategy], dict[str, Any]]]) -> list[str]:
-    """Each strategy's mode. --mode speaks to the strategies that generate, if there are any, and
-    `full` to all; a mode of generated images is refused where nothing generates.
+    """Each strategy's mode.
+
+    --mode applies to the strategies that generate images; the others keep mode al. `full` applies
+    to all. A mode with generated images is an error if no strategy generates.
 
     Raises:
         UserError: an unknown mode, or one that the strategy cannot have.
@@ -325,13 +329,13 @@ def _modes(request: Request, entries: Sequence[tuple[type[Strategy], dict[str, A
 def configure(
     request: Request, cls: type[Strategy], mode: str, own: Mapping[str, Any] | None = None
 ) -> RunConfig:
-    """One strategy's configuration (seed 0), from all layers, with canonical names.
+    """One strategy's configuration (seed 0) from all layers, with canonical names.
 
     Args:
-        own: what is written behind the strategy's name, over the request's flags.
+        own: settings written behind the strategy's name; they override the request's flags.
 
     Raises:
-        UserError: a value out of range, or names that are not known or do not go together.
+        UserError: a value out of range, an unknown name, or names that do not fit together.
     """
     _check_declared(cls)
     own = dict(own or {})
@@ -378,10 +382,10 @@ def configure(
 def _chosen(
     cls: type[Strategy], config: RunConfig, settings: Mapping[str, Any]
 ) -> tuple[tuple[str, Any], ...]:
-    """Which of the strategy's own hyper-parameters are not at their default, by name.
+    """Those of the strategy's own hyper-parameters that differ from their default, by name.
 
     Raises:
-        UserError: one that nothing reads in this mode.
+        UserError: a setting that nothing reads in this mode.
     """
     reads: Mapping[str, Any] = {}
     if config.mode == "al":
@@ -399,10 +403,10 @@ def _chosen(
 
 
 def _check_declared(cls: type[Strategy]) -> None:
-    """Hold a strategy's class attributes against what they must be.
+    """Check the values of a strategy's class attributes.
 
     Raises:
-        UserError: one is something else.
+        UserError: one is wrong.
     """
     who = f"the strategy {registry.class_name(cls)}"
     if cls.query is Strategy.query or not callable(cls.query):
@@ -424,7 +428,7 @@ def _check_declared(cls: type[Strategy]) -> None:
 def _classes(
     config: RunConfig, request: Request
 ) -> tuple[type[Strategy], type[Classifier], type[Generator] | None]:
-    """The classes a configuration names; refuses what does not fit together.
+    """The strategy, classifier and generator classes of a configuration.
 
     Raises:
         UserError: an unknown name, or a generator that does not suit the data set or the run.
@@ -447,7 +451,7 @@ def _classes(
 
 
 def _typed(own: Mapping[str, Any]) -> dict[str, str]:
-    """Of a strategy's own settings those that tables group runs by."""
+    """Those of a strategy's own settings by which tables group runs: budget and training."""
     return {k: setting_text(v) for k, v in own.items() if k in fields_of(BUDGET, TRAINING)}
 
 
@@ -493,9 +497,10 @@ def _run(
 
 
 def _hash_of(generator: type[Generator]) -> str:
-    """
+    """The generator's content hash.
+
     Raises:
-        UserError: it is no text.
+        UserError: it is not text.
     """
     content = generator.content_hash()
     if not isinstance(content, str):
@@ -507,7 +512,7 @@ def _hash_of(generator: type[Generator]) -> str:
 
 
 def _remark(config: RunConfig, strategy: type[Strategy], renamed: Sequence[str]) -> str:
-    """How this run's network, training or prompts differ from those of other strategies."""
+    """How this run's network, training or prompts differ from other strategies'; for tables."""
     strategies = [strategy]
     if strategy.generates and config.mode == "al+gal":
         strategies.append(registry.strategies.get(config.base_sampler))
@@ -527,10 +532,11 @@ def _remark(config: RunConfig, strategy: type[Strategy], renamed: Sequence[str])
 
 
 def _settings(config: RunConfig, default: RunConfig, preset: Mapping[str, Any]) -> dict[str, str]:
-    """How what belongs to the strategy differs from its default on this data set.
+    """The run's strategy, GALOT and generator settings that differ from the default on this data
+    set.
 
     Args:
-        preset: what the strategy sets itself; to leave that out is a difference too.
+        preset: the strategy's own preset; to override it is a difference, too.
     """
     groups = (STRATEGY, GALOT, GENERATOR) if config.uses_generated_images else (STRATEGY,)
     paths = {"generator": config.generator, "synthetic_from": config.synthetic_from}
@@ -539,7 +545,9 @@ def _settings(config: RunConfig, default: RunConfig, preset: Mapping[str, Any]) 
         read |= {key: getattr(config, key) for key in preset}
     moded = config.uses_generated_images and config.mode != default.mode
     differs = {"mode": config.mode} if moded else {}
-    # A default run with another base sampler reads none of what this one's base reads.
+    # The default run's base sampler may not read the fields that this one's reads. Then they are
+    # None
+    # in `default`, and are compared with the protocol's values instead.
     unset = usual_values() | protocol(config.protocol).sets
     for key in fields_of(*groups):
         value, usual = read.get(key), getattr(default, key)
@@ -549,5 +557,5 @@ def _settings(config: RunConfig, default: RunConfig, preset: Mapping[str, Any]) 
 
 
 def setting_text(value: Any) -> str:
-    """A setting's value as --strategy and labels have it."""
+    """A setting's value as written in --strategy and in labels."""
     return f"{value:.12g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""Plug-in files: loading them, and saying in one line what is wrong with them."""
+"""Plug-in files: loading them, and one-line errors about them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from types import ModuleType
 from .errors import UserError
 from .registry import ALL
 
-# DeepALPlus's strategies that run in its own demo alone, and why.
+# DeepALPlus's strategies that run only in its own demo, and why.
 NEEDS_MORE = {
     "CEALSampling": "its query takes the round as well and gives a training set beside its picks",
     "LossPredictionLoss": "it reads a loss module of a network of its own (nets_lossprediction.py)",
@@ -27,11 +27,12 @@ NEEDS_MORE = {
 
 
 def load_plugin(source: str | Path) -> list[str]:
-    """Run a Python file and register what it defines; the file is executed, so trust it first.
+    """Run a Python file and register the classes it defines. The file is executed, so trust it
+    first.
 
     The module is loaded as `query_strategies.<stem>`, so that an unmodified DeepALPlus file with
-    `from .strategy import Strategy` works. "NAME=FILE" registers the file's one class as NAME: that
-    is how DeepALPlus's own MarginSampling runs beside the one here.
+    `from .strategy import Strategy` works. "NAME=FILE" registers the file's one class as NAME. In
+    this way DeepALPlus's own MarginSampling runs beside the one here.
 
     Returns:
         The names it added.
@@ -45,7 +46,7 @@ def load_plugin(source: str | Path) -> list[str]:
     path = path.resolve()
     _refuse_what_needs_more(source, path)
     for registry in ALL.values():
-        registry.names()  # what ships has its names first
+        registry.names()  # registers shipped classes first
     name = f"query_strategies.{own_name or path.stem}"
     module = _new_module(source, name, path)
     sys.modules[name] = module
@@ -68,10 +69,10 @@ def load_plugin(source: str | Path) -> list[str]:
 
 
 def _new_module(source: str | Path, name: str, path: Path) -> ModuleType:
-    """The module that a file will be, not executed yet.
+    """A module for this file, not executed yet.
 
     Raises:
-        UserError: there is one of that name, or it is no Python file.
+        UserError: a module of that name is loaded already, or the file is not Python.
     """
     if name in sys.modules:
         other = getattr(sys.modules[name], "__file__", name)
@@ -86,7 +87,7 @@ def _new_module(source: str | Path, name: str, path: Path) -> ModuleType:
 
 
 def _why_it_fails(error: BaseException, path: Path) -> str:
-    """What a file's import raised, where, and what is known to help."""
+    """The error of a file's import, its line, and a known remedy."""
     defined = re.findall(r"^class (\w+)", path.read_text("utf-8", "replace"), re.M)
     why = _where(error, path) + why_not(defined)
     beside = path.with_name(f"{getattr(error, 'name', None) or ''}.py")
@@ -96,7 +97,7 @@ def _why_it_fails(error: BaseException, path: Path) -> str:
 
 
 def _why_nothing(module: ModuleType) -> str:
-    """What a file lacks that has no class to register, and what its classes lack."""
+    """Error text for a file with no class to register, with the reason for each of its classes."""
     text = "strategy, generator, data set or classifier"
     for cls in filter(inspect.isclass, vars(module).values()):
         if cls.__module__ != module.__name__:
@@ -112,7 +113,8 @@ def _why_nothing(module: ModuleType) -> str:
 
 
 def _plugin_source(source: str | Path) -> tuple[Path, str]:
-    """(file, NAME or ""), of FILE or NAME=FILE; a file of that very name is a file."""
+    """Split NAME=FILE into (file, NAME), and FILE into (file, ""). A whole text that is an existing
+    file's name is a FILE."""
     name, equals, file = str(source).partition("=")
     if not equals or Path(source).exists():
         return Path(source), ""
@@ -122,10 +124,11 @@ def _plugin_source(source: str | Path) -> tuple[Path, str]:
 
 
 def _refuse_what_needs_more(source: str | Path, path: Path) -> None:
-    """
+    """Refuse DeepALPlus's own files that cannot run here. They are recognised by class name and by
+    what they read, so that a user's class with the same name is not refused.
+
     Raises:
-        UserError: one of DeepALPlus's own files that cannot run here; told by what they read, so
-            that somebody's own class of such a name is none of them.
+        UserError: it is one of them.
     """
     text = path.read_text("utf-8", "replace")
     needy = [n for n in re.findall(r"^class (\w+)", text, re.M) if n in NEEDS_MORE]
@@ -135,7 +138,8 @@ def _refuse_what_needs_more(source: str | Path, path: Path) -> None:
 
 
 def _rename_only_class(module: ModuleType, name: str, path: Path) -> None:
-    """
+    """Give the file's one class this name.
+
     Raises:
         UserError: the file has none or several.
     """
@@ -148,11 +152,11 @@ def _rename_only_class(module: ModuleType, name: str, path: Path) -> None:
     classes[0].name, classes[0].aliases = name, ()
 
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)  # which are no code's fault
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)  # not caused by code
 
 
 def plugin_fault(error: BaseException) -> str | None:
-    """What to tell about an error that was raised below a plug-in's code; None if it was not."""
+    """Error line for an error raised in or below a plug-in's code; None if it was not."""
     if isinstance(error, OSError) and error.errno in FULL:
         return None
     for registry in ALL.values():
@@ -166,10 +170,10 @@ def plugin_fault(error: BaseException) -> str | None:
 
 @contextlib.contextmanager
 def plugins_named() -> Iterator[None]:
-    """For a process whose caller does not have its plug-ins' tracebacks.
+    """Turn errors in plug-ins into one line, for processes whose caller does not get the traceback.
 
     Raises:
-        UserError: an error below a plug-in's code, said as plugin_fault says it.
+        UserError: an error in or below a plug-in's code, with plugin_fault's text.
     """
     try:
         yield
@@ -183,18 +187,19 @@ def plugins_named() -> Iterator[None]:
 
 
 def why_not(class_names: Iterable[str]) -> str:
-    """The known reasons why what DeepALPlus calls so cannot run here, or nothing."""
+    """Error text with the known reasons why DeepALPlus's classes of these names cannot run here, or
+    ""."""
     known = sorted(set(class_names) & set(NEEDS_MORE))
     return "".join(f"; DeepALPlus's {name} cannot run here: {NEEDS_MORE[name]}" for name in known)
 
 
 def _where(error: BaseException, path: Path) -> str:
-    """`Type: message (line n)`, the line being the plug-in's own."""
+    """`Type: message (line n)`, with the line in the plug-in's own file."""
     line = [getattr(error, "lineno", None), *_lines_of(error, path)][-1]
     return f"{type(error).__name__}: {error}" + (f" (line {line})" if line else "")
 
 
 def _lines_of(error: BaseException, path: Path) -> list[int]:
-    """The lines of this file that the error passed through, the innermost last."""
+    """The lines of this file that are in the error's traceback, innermost last."""
     frames = traceback.extract_tb(error.__traceback__)
     return [frame.lineno for frame in frames if Path(frame.filename) == path]

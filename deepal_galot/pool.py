@@ -1,4 +1,4 @@
-"""The labeled and unlabeled pool, the oracle, and the generated images beside the real ones."""
+"""The labeled and unlabeled pool, its labels, and the generated images beside the real ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ UNKNOWN = -1  # the label of an image whose label has not been bought
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Images with labels, and how to normalise them: what the learner trains on and scores.
+    """Images with labels and their normalisation, for training and scoring.
 
     Also a map-style torch dataset in DeepALPlus's form: item i is (image, label, i).
 
@@ -27,8 +27,8 @@ class ImageSet:
         X: [N, H, W, C] uint8.
         Y: [N] int64; UNKNOWN where the label is hidden.
         mean, std: per channel, in units of [0, 1].
-        augmented: whether it is also scored under training augmentation.
-        n_generated: how many of them, the last, are generated.
+        augmented: whether scoring applies the training augmentation.
+        n_generated: how many images are generated; they come last.
     """
 
     X: np.ndarray
@@ -40,7 +40,7 @@ class ImageSet:
 
     @classmethod
     def unlabeled(cls, x: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]) -> ImageSet:
-        """Images whose labels nobody knows."""
+        """Images with all labels UNKNOWN."""
         return cls(x, torch.full((len(x),), UNKNOWN), mean, std)
 
     def __len__(self) -> int:
@@ -53,7 +53,7 @@ class ImageSet:
 
 @dataclass(frozen=True, eq=False)
 class SyntheticQuery:
-    """Images that a strategy made and wants labeled, instead of indices into the pool.
+    """Images made by a strategy to be labeled, instead of indices into the pool.
 
     Attributes:
         images: [n, H, W, C] uint8.
@@ -67,8 +67,8 @@ class SyntheticQuery:
 class Pool:
     """Which images are labeled; the only place where annotation budget is spent.
 
-    Offers DeepALPlus's Data accessors under DeepALPlus's names, so that its strategies run here.
-    Labels that were not bought are not in any array a strategy can reach: `Y_train` holds UNKNOWN.
+    Has DeepALPlus's Data accessors with DeepALPlus's names, so that its strategies run here.
+    Strategies cannot reach labels that were not bought: `Y_train` holds UNKNOWN for them.
 
     Attributes:
         X_train: [N, H, W, C] uint8, read-only.
@@ -85,7 +85,7 @@ class Pool:
         self.labeled_idxs = np.zeros(self.n_pool, dtype=bool)
         self._oracle = torch.as_tensor(spec.y_train)
         self._synthetic: list[ImageSet] = []
-        self._answered: list[ImageSet] = []  # synthetic queries with their labels
+        self._answered: list[ImageSet] = []  # labeled synthetic queries
 
     # -- spending budget ---------------------------------------------------------------------
 
@@ -97,7 +97,7 @@ class Pool:
         return idxs
 
     def label(self, idxs: Sequence[int] | np.ndarray) -> None:
-        """Ask the oracle for these labels.
+        """Buy the labels of these pool images.
 
         Raises:
             ValueError: an index is out of range, repeated or labeled already.
@@ -109,7 +109,7 @@ class Pool:
     def label_synthetic(
         self, query: SyntheticQuery, oracle: Callable[[np.ndarray], np.ndarray]
     ) -> SyntheticQuery:
-        """Buy labels for images that are not of the pool; they count as human labels.
+        """Buy labels for images that are not in the pool; they count as human labels.
 
         Args:
             oracle: [n, H, W, C] uint8 -> [n] int64.
@@ -137,7 +137,7 @@ class Pool:
     # -- what the learner trains on ----------------------------------------------------------
 
     def set_synthetic(self, images: np.ndarray, labels: np.ndarray, *, accumulate: bool) -> None:
-        """Put pseudo-labeled images beside the real ones; indices and budget are untouched.
+        """Add pseudo-labeled images to the training set; pool indices and budget do not change.
 
         Args:
             images: [M, H, W, C] uint8.
@@ -156,7 +156,7 @@ class Pool:
         return replace(together, n_generated=self.n_synthetic)
 
     def human_labeled(self) -> ImageSet:
-        """All images whose labels were bought: of the pool, then of synthetic queries."""
+        """All images with bought labels: those of the pool, then those of synthetic queries."""
         return self._together([self.get_labeled_data()[1], *self._answered])
 
     def _together(self, parts: list[ImageSet]) -> ImageSet:
@@ -213,16 +213,15 @@ class Pool:
         return self.X_train[idx], self.Y_train[idx]
 
     def get_new_data(self, X: np.ndarray, Y: np.ndarray | Tensor) -> ImageSet:
-        """Any images and labels in this data set's normalisation."""
+        """Any images and labels as an ImageSet with this data set's normalisation."""
         return ImageSet(X, torch.as_tensor(Y), self._spec.mean, self._spec.std)
 
     def cal_test_acc(self, preds: Tensor) -> float:
-        """Share of test images that are predicted right, in [0, 1]."""
+        """Share of test images predicted correctly, in [0, 1]."""
         return float((preds.cpu() == torch.as_tensor(self._spec.y_test)).double().mean())
 
     def cal_balanced_acc(self, preds: Tensor) -> float:
-        """Mean over the classes that have test images of the share of theirs that are predicted
-        right, in [0, 1]."""
+        """Recall, averaged over the classes that have test images, in [0, 1]."""
         from sklearn.metrics import recall_score
 
         y = self._spec.y_test
@@ -236,15 +235,15 @@ class Pool:
 def check_query(
     idxs: Sequence[int] | np.ndarray | SyntheticQuery, n: int, labeled: np.ndarray
 ) -> np.ndarray | SyntheticQuery:
-    """A query's answer as [n] int64, or as it is if it brings images of its own.
+    """Check a query's answer: returns [n] int64 indices, or the SyntheticQuery without labels.
 
     Args:
-        idxs: what the strategy returned.
+        idxs: the strategy's answer.
         n: how many were asked for.
         labeled: [N] bool mask of the pool.
 
     Raises:
-        ValueError: not n distinct unlabeled pool indices or n images; says which rule is broken.
+        ValueError: not n distinct unlabeled pool indices or n images; names the broken rule.
     """
     if idxs is None:
         raise ValueError(f"asked for {n} indices, got None: return them")
@@ -255,8 +254,8 @@ def check_query(
     if isinstance(idxs, SyntheticQuery):
         if len(idxs.images) != n:
             raise ValueError(f"asked for {n} images, got {len(idxs.images)}")
-        return SyntheticQuery(idxs.images)  # labels are bought, not brought
-    array = np.atleast_1d(np.asarray(idxs))  # indexing with a tensor of one gives a scalar
+        return SyntheticQuery(idxs.images)  # drops labels that the strategy set
+    array = np.atleast_1d(np.asarray(idxs))  # indexing with a 1-element tensor gives a scalar
     if array.dtype == object:
         raise ValueError(f"asked for {n} indices, got {type(idxs).__name__}: return an array")
     if array.ndim != 1 or len(array) != n:

@@ -1,4 +1,4 @@
-"""What a fit calculates in 16 bits, and how its weights stay in 32."""
+"""Which parts of a fit are calculated in 16 bits, while the weights stay in 32."""
 
 from __future__ import annotations
 
@@ -11,37 +11,38 @@ from torch import nn
 from .config import RunConfig
 from .device import has_bfloat16
 
-CAST = (nn.Conv2d, nn.Linear)  # what autocast calculates in 16 bits; not what is derived from them
-OWN = ("weight", "bias")  # their parameters; other names are of those who compute a weight
+CAST = (nn.Conv2d, nn.Linear)  # autocast calculates them in 16 bits; not subclasses
+OWN = ("weight", "bias")  # their parameters; others belong to parametrizations
 
 
 def product_dtype(config: RunConfig, device: torch.device) -> torch.dtype:
-    """What the classifier's products are calculated in: float32 or bfloat16."""
+    """The dtype of the classifier's matrix products: float32 or bfloat16."""
     auto = config.precision == "auto" and has_bfloat16(device)
     return torch.bfloat16 if auto or config.precision == "bfloat16" else torch.float32
 
 
 def autocast(config: RunConfig, device: torch.device) -> contextlib.AbstractContextManager:
-    """Forward passes in `product_dtype`."""
+    """A context in which forward passes use `product_dtype`."""
     if product_dtype(config, device) == torch.float32:
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
 class WorkingCopies:
-    """16-bit copies of a model's weights, which its layers have in their place during a fit.
+    """16-bit copies of a model's weights, which replace them in the layers during a fit.
 
-    Autocast alone casts each layer's weights in each forward pass and their gradients in each
-    backward pass, two kernels a tensor that take longer to start than to run. Here all are cast
-    at once. What is calculated is the same to the last bit, as long as weights are used by calling
-    their layers under autocast. (The master weights of Micikevicius et al. 2018.)
+    Autocast alone casts each layer's weights in each forward pass, and their gradients in each
+    backward pass. These are two kernels a tensor, which take longer to start than to run. Here all
+    weights are cast at once. The results are the same to the last bit, if weights are used only by
+    calling their layers under autocast. (The 32-bit weights are the master weights of Micikevicius
+    et al. 2018.)
     """
 
     def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
         """
         Args:
-            model: an optimiser of its parameters updates the masters, if it is made before
-                `in_place`.
+            model: make the optimiser of its parameters before `in_place`, so that it updates the
+                masters.
             dtype: of the copies.
         """
         self._places = [
@@ -58,7 +59,7 @@ class WorkingCopies:
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
-        """Layers hold the copies; after the block their masters again."""
+        """Put the copies into the layers; after the block, the masters again."""
         try:
             for layer, name, master in self._places:
                 setattr(layer, name, self._copies[master])
@@ -69,11 +70,11 @@ class WorkingCopies:
 
     @torch.no_grad()
     def hand_over_gradients(self) -> None:
-        """From the copies to the masters; after a backward pass."""
+        """Move the gradients from the copies to the masters; called after a backward pass."""
         used = [(m, copy) for m, copy in self._copies.items() if copy.grad is not None]
         fresh = [(m, copy) for m, copy in used if m.grad is None]
         for master, copy in used:
-            if master.grad is not None:  # it is another layer's weight, too
+            if master.grad is not None:  # the weight is shared by layers
                 master.grad += copy.grad
         for master, _ in fresh:
             master.grad = torch.empty_like(master)
@@ -84,6 +85,6 @@ class WorkingCopies:
 
     @torch.no_grad()
     def follow(self) -> None:
-        """Become what the masters are now; after an optimiser's step."""
+        """Copy the masters' values to the copies; called after an optimiser step."""
         if self._copies:
             torch._foreach_copy_(list(self._copies.values()), list(self._copies))

@@ -1,8 +1,8 @@
-"""Name -> class, for the four folders that anybody may add a file to.
+"""Registries: name -> class, for the four folders that users may add files to.
 
-A strategy, generator, data set or classifier is a subclass of its kind's base class, written in
-any file of that kind's folder or in a plug-in file. Its name is the class attribute `name`, or the
-class name; `aliases` are further names; the first line of its docstring is its help.
+A strategy, generator, data set or classifier is a subclass of its kind's base class, in any file of
+that kind's folder or in a plug-in file. Its name is the class attribute `name`, or the class name.
+`aliases` are further names. The first line of its docstring is its help.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .errors import UserError, did_you_mean
 
 PACKAGE_ROOT = Path(__file__).resolve().parent.parent
 OURS = ("deepal_galot", "query_strategies", "generators", "run_benchmark")
-# What the package ships in the open folders. Any other file there is its user's, as a plug-in is.
+# Files shipped in the open folders. Any other file there is the user's own, like a plug-in.
 SHIPPED = {
     "query_strategies": (
         "badge_sampling bald_dropout entropy_sampling entropy_sampling_dropout gaal galot "
@@ -48,16 +48,16 @@ def files_hash(files: Sequence[Path]) -> str:
 
 
 class Registry:
-    """All classes of one kind, discovered in one folder on first use.
+    """All classes of one kind, found in one folder on first use.
 
     Attributes:
-        plugin_files: the file of each class that is the user's own, by name.
+        plugin_files: class name -> file, for the user's own classes.
     """
 
     def __init__(self, kind: str, package: str, base: str) -> None:
         """
         Args:
-            kind: what the error messages call it, e.g. "strategy".
+            kind: the kind's name in error messages, e.g. "strategy".
             package: the open folder, as a package name.
             base: "module:Class" of the base class.
         """
@@ -67,7 +67,7 @@ class Registry:
 
     @property
     def base(self) -> type:
-        """The base class; imported late because it lives in the folder itself."""
+        """The base class; imported late, because its file is in the folder itself."""
         module, _, name = self._base_path.partition(":")
         return getattr(importlib.import_module(module), name)
 
@@ -76,7 +76,7 @@ class Registry:
         return sorted(self._discovered())
 
     def get(self, name: str) -> type:
-        """The class of that name or alias, whatever its case.
+        """The class with this name or alias; case does not matter.
 
         Raises:
             UserError: no such name; suggests the nearest.
@@ -102,8 +102,8 @@ class Registry:
         return rows
 
     def sources(self, name: str) -> list[Path]:
-        """The files of the user's own that this name's class is made of, its own first: those of
-        its base classes, and what of them is imported. Empty for what the package ships."""
+        """User files that define this class: its own first, then those of its base classes and of
+        everything they import. Empty for shipped classes."""
         bases = getattr(self._discovered().get(name), "__mro__", ())
         own = {path for registry in ALL.values() for path in registry.plugin_files.values()}
         files: dict[Path, None] = {}
@@ -114,10 +114,10 @@ class Registry:
         return list(files)
 
     def add_from(self, module: ModuleType, plugin: Path | None = None) -> list[str]:
-        """Register every subclass of the base that is defined in this module.
+        """Register every subclass of the base that this module defines; returns their names.
 
         Args:
-            plugin: its file, if it is the user's own.
+            plugin: the module's file, if it is the user's own.
 
         Raises:
             UserError: a name or alias is taken by a class of another file.
@@ -135,7 +135,7 @@ class Registry:
         return added
 
     def belongs(self, cls: object, module: ModuleType) -> bool:
-        """Whether this is a class of the kind that the module itself defines."""
+        """Whether `cls` is a concrete, public class of this kind that the module itself defines."""
         return (
             inspect.isclass(cls)
             and issubclass(cls, self.base)
@@ -170,8 +170,8 @@ class Registry:
 
 
 def _imported_own(file: Path) -> list[Path]:
-    """What a user's Python file imports, directly or not, of files that are the user's as well:
-    beside it or below, or in the open folders."""
+    """The user's own files that a user's Python file imports, directly or not: those beside it or
+    below, and those in the open folders."""
     found, todo = [file], [file]
     while todo:
         for path in _imports(todo.pop(), file):
@@ -183,12 +183,12 @@ def _imported_own(file: Path) -> list[Path]:
 
 
 def _imports(module: Path, plugin: Path) -> Iterator[Path]:
-    """Where the modules that a plug-in, or one of its own, imports would lie, without suffix."""
+    """Paths, without suffix, of the modules that a plug-in, or a module of its own, imports."""
     try:
         tree = ast.parse(module.read_bytes())
-    except (SyntaxError, ValueError):  # what it imports is not known; its bytes are
+    except (SyntaxError, ValueError):  # imports unknown; its bytes are hashed anyway
         return
-    # Where `from .` leads to: a plug-in is loaded as one of the open folder's.
+    # The folder that `from .` means: a plug-in is loaded as a module of query_strategies.
     inside = PACKAGE_ROOT / "query_strategies" if module == plugin else module.parent
     if plugin.parent in map(_folder, SHIPPED):
         inside = module.parent
@@ -212,7 +212,7 @@ def _folder(package: str) -> Path:
 
 
 def _shipped(file: Path) -> bool:
-    """Whether a file is the package's own."""
+    """Whether a file belongs to the package."""
     for package, names in SHIPPED.items():
         if file.parent == _folder(package):
             return file.stem in ("__init__", *names.split())
@@ -226,7 +226,8 @@ def class_name(cls: type) -> str:
 
 
 def _check_names(cls: type) -> None:
-    """Names become folders of the results; aliases are a tuple, not a word."""
+    """Raise a UserError unless the name can be a folder of the results and the aliases are a
+    tuple."""
     name, aliases = class_name(cls), cls.__dict__.get("aliases", ())
     words = isinstance(aliases, tuple | list) and all(isinstance(a, str) for a in aliases)
     if not isinstance(name, str) or not re.fullmatch(r"\w[\w.+-]*", name) or not words:
@@ -241,7 +242,7 @@ def _aliases(cls: type) -> tuple[str, ...]:
 
 
 def _check_is_ours(package: ModuleType, name: str) -> None:
-    """Another folder called `generators` on the path would silently replace ours."""
+    """Raise a UserError if another package of this name is found on the path instead of ours."""
     found = Path(package.__path__[0]).resolve()
     expected = PACKAGE_ROOT.joinpath(*name.split("."))
     if found != expected:

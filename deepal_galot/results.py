@@ -1,17 +1,17 @@
-"""What a run leaves on disk, and how it is found again.
+"""The files of a run, and how runs are found again.
 
 <output>/<data set>/<strategy>/<fingerprint>/seed<k>/
-    config.json               what the run is; must hash to the folder's name
+    config.json               the run's configuration; must hash to the folder's name
     env.json                  versions, device, determinism of the machine that ran it
     state.npz                 the picks of each round (indices, or images that the strategy made
                               and their labels), written before the next step
     text/round<r>.safetensors text embeddings, ascent and probe pictures of round r
-    kept/, alignment/         which generated images were chosen, and how all are mapped
+    kept/, alignment/         which generated images were chosen, and the map applied to all
     rounds.jsonl              one row a finished round
-    classifier.safetensors    the last classifier; classifier.json says what it takes and gives
+    classifier.safetensors    the last classifier; classifier.json describes its input and output
     DONE                      the last round was recorded
-    seals.json                checksums of all that is computed with
-    LOCK                      held by the process that is at work on it
+    seals.json                checksums of all files that later computations read
+    LOCK                      held by the process that is playing the run
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ from .pool import SyntheticQuery
 from .seals import Seals
 
 Row = dict[str, Any]
-REMEMBERED = "strategy."  # prefix of what a strategy's state_dict() gave
+REMEMBERED = "strategy."  # prefix of arrays from a strategy's state_dict()
 
 
 class RunFolder:
-    """One run's folder. Everything but the rows is replaced atomically; rows are appended.
+    """One run's folder. Rows are appended; every other file is replaced atomically.
 
     Attributes:
         path: the seed's folder.
         config: the run.
-        content: hashes of the data, weights and plug-ins that it reads.
-        settings: what tells it from the strategy's default on this data set, for tables.
+        content: hashes of the data, weights and plug-ins that the run reads.
+        settings: how the strategy's settings differ from its default on this data set, for tables.
         remark: how its network or training differs from other strategies', for tables.
     """
 
@@ -66,17 +66,17 @@ class RunFolder:
 
     @property
     def output(self) -> Path:
-        """The results root it lies in."""
+        """The results root that contains this folder."""
         return self.path.parents[3]
 
     @property
     def method(self) -> str:
-        """What its seeds share, `<data set>/<strategy>/<fingerprint>`; alike on every machine."""
+        """`<data set>/<strategy>/<fingerprint>`, common to all seeds; the same on every machine."""
         return "/".join(self.path.parts[-4:-1])
 
     @property
     def key(self) -> tuple[str, str]:
-        """Its method and seed's folder."""
+        """(method, name of the seed's folder)."""
         return self.method, self.path.name
 
     @classmethod
@@ -88,10 +88,10 @@ class RunFolder:
         settings: Mapping[str, str],
         remark: str = "",
     ) -> RunFolder:
-        """The folder of this run, made if it is new, checked if it is not.
+        """This run's folder: made if it is new, checked if it exists.
 
         Args:
-            output: the results root; the others: see the class.
+            output: the results root. For the others see the class.
 
         Raises:
             UserError: the folder cannot be written, or holds another configuration.
@@ -105,13 +105,13 @@ class RunFolder:
             except OSError as error:
                 raise UserError(not_written(output, error)) from error
         stored = cls.open(path)
-        if config.n_rounds > stored.config.n_rounds:  # an extension; readers must know of it
+        if config.n_rounds > stored.config.n_rounds:  # an extension; readers must see it
             new._configure()
         return cls(path, config, stored.content, stored.settings, stored.remark)
 
     def _configure(self) -> None:
-        """Write the configuration, unless there is one with as many rounds; under the lock, since
-        the seals are written with it."""
+        """Write the configuration, unless one with at least as many rounds is there. Takes the
+        lock, because seals.json is written as well."""
         with self.lock():
             if (self.path / "config.json").exists():
                 stored = self.open(self.path)
@@ -134,9 +134,10 @@ class RunFolder:
         self.seals.write("config.json", json_bytes(record))
 
     def lock(self) -> AbstractContextManager[None]:
-        """For the one who plays it; waits where another process does. See lock.one_at_a_time.
+        """The lock for playing this run; waits while another process holds it. See
+        lock.one_at_a_time.
 
-        All that is read of the folder to go on from must be read under the lock.
+        Hold it before reading the state from which the run continues.
         """
         return one_at_a_time(self.path / "LOCK", str(self.path))
 
@@ -160,7 +161,7 @@ class RunFolder:
             settings = {str(k): readable(str(v)) for k, v in record["settings"].items()}
             remark = str(record["remark"])
             now, as_read = fingerprint(config, content), record["read"] == config.fields_read()
-        except Exception as error:  # JSON holds nearly anything nearly anywhere
+        except Exception as error:  # any type may be wrong in the JSON
             raise UserError(f"{file}: no readable run configuration ({said(error)})") from error
         if schema != SCHEMA:
             raise UserError(f"{file}: written by schema {schema}, this version reads {SCHEMA}")
@@ -180,12 +181,12 @@ class RunFolder:
     # -- rows --------------------------------------------------------------------------------
 
     def rows(self, *, repair: bool = False) -> list[Row]:
-        """The finished rounds, in order, up to the configuration's n_rounds.
+        """The rows of the finished rounds, in order, up to the configuration's n_rounds.
 
-        A last line that a kill cut short does not count; the round is played again.
+        A last line that was cut short by a kill is ignored; its round is played again.
 
         Args:
-            repair: also remove such a line from the file; for the one who goes on writing.
+            repair: also remove such a line from the file; for the process that will append rows.
 
         Raises:
             UserError: a line that is not the next round.
@@ -211,10 +212,10 @@ class RunFolder:
         return rows[: self.config.cycles]
 
     def append(self, row: Row) -> None:
-        """Record a finished round, durably.
+        """Append a finished round's row and sync it to disk.
 
         Raises:
-            UserError: another process has recorded it meanwhile.
+            UserError: another process has recorded this round meanwhile.
         """
         if row["round"] != len(self.rows()):
             raise UserError(
@@ -231,11 +232,11 @@ class RunFolder:
 
     @property
     def done(self) -> bool:
-        """Whether it is finished and says so."""
+        """Whether the run is finished and the DONE file is there."""
         return self.finished and (self.path / "DONE").exists()
 
     def mark_done(self, done: bool = True) -> None:
-        """Leave the DONE file, or remove it while an extension runs."""
+        """Write the DONE file; or remove it, while an extension runs."""
         if done:
             atomic_write(self.path / "DONE", b"")
         else:
@@ -244,7 +245,7 @@ class RunFolder:
     # -- the journal: what must not be decided twice -----------------------------------------
 
     def picks(self) -> list[np.ndarray | SyntheticQuery]:
-        """What was bought in each round so far: [n] int64 pool indices, or images with labels.
+        """The labels bought in each round so far: [n] int64 pool indices, or images with labels.
 
         Raises:
             UserError: the state file is damaged.
@@ -276,7 +277,7 @@ class RunFolder:
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as npz:
                 return dict(npz)
-        except Exception as error:  # zipfile, zlib and numpy raise nearly anything
+        except Exception as error:  # zipfile, zlib and numpy raise many kinds
             raise UserError(
                 f"{file}: damaged ({said(error)}); move the run's folder away"
             ) from error
@@ -286,7 +287,7 @@ class RunFolder:
         picks: list[np.ndarray | SyntheticQuery],
         remembered: Mapping[str, np.ndarray] | None = None,
     ) -> None:
-        """Journal what was bought in all rounds so far, and the strategy's state_dict()."""
+        """Journal the picks of all rounds so far, and the strategy's state_dict()."""
         arrays = {f"{REMEMBERED}{name}": array for name, array in (remembered or {}).items()}
         for r, p in enumerate(picks):
             synthetic = isinstance(p, SyntheticQuery)
@@ -296,25 +297,26 @@ class RunFolder:
         self.seals.write("state.npz", npz_bytes(**arrays))
 
     def has(self, name: str, round: int) -> bool:
-        """Whether this round's tensors of that name were journaled."""
+        """Whether this round's tensors with this name are in the journal."""
         return (self.path / _tensor_file(name, round)).exists()
 
     def load(self, name: str, round: int) -> dict[str, Tensor]:
-        """A round's journaled tensors; of "text" see galot.TextState."""
+        """A round's journaled tensors. For "text" see galot.TextState."""
         file = _tensor_file(name, round)
         return _tensors(self.path / file, self.seals.read(file))
 
     def save(self, name: str, round: int, tensors: dict[str, Tensor]) -> None:
         """Journal a round's tensors under a name."""
-        own = {k: v.detach().cpu().clone() for k, v in tensors.items()}  # c may be c0 itself
+        own = {k: v.detach().cpu().clone() for k, v in tensors.items()}  # c may be c0
         self.seals.write(_tensor_file(name, round), safetensors.torch.save(own))
 
     # -- the classifier ----------------------------------------------------------------------
 
     def save_classifier(self, state: dict[str, Tensor], card: Mapping[str, Any]) -> None:
-        """Keep this round's classifier and what is needed to use it elsewhere.
+        """Save this round's classifier, and a card with what is needed to use it elsewhere.
 
-        The card travels inside the weights file too, so that the two can never be of two rounds.
+        The card is also stored inside the weights file, so that weights and card are always of the
+        same round.
         """
         text = json.dumps(dict(card))
         data = safetensors.torch.save(state, metadata={"card": text})
@@ -337,29 +339,29 @@ class RunFolder:
             raise UserError(f"{self.path / name}: has no card ({said(error)})") from error
 
     def save_environment(self, environment: Mapping[str, Any]) -> None:
-        """Record the machine of this part of the run beside those of the earlier parts."""
+        """Add the machine of this session to env.json, after those of earlier sessions."""
         file = self.path / "env.json"
         try:
             parts = list(json.loads(file.read_text(encoding="utf-8"))["parts"])
         except (OSError, ValueError, LookupError, TypeError):
-            parts = []  # none yet; nothing is ever computed from them
+            parts = []  # none yet, or unreadable; nothing is computed from them
         atomic_write(file, json_bytes({"parts": [*parts, dict(environment)]}))
 
 
 def folder_of(output: Path, config: RunConfig, content: Mapping[str, Any]) -> Path:
-    """Where a run lives."""
+    """The path of a run's folder."""
     name = fingerprint(config, content)
     return output / config.dataset / config.strategy / name / f"seed{config.seed}"
 
 
 def split_label(label: str) -> tuple[str, list[str]]:
-    """A method's name and its settings as they are written, which label_of joins."""
+    """Split a label of label_of into the method's name and its "key=value" texts."""
     name, colon, settings = label.partition(":")
     return name, re.split(r",(?=[\w-]+=)", settings) if colon else []
 
 
 def label_of(strategy: str, settings: Mapping[str, str]) -> str:
-    """What tables call a run; also what --strategy takes: "GALOT:epsilon=0,norm=linf"."""
+    """A run's name in tables, in the form --strategy takes: "GALOT:epsilon=0,norm=linf"."""
     return ":".join(filter(None, (strategy, ",".join(f"{k}={v}" for k, v in settings.items()))))
 
 
@@ -388,17 +390,17 @@ def _tensor_file(name: str, round: int) -> str:
 
 
 def _row_name(round: int) -> str:
-    """What the seals call a row."""
+    """Name of a row in seals.json."""
     return f"rounds.jsonl {round}"
 
 
 def _tensors(file: Path, data: bytes) -> dict[str, Tensor]:
-    """A safetensors file's.
+    """The tensors of a safetensors file, sorted by name.
 
     Raises:
         UserError: it is damaged.
     """
     try:
-        return dict(sorted(safetensors.torch.load(data).items()))  # read in no order of its own
-    except Exception as error:  # SafetensorError, and what torch says of shapes and types
+        return dict(sorted(safetensors.torch.load(data).items()))  # the order is not fixed
+    except Exception as error:  # SafetensorError, or torch's for shapes and types
         raise UserError(f"{file}: cannot be read ({said(error)})") from error

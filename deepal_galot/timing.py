@@ -1,4 +1,4 @@
-"""Seconds of a piece of work, measured a few times."""
+"""Measuring the seconds of a piece of work in a few repeats."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch.nn import functional as F
 
 from .device import synchronize
 
-ENOUGH_SECONDS = 20.0  # a measurement is repeated until it took so long, at most MOST times
+ENOUGH_SECONDS = 20.0  # repeat a measurement until it took this long, at most MOST times
 MOST = 5
 
 
 def measured(run: Callable[[], float]) -> list[float]:
-    """Seconds of a few runs, fewer where one takes long; a first one warms up and is not counted
-    if it is short."""
+    """Seconds of up to MOST runs, fewer if one takes long. The first run is a warm-up and not
+    counted, unless it took a second or more."""
     seconds = [run()]
     if seconds[0] < 1:
         seconds.clear()
@@ -28,18 +28,18 @@ def measured(run: Callable[[], float]) -> list[float]:
 
 
 def with_spread(values: Sequence[float]) -> str:
-    """Median, range and n."""
+    """Text with median, range and n."""
     low, middle, high = map(three_digits, (min(values), statistics.median(values), max(values)))
     return f"{middle} ({low}–{high}, n={len(values)})"
 
 
 def three_digits(x: float) -> str:
-    """1,234 or 1.23: three digits, or all before the point."""
+    """Text with three significant digits, or all digits before the point: 1,234 or 1.23."""
     return f"{x:,.0f}" if x >= 1000 else f"{x:.3g}"
 
 
 def seconds_of(work: Callable[[], object], device: torch.device) -> list[float]:
-    """`measured`, and until the device is done."""
+    """`measured` seconds of some work, each until the device is done."""
 
     return measured(lambda: _timed(work, device))
 
@@ -49,8 +49,12 @@ def alternately(
     device: torch.device,
     before: Mapping[str, Callable[[], object]] | None = None,
 ) -> dict[str, list[float]]:
-    """Seconds of a few pieces of work, one after the other in turns, so that what else the machine
-    does meets all of them; each is done once before, or what `before` has in its place."""
+    """Seconds of several works, measured in turns, so that other load of the machine affects all
+    equally.
+
+    Args:
+        before: warm-up of a work instead of one run of it.
+    """
     for work in (dict(works) | dict(before or {})).values():
         work()
     seconds: dict[str, list[float]] = {name: [] for name in works}
@@ -71,17 +75,17 @@ def _timed(work: Callable[[], object], device: torch.device) -> float:
 
 
 def share_of_peak(flops: float, device: torch.device, dtype: torch.dtype) -> str:
-    """FLOP a second, and what part they are of the device's own matrix rate in this dtype."""
+    """Text with FLOP a second, and their share of the device's own matrix rate in this dtype."""
     limit = matrix_rate(device, dtype)
     return f"{flops / 1e12:.3g} TFLOP/s  {flops / limit:.1%} of {limit / 1e12:.3g}"
 
 
 @functools.cache
 def matrix_rate(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
-    """FLOP a second of a large product of square matrices, measured once in a process.
+    """FLOP a second of a product of large square matrices, measured once in a process.
 
-    On a CPU a 3×3 convolution counts if it is faster: another library does it, with the wider
-    instructions that the product's does not use on AMD's.
+    On a CPU the rate of a 3×3 convolution counts if it is higher. Another library computes it, and
+    on AMD's CPUs that one uses wider instructions than the product's.
     """
     cuda = device.type == "cuda"
     n, times = (8192, 20) if cuda else (512, 4)

@@ -1,7 +1,7 @@
 """One training of a classifier: batches, steps, learning rate and averaged weights.
 
-Real and generated images are shuffled together, so a batch holds them in the proportion of the
-training set, by chance a few more or fewer.
+Real and generated images are shuffled together. A batch has about the same share of generated
+images as the training set; the exact number is random.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from .errors import UserError
 from .objective import Batch, Objective
 from .precision import WorkingCopies, autocast, product_dtype
 
-# One-cycle (Smith & Topin 2018) by PyTorch's defaults, but that momentum is not cycled.
-WARM_UP = 0.3  # share of a fit in which the rate rises, from ...
-FIRST_RATE = 1 / 25  # ... this share of the highest
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)  # not what is derived from them
-MOST_COMPILED = 64  # sizes and networks; what comes after these runs uncompiled
+# One-cycle (Smith & Topin 2018) with PyTorch's defaults, except that momentum is not cycled.
+WARM_UP = 0.3  # share of the fit in which the rate rises
+FIRST_RATE = 1 / 25  # of the highest rate: the rate at the start
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)  # exactly these, not subclasses
+MOST_COMPILED = 64  # batch sizes and networks; further ones run uncompiled
 
 
 class Training:
-    """A fit of one classifier, with what its objective brings, to one training set.
+    """A fit of one classifier and the objective's modules to one training set.
 
     Attributes:
         x: [N, C, H, W] uint8; y: [N] int64; generated: [N] bool; all on the classifier's device.
-        weight: [N] of each image's loss, 1 on the average; None where all are alike.
-        rows: which of the coming batch are generated, for auxiliary norms; None without them.
-        copies: while it runs, the 16-bit weights that a step is calculated with; None where
-            autocast makes them.
-        network: while it runs, the classifier, as it is written or compiled.
+        weight: [N] weight of each image's loss, with mean 1; None if all are equal.
+        rows: with separate norms, which rows of the current batch are generated; else None.
+        copies: during the fit, the 16-bit weights that a step uses; None if autocast casts the
+            weights itself.
+        network: during the fit, the classifier, compiled or not.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Training:
         """
         Args:
             clf: freshly initialised, on its device.
-            normalise: [0, 1] images -> what the classifier reads.
+            normalise: [0, 1] images -> the classifier's input.
             x, y: at least one image; the last n_generated are generated.
         """
         self.clf, self.objective, self.config = clf, objective, config
@@ -74,11 +74,11 @@ class Training:
                 self.rows = auxiliary_norm.set_apart(clf)
 
     def run(self, rng: torch.Generator, compiled_from: int | None = None) -> int:
-        """Every image in every epoch, in even batches (see split_batches).
+        """Train on every image in every epoch, in even batches (see split_batches).
 
         Args:
-            rng: of the order and the augmentation.
-            compiled_from: steps that are worth a compiler's time; None if none are.
+            rng: draws the batch order and the augmentation.
+            compiled_from: a fit of at least this many steps is compiled; None for never.
 
         Returns:
             The number of optimiser steps.
@@ -109,7 +109,7 @@ class Training:
         return epochs * per_epoch
 
     def _run(self, epochs: int, per_epoch: int, rng: torch.Generator) -> None:
-        """All steps, on the current stream."""
+        """Do all steps, on the current stream."""
         total = epochs * per_epoch
         step_on = self._as_graph() if self._capturable else self._step
         shown = {"unit": " images", "unit_scale": True, "leave": False, "disable": None}
@@ -124,18 +124,24 @@ class Training:
 
     @property
     def _declared(self) -> bool:
-        """Whether both classes say that a step is nothing but their layers on the device."""
+        """Whether classifier and objective both declare themselves capturable: a step is only calls
+        of their layers on the device."""
         return self.clf.capturable and self.objective.capturable
 
     @property
     def _capturable(self) -> bool:
-        """Whether a step can be replayed as a CUDA graph; auxiliary norms count their rows."""
+        """Whether a step can be replayed as a CUDA graph. With separate norms it cannot, because
+        they count rows."""
         return self.x.is_cuda and self.rows is None and self._declared
 
     @contextlib.contextmanager
     def _at_speed(self, models: nn.Module, steps: int) -> Iterator[None]:
-        """What holds during the steps and changes their results by no more than a compiler's
-        rounding, and what a network of the user's own draws, where that is compiled."""
+        """Speed-ups active during the steps: 16-bit weight copies, the CUDA-graph stream, compiled
+        layers.
+
+        Results change by rounding only, except that a compiled network of the user's own may draw
+        other random numbers.
+        """
         dtype, self.copies = product_dtype(self.config, self.x.device), None
         with contextlib.ExitStack() as during:
             if dtype != torch.float32 and self._declared:
@@ -144,7 +150,7 @@ class Training:
             if self._capturable:
                 during.enter_context(batches_counted_at_once(models, steps))
                 during.enter_context(stream_for_graphs(self.x.device))
-            if self.network is not self.clf:  # last: those before tell layers by their types
+            if self.network is not self.clf:  # last, because the others recognise layers by type
                 during.enter_context(in_compiled_forms(self.clf))
             yield
 
@@ -153,8 +159,8 @@ class Training:
         return Captured(self._step, f"a training step of {parts}")
 
     def _batches(self, epochs: int, rng: torch.Generator) -> Iterator[Inputs]:
-        """Of each step the rows `order` [B], what augmentation does to them and what head dropout
-        keeps of them, on the device; drawn on the CPU and copied once an epoch."""
+        """Inputs of each step, on the device: the rows `order` [B], the augmentation's draws, and
+        the mask of head dropout. Drawn on the CPU and copied once an epoch."""
         device = self.x.device
         for _ in range(epochs):
             order = torch.randperm(len(self.x), generator=rng)
@@ -176,7 +182,7 @@ class Training:
     def _set_rate(self, step: int, per_epoch: int, epochs: int) -> None:
         share = rate_share(self.config.schedule, step, per_epoch, epochs)
         for group in self.optimizer.param_groups:
-            if isinstance(group["lr"], Tensor):  # a graph reads it where it is
+            if isinstance(group["lr"], Tensor):  # a graph reads it from this memory
                 group["lr"].fill_(self.config.lr * share)
             else:
                 group["lr"] = self.config.lr * share
@@ -199,15 +205,16 @@ class Training:
 
 
 def _compiled(clf: Classifier) -> nn.Module:
-    """Its forward and backward pass, once a process for each batch size and kind of network."""
+    """The classifier with compiled forward and backward pass. Compiled once a process for each
+    batch size and kind of network."""
     torch._dynamo.config.recompile_limit = MOST_COMPILED
     return torch.compile(clf, dynamic=False)
 
 
 @contextlib.contextmanager
 def batches_counted_at_once(model: nn.Module, steps: int) -> Iterator[None]:
-    """BatchNorm's counters of batches move on after the block instead of in each step, where they
-    are a kernel a layer; nothing reads those of a layer with a momentum."""
+    """Update BatchNorm's num_batches_tracked once after the fit instead of in each step, which
+    saves a kernel per layer. Only layers without a momentum read it; they are left alone."""
     norms = [
         m
         for m in model.modules()
@@ -226,8 +233,8 @@ def batches_counted_at_once(model: nn.Module, steps: int) -> Iterator[None]:
 class WeightAverage:
     """Exponential moving average of all floating-point tensors of a model, buffers included.
 
-    a ← a + (1 - d)(w - a) after each step t = 0, 1, …, with d = min(decay, (1 + t) / (10 + t)), so
-    that a short fit does not end near its start.
+    After each step t = 0, 1, …: a ← a + (1 - d)(w - a), d = min(decay, (1 + t) / (10 + t)). The
+    smaller d at the start lets a short fit forget its initial weights.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -238,14 +245,14 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """After a step."""
+        """Average in the current weights; called after each step."""
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         torch._foreach_lerp_(self.averages, self.current, 1 - decay)
         self.steps += 1
 
     @torch.no_grad()
     def give_back(self) -> None:
-        """Put the averages into the model."""
+        """Copy the averages into the model."""
         torch._foreach_copy_(self.current, self.averages)
 
 
@@ -255,8 +262,8 @@ def make_optimizer(
     """SGD, Adam (L2 penalty) or AdamW (decoupled weight decay).
 
     Args:
-        for_graph: one kernel for all parameters, which reads the learning rate from the device, so
-            that a CUDA graph can hold it.
+        for_graph: use one fused kernel that reads the learning rate from the device, so that a CUDA
+            graph can record it.
     """
     usual = {"lr": config.lr, "weight_decay": config.weight_decay}
     if for_graph:
@@ -272,9 +279,10 @@ def rate_share(schedule: str, step: int, per_epoch: int, epochs: int) -> float:
     """The learning rate as a share of --lr.
 
     Args:
-        schedule: constant; cosine, to 0, by whole epochs; or onecycle, by steps: up from
-            FIRST_RATE in the first WARM_UP of the fit, then to 0 in its last step, both by half
-            cosines, as torch.optim.lr_scheduler.OneCycleLR. A fit of one step has a rate above 0.
+        schedule: constant; cosine: to 0, by whole epochs; or onecycle: by steps, up from FIRST_RATE
+            in the first WARM_UP of the fit, then to 0 in its last step. Both parts are half
+            cosines, as in torch.optim.lr_scheduler.OneCycleLR. A fit of one step has a rate above
+            0.
         step: steps done, of per_epoch * epochs.
     """
     if schedule == "constant":
@@ -289,16 +297,16 @@ def rate_share(schedule: str, step: int, per_epoch: int, epochs: int) -> float:
 
 
 def _half_cosine(share: float) -> float:
-    """1 at 0, 0 at 1."""
+    """A half cosine: 1 at 0, 0 at 1."""
     return (1 + math.cos(math.pi * share)) / 2
 
 
 def split_batches(n: int, size: int) -> list[slice]:
-    """Slices of at most `size` that cover 0 … n-1, as few and as even as they go; none of a single
-    image where a slice of size + 1 avoids it.
+    """Cut 0 … n-1 into as few slices of at most `size` as possible, of even length. A slice never
+    holds a single image if a slice of size + 1 avoids that.
 
-    Even, because BatchNorm's running statistics are mostly those of the last few batches, and a
-    short one spoils them: MeanSTD on Digits (5 seeds) lost 6 points at 100 labels to one of 4.
+    Even, because BatchNorm's running statistics come mostly from the last few batches. A short last
+    batch spoils them: with one of 4 images MeanSTD on Digits (5 seeds) lost 6 points at 100 labels.
 
     >>> split_batches(5, 4)
     [slice(0, 3, None), slice(3, 5, None)]
@@ -315,5 +323,5 @@ def count_batches(n: int, size: int) -> int:
 
 
 def for_batchnorm(x: Tensor) -> Tensor:
-    """[B, ...] as it is, or a single image twice: in training BatchNorm needs two in a batch."""
+    """[B, ...] unchanged; a single image is repeated, because BatchNorm in training needs two."""
     return x if len(x) > 1 else torch.cat([x, x])

@@ -31,8 +31,8 @@ from .unlabeled import Unlabeled
 class Trial:
     """One strategy, one data set, one seed; starts where its folder says it stopped.
 
-    In mode `gal` no label is bought and |L| stands for n_init + r·n_query; in mode `full` every
-    label is bought and there is one fit.
+    In mode `gal` no labels are bought; the budget n_init + r·n_query takes the place of |L|. In
+    mode `full` all labels are bought and there is one fit.
     """
 
     def __init__(
@@ -47,8 +47,8 @@ class Trial:
     ) -> None:
         """
         Args:
-            folder: where it is recorded; its config says what it is.
-            oracle: labels what the strategy makes itself.
+            folder: the run's folder; its config defines the run.
+            oracle: labels the images that a strategy makes as queries.
             make_galot: called once, with the unlabeled pool, if the run trains on generated images.
         """
         self.folder, self.spec = folder, spec
@@ -69,7 +69,7 @@ class Trial:
             raise UserError(
                 f"the strategy {strategy.__name__} cannot be made: {error}{why}"
             ) from error
-        self.seconds: Counter[str] = Counter()  # of this round, by what they were spent on
+        self.seconds: Counter[str] = Counter()  # of this round, by activity
         self.unlabeled, self.galot = Unlabeled(self.pool, self.learner), None
         if make_galot and self.config.uses_generated_images:
             self.galot = make_galot(self.unlabeled)
@@ -79,7 +79,7 @@ class Trial:
             self.strategy.load_state_dict(remembered)
 
     def run(self, on_round: Callable[[Row], None] = lambda row: None) -> list[Row]:
-        """Play the rounds that are not recorded yet; `on_round` hears of each one played."""
+        """Play the rounds that are not recorded yet; call `on_round` after each."""
         rows = self.folder.rows(repair=True)
         self.folder.mark_done(False)
         for done in range(len(rows)):
@@ -93,7 +93,7 @@ class Trial:
         return rows
 
     def play(self, round: int) -> Row:
-        """One round, recorded everywhere but in the rows."""
+        """Play one round and return its row. Everything but the row is recorded here."""
         self.seconds.clear()
         self.learner.extra_train_seconds = 0.0
         self._buy_labels(round)
@@ -129,7 +129,7 @@ class Trial:
 
     @contextlib.contextmanager
     def _timed(self, what: str) -> Iterator[None]:
-        """Add the block's seconds, without extra training, to this round's."""
+        """Add the block's seconds to this round's, without extra training."""
         started, extra = time.perf_counter(), self.learner.extra_train_seconds
         yield
         self.seconds[what] += time.perf_counter() - started
@@ -138,7 +138,7 @@ class Trial:
     # -- labels ------------------------------------------------------------------------------
 
     def _buy_labels(self, round: int) -> None:
-        """Buy this round's labels; what was picked before a restart is picked again as it was."""
+        """Buy this round's labels. After a restart, the recorded picks are bought again."""
         config = self.config
         if config.mode == "gal":
             return
@@ -173,9 +173,12 @@ class Trial:
 
     @contextlib.contextmanager
     def _contained(self) -> Iterator[None]:
-        """What a query does to torch's gradient mode and default dtype ends with it, and to the
-        classifier where a text is to be optimised against it: that is the one that was trained,
-        after a restart as without one."""
+        """Undo side effects of a query.
+
+        Restores torch's gradient mode and default dtype. If the run generates images, also restores
+        the classifier, so that the text is optimised against the trained one, with or without a
+        restart.
+        """
         state = self.learner.state() if self.galot is not None else None
         gradients, dtype = torch.is_grad_enabled(), torch.get_default_dtype()
         try:
@@ -187,9 +190,10 @@ class Trial:
             self.learner.load_state(state, self.spec.mean, self.spec.std)
 
     def _remembered(self) -> dict[str, np.ndarray]:
-        """
+        """The strategy's state_dict() as NumPy arrays.
+
         Raises:
-            UserError: what the strategy remembers is not arrays of numbers by name.
+            UserError: it is not a dict of numeric arrays by name.
         """
         state, who = self.strategy.state_dict(), f"{type(self.strategy).__name__}.state_dict()"
         if not isinstance(state, Mapping):
@@ -207,7 +211,7 @@ class Trial:
         return arrays
 
     def _label(self, picks: np.ndarray | SyntheticQuery) -> np.ndarray | SyntheticQuery:
-        """Buy the labels, which after a restart are known; returns what is to be journaled."""
+        """Buy the labels (known already after a restart); returns the record for the journal."""
         if not isinstance(picks, SyntheticQuery):
             self.pool.label(picks)
             return picks
@@ -228,15 +232,15 @@ class Trial:
     # -- coming back after a restart ---------------------------------------------------------
 
     def _replay(self, round: int) -> None:
-        """Bring back the labels, and the images that later rounds still train on."""
+        """Restore the labels of a recorded round, and its images if later rounds train on them."""
         if self.config.mode != "full":
             self._buy_labels(round)
         if self.galot is not None and self.config.synthetic == "accumulate":
             self._synthesize(round)
 
     def _restore_classifier(self, round: int) -> None:
-        """Have the classifier of the round before: in memory, on disk, or in round 0 fitted anew
-        on the initial labels, because there is none before it."""
+        """Make the previous round's classifier available: from memory or from disk. In round 0
+        there is no previous one, so one is fitted on the initial labels."""
         if self.learner.clf is not None:
             return
         if round == 0:
@@ -253,7 +257,8 @@ class Trial:
     # -- what is recorded --------------------------------------------------------------------
 
     def _tested(self) -> Row:
-        """This round's classifier on the test images, if there are any."""
+        """Accuracies of this round's classifier on the test images; None if there are no test
+        images."""
         if self.pool.n_test == 0:
             return {"accuracy": None}
         predicted = self.learner.predict(self.pool.get_test_data())
@@ -263,7 +268,8 @@ class Trial:
         }
 
     def _oracle_accuracy(self, round: int) -> Row:
-        """How often the stand-in for the human is right, where it was asked."""
+        """Test accuracy of the oracle classifier, in rounds in which it labeled images; else
+        empty."""
         asked = round < len(self.picks) and isinstance(self.picks[round], SyntheticQuery)
         return {"oracle_accuracy": self.oracle.accuracy} if asked and self.pool.n_test else {}
 
@@ -284,8 +290,8 @@ class Trial:
         }
 
     def _card(self, round: int) -> dict[str, Any]:
-        """What somebody needs to use the classifier without this run, and to say what its
-        generated images were asked for."""
+        """Everything needed to use the classifier without this run, and the prompts of its
+        generated images."""
         return {
             "classifier": self.config.classifier,
             "round": round,
@@ -300,8 +306,8 @@ class Trial:
 def _make(
     strategy: type[Strategy], pool: Pool, learner: Learner, config: RunConfig, task: dict[str, Any]
 ) -> Strategy:
-    """A strategy; by parameter name where it has DeepALPlus's names, because one of DeepALPlus's
-    has them in another order."""
+    """Construct a strategy. If its parameters have DeepALPlus's names, they are passed by name,
+    because one DeepALPlus strategy has them in another order."""
     given = {"dataset": pool, "net": learner, "args_input": config, "args_task": task}
     if given.keys() <= inspect.signature(strategy).parameters.keys():
         return strategy(**given)
@@ -309,10 +315,10 @@ def _make(
 
 
 def _checked(strategy: Strategy) -> dict[str, float]:
-    """What the strategy measured itself.
+    """The numbers from the strategy's own measure().
 
     Raises:
-        UserError: it is not numbers in [0, 1] by name.
+        UserError: they are not numbers in [0, 1] by name.
     """
     measured = strategy.measure()
     try:
@@ -328,5 +334,5 @@ def _checked(strategy: Strategy) -> dict[str, float]:
 
 
 def milliseconds(seconds: float) -> float:
-    """Seconds rounded to three digits; the rest is noise."""
+    """Seconds rounded to three digits after the point; further digits are noise."""
     return round(seconds, 3)

@@ -1,8 +1,7 @@
 """The unlabeled pool as a measure of generated images: which of them look like real ones.
 
-Pool-based active learning has these images for nothing. No label of the pool is read; what is
-learned from bought labels and generated images, a bootstrap classifier, is thrown away after the
-choice.
+In pool-based active learning these images are free. No labels of the pool are read. A bootstrap
+classifier learns from bought labels and generated images; it is discarded after the choice.
 """
 
 from __future__ import annotations
@@ -24,23 +23,26 @@ from .images import in_parts, to_unit_float
 from .learner import Learner
 from .pool import Pool
 
-MEASURED = 1000  # pool images whose distance to the nearest generated one is recorded
-ITERATIONS = 20  # of Lloyd's algorithm: the points nearest to its centers hardly change any more
+MEASURED = 1000  # pool images whose distance to the nearest generated image is recorded
+ITERATIONS = 20  # of Lloyd's algorithm; the points nearest to the centers hardly change after that
 
 
 class Unlabeled:
-    """What a run may ask of the images whose labels it has not bought."""
+    """Everything a run may ask of the unlabeled images."""
 
     def __init__(self, pool: Pool, learner: Learner) -> None:
         self.pool, self.learner = pool, learner
 
     def moments(self) -> Moments:
-        """Of all pool images, labeled ones too, so that rounds do not differ."""
+        """Moments of all pool images. Labeled ones are included, so that they are the same in all
+        rounds."""
         return moments_of(self.pool.X_train)
 
     def distance(self, x: np.ndarray, round: int) -> float | None:
-        """Mean distance from MEASURED unlabeled images to the nearest of x, as the root mean
-        square over pixels and channels, in [0, 1]; None where there is no image to measure.
+        """Mean distance from MEASURED unlabeled images to the nearest of x, in [0, 1]; None if
+        either set is empty.
+
+        The distance of two images is the root mean square difference over pixels and channels.
 
         Args:
             x: [N, H, W, C] uint8.
@@ -61,17 +63,18 @@ class Unlabeled:
     def choose(
         self, x: np.ndarray, y: np.ndarray, plain: np.ndarray, counts: tuple[int, ...], round: int
     ) -> np.ndarray:
-        """Which images of a bank to train on, by `keep` of the configuration.
+        """Choose from a bank the images to train on, by the configuration's `keep`.
 
         Args:
             x: [M, H, W, C] uint8 bank; y: [M] int64 pseudo-labels.
-            plain: positions in it of as many images at random, for the bootstrap classifier.
-            counts: how many of each class are wanted.
+            plain: positions in the bank of as many images chosen at random, for the bootstrap
+                classifier.
+            counts: how many images of each class are wanted.
             round: names the random streams.
 
         Returns:
-            Positions in the bank, sorted within each class, class by class; a class may have
-            fewer than it wants.
+            Positions in the bank, class by class, sorted within each class. A class may have fewer
+                than wanted.
         """
         keep = self.learner.config.keep
         net = self._bootstrap(x[plain], y[plain], round, dropout=keep == "bald")
@@ -94,11 +97,11 @@ class Unlabeled:
         return np.concatenate(kept)
 
     def _bootstrap(self, x: np.ndarray, y: np.ndarray, round: int, dropout: bool) -> Learner:
-        """What plain generation would end the round with, its streams and all, but for a strategy's
-        own objective.
+        """The classifier that a plain-generation run would have after this round, with the same
+        random streams, but without a strategy's own objective.
 
         Args:
-            dropout: with the head dropout that a Monte Carlo strategy would have.
+            dropout: train with head dropout, as for a Monte Carlo strategy.
         """
         own, config = self.learner, self.learner.config
         if dropout:
@@ -115,10 +118,11 @@ class Unlabeled:
 
 
 def nearest_to_pool(pool: Tensor, bank: Tensor, n: int) -> Tensor:
-    """The bank's nearest to each of n k-means centers of the pool, none twice.
+    """For each of n k-means centers of the pool, the nearest bank image that is not taken yet.
 
-    Where the pool has fewer points than n, the centers are asked again for their next nearest;
-    where it has none, the choice is random. Time O(n·(P + M)·D), memory O((P + M)·D).
+    If the pool has fewer than n points, the centers are used again for their next nearest images.
+    If it has none, the choice is random. Time O(n·(P + M)·D), memory O((P + M)·D), for P pool and M
+    bank images.
     """
     if n == 0 or not len(pool):
         return torch.randperm(len(bank))[:n]
@@ -127,16 +131,17 @@ def nearest_to_pool(pool: Tensor, bank: Tensor, n: int) -> Tensor:
 
 
 def most_diverse(pool: Tensor, bank: Tensor, n: int) -> Tensor:
-    """The bank's nearest to each of its own n k-means centers, none twice."""
+    """For each of the bank's own n k-means centers, the nearest bank image that is not taken
+    yet."""
     if n == 0:
         return torch.empty(0, dtype=torch.int64)
     return nearest_points(bank, k_means(bank, n, ITERATIONS))
 
 
 def _realness(pool: Tensor, bank: Tensor) -> np.ndarray:
-    """[M] log-odds of being real, by a logistic regression between the two sets' features.
+    """[M] log-odds of being real, from a logistic regression between the features of both sets.
 
-    They are in-sample: of the images that it was fitted to.
+    The log-odds are in-sample: the regression was fitted to the same images.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -146,7 +151,7 @@ def _realness(pool: Tensor, bank: Tensor) -> np.ndarray:
         return np.zeros(len(bank))
     both = torch.cat([pool, bank]).cpu().double().numpy()
     real = np.arange(len(both)) < len(pool)
-    # The default of 100 iterations may end before it has converged.
+    # The default of 100 iterations may not converge.
     regression = LogisticRegression(class_weight="balanced", max_iter=1000)
     fitted = make_pipeline(StandardScaler(), regression).fit(both, real)
     return fitted.decision_function(both[len(pool) :])
