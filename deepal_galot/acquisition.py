@@ -1,8 +1,8 @@
 """Acquisition scores A: logits [B, K] of K classes -> [B]; higher = more informative.
 
-Written once: the pool samplers rank with them and the text optimisation climbs them. Everything is
+The pool samplers rank by the same functions that the text optimisation maximises. Everything is
 computed from log-softmax, so probabilities of exactly 0 and 1 give finite scores and gradients.
-A generated image has a pseudo-label, so the text optimisation can climb its loss as well.
+Generated images have pseudo-labels, so the text optimisation can also maximise their loss.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def margin(logits: Tensor) -> Tensor:
 
 
 def least_confidence(logits: Tensor) -> Tensor:
-    """1 - p1, one minus the largest probability, in [0, 1 - 1/C]. Lewis & Catlett 1994.
+    """1 - p1, one minus the largest probability, in [0, 1 - 1/K]. Lewis & Catlett 1994.
 
-    From the sum of the other probabilities, so that it keeps its digits when p1 is nearly 1.
+    Computed as the sum of the other probabilities, to keep its digits when p1 is nearly 1.
     """
     log_p = logits.log_softmax(dim=1)
     others = log_p.scatter(1, log_p.argmax(dim=1, keepdim=True), -torch.inf)
@@ -38,17 +38,17 @@ def least_confidence(logits: Tensor) -> Tensor:
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """-sum_k p_k log p_k, Shannon entropy in nats, in [0, log C]. Shannon 1948."""
+    """-sum_k p_k log p_k, Shannon entropy in nats, in [0, log K]. Shannon 1948."""
     log_p = logits.log_softmax(dim=1)
     # exp(log_p) is exactly 0 where log_p underflows; the clamp keeps 0 * (-inf) from becoming NaN.
     return -(log_p.exp() * log_p.clamp_min(torch.finfo(log_p.dtype).min)).sum(dim=1)
 
 
 def mutual_information(p: Tensor) -> Tensor:
-    """[T, B, K] probabilities of T Monte Carlo passes -> [B], H(mean_t p_t) - mean_t H(p_t) =
-    mean_t KL(p_t ‖ mean_t p_t), in nats, ≥ 0. Houlsby et al. 2011.
+    """[T, B, K] probabilities of T Monte Carlo passes -> [B] mutual information in nats, ≥ 0.
 
-    By the second form, because the first is a difference of two close numbers.
+    H(mean_t p_t) - mean_t H(p_t) = mean_t KL(p_t ‖ mean_t p_t). Houlsby et al. 2011. Computed in
+    the second form, because the first is a difference of two close numbers.
     """
     tiny = torch.finfo(p.dtype).tiny  # 0 log 0 = 0
     log_ratio = (p / p.mean(0).clamp_min(tiny)).clamp_min_(tiny).log_()
@@ -56,12 +56,12 @@ def mutual_information(p: Tensor) -> Tensor:
 
 
 def max_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """-log p_y, the cross-entropy of the pseudo-label in nats, ≥ 0: hard images."""
+    """-log p_y, the cross-entropy of the pseudo-label in nats, ≥ 0: high for hard images."""
     return F.cross_entropy(logits, labels, reduction="none")
 
 
 def min_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """log p_y ≤ 0: images that the classifier takes for their pseudo-label."""
+    """log p_y ≤ 0: high for images that the classifier assigns to their pseudo-label."""
     return -max_loss(logits, labels)
 
 
@@ -71,7 +71,7 @@ SCORES: dict[str, Score] = {
     "least_confidence": least_confidence,
 }
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"max_loss": max_loss, "min_loss": min_loss}
-# The strategies' names are accepted too, because the paper calls A_GAL by them.
+# The strategies' names are accepted too, because the paper uses them for A_GAL.
 ALIASES = {
     "MarginSampling": "margin",
     "EntropySampling": "entropy",
@@ -80,12 +80,12 @@ ALIASES = {
 
 
 def text_score(name: str, logits: Tensor, labels: Tensor) -> Tensor:
-    """[B, K], [B] int64 pseudo-labels -> [B], the score or loss of that name."""
+    """[B, K] logits, [B] int64 pseudo-labels -> [B], the score or loss of that name."""
     return SCORES[name](logits) if name in SCORES else LOSSES[name](logits, labels)
 
 
 def canonical_text_target(name: str) -> str:
-    """One of SCORES or LOSSES.
+    """The key of SCORES or LOSSES for a name or alias.
 
     Raises:
         UserError: an unknown name.

@@ -1,4 +1,4 @@
-"""GALOT on the images of another run, for --synthetic-from and for pictures of finished runs."""
+"""GALOT with another run's images, for --synthetic-from."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from .galot import Galot, Journal, Logits, SyntheticBatch
 
 
 class BorrowedGalot(Galot):
-    """Another run's generated images, as they were; they cost this run nothing.
+    """Another run's generated images, unchanged; they cost this run nothing.
 
-    The generator is loaded only if the store has lost some of them.
+    The generator is loaded only if images are missing in the store.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class BorrowedGalot(Galot):
         """
         Args:
             config, journal: the other run's; every round of it is journaled.
-            keys: under which the store holds the images of each round.
+            keys: for each round, the key of its images in the store.
         """
         super().__init__(config, _Late(load), store, journal, class_names, image_shape)
         self.keys = keys
@@ -47,12 +47,13 @@ class BorrowedGalot(Galot):
         return replace(theirs, made=0, ascent_images=0, seconds_stored=0.0)
 
     def _alignment_cost(self) -> tuple[int, float]:
-        return 0, 0.0  # the other run's
+        return 0, 0.0  # paid by the other run
 
     def _images(self, request: ImageRequest) -> Images:
-        """
+        """The stored images of a request.
+
         Raises:
-            UserError: images are lost and this generator would make others.
+            UserError: images are lost, and this generator would make others.
         """
         key = self.keys[request.round]
         found = self.store.find(key, request)
@@ -68,7 +69,7 @@ class BorrowedGalot(Galot):
 
 
 class _Late:
-    """A generator that is loaded when something of it is first asked for."""
+    """A generator that is loaded on first access."""
 
     def __init__(self, load: Callable[[], Generator]) -> None:
         self._load = load

@@ -1,4 +1,4 @@
-"""A campaign: the runs of a plan in one process, each from where it stopped."""
+"""A campaign: the runs of a plan in one process, each continued from where it stopped."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ from .unlabeled import Unlabeled
 
 @dataclass
 class Campaign:
-    """A plan and where it runs; `run` plays what is not finished.
+    """A plan and the objects to play it; `run` plays the unfinished runs.
 
     Attributes:
-        drawing: what draws the images that runs train on.
+        drawing: draws the images that runs train on.
     """
 
     request: Request
@@ -50,7 +50,7 @@ class Campaign:
     _oracles: dict[RunConfig, ReferenceOracle] = field(default_factory=dict)
 
     def run(self) -> list[RunFolder]:
-        """Play every run that is not finished; strategies in turn, seed by seed.
+        """Play every unfinished run, strategy by strategy and seed by seed.
 
         Returns:
             The folders, in the order of the plan.
@@ -68,10 +68,10 @@ class Campaign:
         return folders
 
     def prepare(self, load: bool = True) -> list[RunFolder]:
-        """Check what only loading can show, say what is left to pay, and open the folders.
+        """Open the folders, check everything that needs loading, and print the remaining cost.
 
         Args:
-            load: False where other machines play the runs; they `check` theirs.
+            load: False if other machines play the runs. They call `check` themselves.
         """
         self.set_backends()
         counted = costs_of(self.plan, self.request.output)
@@ -90,14 +90,13 @@ class Campaign:
         return folders
 
     def dry_run(self) -> Iterator[str]:
-        """Lines that say what each run will cost from where it stands, after a probe of the
-        device."""
+        """Lines with each run's remaining cost, after a probe of the device."""
         counted = timed(costs_of(self.plan, self.request.output), self._probe())
         yield from cost_table.table(counted, self.request.output, self.request.device)
         yield from self._notes()
 
     def _notes(self) -> list[str]:
-        """On flags without an effect, test images in the pool, a GPU that nobody asked for."""
+        """Notes on flags without effect, test images in the pool, and an unused Apple GPU."""
         request = self.request
         return [
             *unread_notes(request, self.plan),
@@ -111,14 +110,16 @@ class Campaign:
         return Probe(self.plan.spec, request.device, self.generator, request.compile)
 
     def check(self, run: Run, folder: RunFolder) -> None:
-        """Load what a run draws with: a bad model or prompt shows before the first fit."""
+        """Load the generator and encode the prompts, so that a bad model or prompt fails before the
+        first fit."""
         if run.generator and not run.source and not folder.finished:
             _ = self._galot(run, folder).c0
 
     def _check_pictures(self, run: Run, folder: RunFolder) -> None:
-        """
+        """Check that --save-full-size can be met for the rounds already played.
+
         Raises:
-            UserError: pictures are asked for of rounds whose images nobody can draw again.
+            UserError: pictures are missing of a round whose images cannot be drawn again.
         """
         first = self.request.save_full_size
         if not (first and run.generator):
@@ -138,12 +139,13 @@ class Campaign:
                 )
 
     def left(self, folders: Sequence[RunFolder]) -> list[int]:
-        """Which runs of the plan have something to do; finished ones may lack pictures."""
+        """Indices of the runs that have something to do. With --save-full-size these are all,
+        because finished runs may lack pictures."""
         again = self.request.save_full_size
         return [i for i, folder in enumerate(folders) if again or not folder.finished]
 
     def set_backends(self) -> None:
-        """What torch keeps for the whole process."""
+        """Set torch's process-wide options."""
         if self.request.deterministic:
             torch.use_deterministic_algorithms(True)
             torch.backends.cudnn.benchmark = False
@@ -158,9 +160,11 @@ class Campaign:
     def play(
         self, run: Run, folder: RunFolder, on_round: Callable[[Row], None] = lambda row: None
     ) -> None:
-        """One run from where it stopped; `on_round` hears of each round played. Where another
-        process plays it, what that one leaves is taken up when it ends. A run that is done is only
-        read, since its folder may be read-only."""
+        """Play one run from where it stopped; call `on_round` after each round.
+
+        If another process is playing it, wait for its end and continue from there. A run that is
+        done is only read, because its folder may be read-only.
+        """
         if folder.done and not self.request.save_full_size:
             return
         with folder.lock():
@@ -188,18 +192,18 @@ class Campaign:
             self._complete_full_size(run, folder)
 
     def _complete_full_size(self, run: Run, folder: RunFolder) -> None:
-        """Pictures of the rounds that were played without one and can be drawn again."""
+        """Save pictures of the rounds that lack some and can be drawn again."""
         galot = self._galot(run, folder)
         for round in filter(lambda r: not run.config.refines_at(r), range(run.config.cycles)):
             galot.make_images(None, round)
 
     def _oracle(self, run: Run) -> ReferenceOracle:
-        """One for all runs of a recipe; it is trained when it is first asked."""
+        """The oracle of the run's recipe, shared by all runs of it; it is trained on first use."""
         new = ReferenceOracle(self.plan.spec, run.config, run.architecture, self.request.device)
         return self._oracles.setdefault(new.config, new)
 
     def _galot(self, run: Run, folder: RunFolder, unlabeled: Unlabeled | None = None) -> Galot:
-        """The generating half of a run."""
+        """The Galot of a run: it makes the images, or takes them from the source run."""
         words, shape = self.plan.words, self.plan.spec.image_shape
         if run.source is not None:
             theirs = ImageStore(run.source.output / "images")
@@ -223,12 +227,12 @@ class Campaign:
         return FullSizeFolder(own, self.request.save_full_size)
 
     def free(self) -> None:
-        """Let go of what is loaded."""
+        """Release the loaded generators."""
         self._generators.clear()
         empty_cache()
 
     def generator(self, run: Run) -> Generator:
-        """Loaded once for all runs that use it alike."""
+        """The run's generator, loaded once for all runs with the same settings."""
         c = run.config
         key = tuple(getattr(c, name) for name in fields_of(GENERATOR))
         if key not in self._generators:
@@ -241,13 +245,13 @@ class Campaign:
 
 
 def rounds_bar(folders: Sequence[RunFolder]) -> tqdm:
-    """Progress over all rounds, those that are recorded already included."""
+    """Progress bar over all rounds, including those recorded already."""
     done, total = sum(len(f.rows()) for f in folders), sum(f.config.cycles for f in folders)
     return tqdm(total=total, initial=done, desc="campaign", unit="round", disable=None)
 
 
 def name_of(run: Run) -> str:
-    """What a person calls this run."""
+    """The run's name in messages."""
     return f"{run.config.dataset} {run.label} seed {run.config.seed}"
 
 
@@ -262,7 +266,8 @@ def describe_row(row: Row, run: Run) -> str:
 
 
 def environment(request: Request, spec: DatasetSpec) -> dict[str, Any]:
-    """What a result may depend on beside its configuration, and what to know of its data."""
+    """Everything besides the configuration that a result may depend on, and facts about its
+    data."""
     path = getattr(request.dataset, "path", None)
     where = os.path.abspath(path) if isinstance(path, Path) else None
     data = {"pool": len(spec.x_train), "test": len(spec.x_test), "path": where}

@@ -1,4 +1,4 @@
-"""The command line: what each way of calling it does and prints."""
+"""The command line: each way of calling it, and what it prints."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             args = parser.parse_args(argv)
             _check_actions(args, parser)
             code = _dispatch(args)
-            sys.stdout.flush()  # here, where a pipe that is closed is nothing to talk about
+            sys.stdout.flush()  # here, where a closed pipe is handled silently
             return code
     except UserError as error:
         return complain(error)
     except SystemExit as stop:
         fault = plugins.plugin_fault(stop)
         if fault is None:
-            raise  # argparse's
+            raise  # from argparse
         return complain(fault)
     except Exception as error:
         if isinstance(error, BrokenPipeError) and not _is_read():
-            return 141  # as of a process that SIGPIPE ends
+            return 141  # the code of a process ended by SIGPIPE
         fault = _fault(error, args.output if args else None)
         if fault is None:
-            raise  # a bug of ours; its traceback is wanted
+            raise  # our bug; show the traceback
         return complain(fault)
     except KeyboardInterrupt as stop:
         number = stop.number if isinstance(stop, Ended) else signal.SIGINT
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _is_read() -> bool:
-    """Whether the output is still read, which only writing can tell."""
+    """Whether somebody still reads the output. Only writing can tell."""
     try:
         sys.stdout.write("\n")
         sys.stdout.flush()
@@ -68,7 +68,7 @@ KEPT = "what is recorded is kept, and the same command goes on"
 
 
 def _fault(error: BaseException, output: Path | None) -> str | None:
-    """The line about an error that is none of ours; None if it is one."""
+    """Error line for an error that is not our bug; None if it is."""
     from .device import compiler_fault, is_out_of_memory
 
     if is_out_of_memory(error):
@@ -84,9 +84,9 @@ def _fault(error: BaseException, output: Path | None) -> str | None:
     return fault
 
 
-# With --annotate, --report only says where: so it comes after.
+# `annotate` comes before `report`, because with --annotate, --report only names folders.
 INSTEAD = ("list", "list_experiments", "predict", "annotate", "report", "dry_run")
-ANYWAY = {"plugin", "output", "data_dir", "help"}  # say where things are
+ANYWAY = {"plugin", "output", "data_dir", "help"}  # locations
 FOUND = ANYWAY | {"dataset", "experiment", "report", "annotate"}
 READ = {"list": ANYWAY | {"list"}, "predict": ANYWAY | {"predict", "from_run", "device"},
         "annotate": FOUND,
@@ -94,14 +94,15 @@ READ = {"list": ANYWAY | {"list"}, "predict": ANYWAY | {"predict", "from_run", "
 
 
 def _asked(args: argparse.Namespace) -> list[str]:
-    """What is to be done instead of running something."""
+    """The flags that ask for something else than running."""
     return [a for a in INSTEAD if getattr(args, a) not in (None, False)]
 
 
 def _check_actions(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    """
+    """Check for flags that would be ignored.
+
     Raises:
-        UserError: flags of which one would be ignored.
+        UserError: there is one.
     """
     asked = _asked(args)
     flags = [f"--{a.replace('_', '-')}" for a in asked]

@@ -1,4 +1,4 @@
-"""What planned runs will cost, said: a table for --dry-run, a line for the start of a campaign."""
+"""The costs of planned runs as text: a table for --dry-run, a line for the start of a campaign."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from .generator_choice import weights_at_hand
 from .probe import too_large, unprobed
 from .timing import matrix_rate
 
-LONG = 300.0  # seconds of work at the rate of matrix products
+LONG = 300.0  # seconds of work at the device's matrix rate
 
 
 def hours_on_cpu(costs: Sequence[Cost], device: torch.device) -> str:
-    """The least time that runs of full-size generators take here; empty without any."""
+    """Text with the least time that runs with full-size generators take on this CPU; empty if there
+    are no such runs."""
     large = [c for c in costs if too_large(c, device)]
     if not large:
         return ""
@@ -32,9 +33,10 @@ def hours_on_cpu(costs: Sequence[Cost], device: torch.device) -> str:
 
 
 def ask_for_cpu(costs: Sequence[Cost], device: torch.device) -> None:
-    """
+    """Refuse to run a full-size generator on a CPU that the user did not ask for.
+
     Raises:
-        UserError: a full-size generator is to run on a CPU that nobody asked for.
+        UserError: there is such a run.
     """
     warning = hours_on_cpu(costs, device)
     if warning:
@@ -45,14 +47,14 @@ def ask_for_cpu(costs: Sequence[Cost], device: torch.device) -> None:
 
 
 def is_long(costs: Sequence[Cost], device: torch.device) -> bool:
-    """Whether a probe's seconds are little beside what these runs take at the very least."""
+    """Whether the runs' minimum time is so long that a probe's seconds do not matter."""
     _, flop, _ = totals(costs)
     return flop is not None and flop > LONG * matrix_rate(device)
 
 
 def summary(costs: Sequence[Cost], device: torch.device) -> str:
-    """One line for the start of a campaign; of a short one without a time, which the progress says
-    as soon."""
+    """One line for the start of a campaign. Short campaigns have no time in it, because the
+    progress bar shows it as soon."""
     work, flop, seconds = totals(costs)
     finished = sum(c.finished for c in costs)
     parts = [f"{len(costs)} run{'s' if len(costs) != 1 else ''}"]
@@ -68,7 +70,7 @@ HEAD = ("run", "fits", "labels", "images", "chains", "PFLOP", "disk", "time", "f
 
 
 def table(costs: Sequence[Cost], output: Path, device: torch.device) -> Iterator[str]:
-    """Lines: a row for each run, the total, and what the numbers do not say."""
+    """Lines: a row for each run, the total, and notes on what is not counted."""
     rows = [HEAD]
     for c in costs:
         rounds, folder = f"{c.done}/{c.run.config.cycles}", c.run.folder(output)
@@ -121,7 +123,7 @@ def _pflop(flop: float | None) -> str:
 
 
 def _time(seconds: float | None) -> str:
-    """In the unit in which people think of it."""
+    """Text in hours, minutes or seconds."""
     if seconds is None:
         return "?"
     for unit, length in (("h", 3600), ("min", 60)):
@@ -131,7 +133,7 @@ def _time(seconds: float | None) -> str:
 
 
 def two_digits(x: float) -> str:
-    """Two digits, or all before the point; never an exponent.
+    """Text with two significant digits, or all digits before the point; never an exponent.
 
     >>> two_digits(0.00123), two_digits(4.56), two_digits(1234.5), two_digits(0)
     ('0.0012', '4.6', '1,234', '0')

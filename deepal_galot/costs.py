@@ -1,7 +1,7 @@
-"""What planned runs will cost, counted from their configurations.
+"""The costs of planned runs, counted from their configurations.
 
-A run is an amount of work: so many images, ascent chains, training steps. Work times the price of
-each in FLOP, counted on the models' modules, or in seconds, see probe.py, is what it costs.
+A run is an amount of work: numbers of images, ascent chains, training steps. Its cost is work times
+prices. Prices are FLOP, counted on the models' modules, or seconds (see probe.py).
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ from .plan import Plan, Run
 from .results import RunFolder
 from .training import count_batches
 
-SHARD_HEADER, TEXT_HEADER = 800, 1200  # bytes beside the numbers of a shard and of a text state
+SHARD_HEADER, TEXT_HEADER = 800, 1200  # bytes of a shard and a text file besides their numbers
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is still to be done; adds up over rounds and runs.
+    """Work still to be done; adds up over rounds and runs.
 
     Attributes:
         labels: human labels to buy.
-        images: generated images to train on, those that oversampling drops included.
+        images: generated images to train on, including those that oversampling drops.
         pictures: generated images that show c0 and c to people, in each round.
         chains: images of the text optimisation, each with a gradient.
-        fits, steps, trained: fits, their optimiser steps, and images that pass through them.
+        fits, steps, trained: fits, their optimiser steps, and the images that pass through them.
         passed: images classified: the pool before a query, the test images after a fit.
         disk: bytes to be written.
     """
@@ -65,7 +65,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Prices:
-    """What one of each costs, in FLOP or in seconds; see Work."""
+    """The price of one unit of each kind of Work, in FLOP or in seconds."""
 
     image: float = 0.0
     chain: float = 0.0
@@ -75,7 +75,7 @@ class Prices:
     passed: float = 0.0
 
     def of(self, work: Work) -> float:
-        """The whole price of some work."""
+        """The total price of some work."""
         return (
             self.image * (work.images + work.pictures)
             + self.chain * work.chains
@@ -88,7 +88,7 @@ class Prices:
 
 @dataclass(frozen=True)
 class Cost:
-    """A planned run's cost from where it stands.
+    """The cost of a planned run from its current state.
 
     Attributes:
         done: rounds that are finished.
@@ -104,12 +104,12 @@ class Cost:
 
     @property
     def finished(self) -> bool:
-        """Whether nothing is left to do."""
+        """Whether all rounds are done."""
         return self.done == self.run.config.cycles
 
 
 def costs_of(plan: Plan, output: Path) -> list[Cost]:
-    """Every run's cost, counted; nothing is loaded or timed."""
+    """Every run's counted cost. Nothing is loaded or timed."""
     costs = []
     for run in plan.runs:
         done, size = _rounds_done(run, output), size_of(run)
@@ -135,8 +135,9 @@ def _rounds_done(run: Run, output: Path) -> int:
 def work_of(run: Run, spec: DatasetSpec, done: int = 0, size: Size | None = None) -> Work:
     """The work of the rounds from `done` on.
 
-    A query counts as one pass over the unlabeled pool; what a strategy computes or trains beyond it
-    does not count. Images that the store holds already count as if they were to be made.
+    A query counts as one pass over the unlabeled pool. Further computation or training of a
+    strategy is not counted. Images that are in the store already are counted as if they had to be
+    made.
     """
     c, work = run.config, Work()
     for round in range(done, c.cycles):
@@ -149,7 +150,7 @@ def work_of(run: Run, spec: DatasetSpec, done: int = 0, size: Size | None = None
 
 
 def _labeling(c: RunConfig, spec: DatasetSpec, round: int) -> Work:
-    """What a round buys, and the pass over the pool that its query takes."""
+    """The labels a round buys, and its query's pass over the pool."""
     if c.mode == "gal":
         return Work()
     if c.mode == "full":
@@ -160,8 +161,11 @@ def _labeling(c: RunConfig, spec: DatasetSpec, round: int) -> Work:
 
 
 def _fitting(c: RunConfig, spec: DatasetSpec, round: int, makes_images: bool) -> Work:
-    """The round's fit, in round 0 the one that the first images need, and the bootstrap's, through
-    which the pool passes with all that is chosen from."""
+    """A round's fits and passes.
+
+    They are the round's own fit; in round 0 also the fit that the first images may need; and the
+    bootstrap's fit, with a pass over the pool and over the images to choose from.
+    """
     sizes = [training_images(c, spec, round)]
     if round == 0 and makes_images and (c.epsilon_at(0) > 0 or c.classifier_chooses(0)):
         sizes.append(c.n_init)
@@ -178,7 +182,7 @@ def _fitting(c: RunConfig, spec: DatasetSpec, round: int, makes_images: bool) ->
 
 
 def epochs_note(plan: Plan, flags: Mapping[str, Any]) -> list[str]:
-    """A line where the epochs that were asked for change nothing, since --min-steps is more."""
+    """A note if --epochs has no effect, because --min-steps asks for more."""
     fits = [
         (run.config, training_images(run.config, plan.spec, run.config.n_rounds))
         for run in plan.runs
@@ -194,7 +198,7 @@ def epochs_note(plan: Plan, flags: Mapping[str, Any]) -> list[str]:
 
 
 def training_images(c: RunConfig, spec: DatasetSpec, round: int) -> int:
-    """Images that a round's classifier is trained on."""
+    """Number of images that a round's classifier is trained on."""
     if c.mode == "full":
         return len(spec.x_train)
     real = c.budget(round) if c.uses_real_images else 0
@@ -205,7 +209,7 @@ def training_images(c: RunConfig, spec: DatasetSpec, round: int) -> int:
 
 
 def _generating(run: Run, spec: DatasetSpec, round: int, size: Size | None) -> Work:
-    """A round's images and ascent, and the bytes they leave."""
+    """A round's images and ascent, and the bytes they take on disk."""
     c, k, pixels = run.config, spec.n_classes, math.prod(spec.image_shape)
     moves = c.epsilon_at(round) > 0
     made = new_counts(c, k, round)
@@ -228,12 +232,12 @@ def _generating(run: Run, spec: DatasetSpec, round: int, size: Size | None) -> W
 
 
 def ascends(c: RunConfig) -> bool:
-    """Whether the ascent looks at images."""
+    """Whether the text optimisation generates images."""
     return c.epsilon > 0 and c.direction != "random"
 
 
 def flop_prices(run: Run, spec: DatasetSpec, size: Size | None) -> Prices:
-    """FLOP of one of each; the chain's gradient passes through the classifier too."""
+    """FLOP of one unit of each. A chain's gradient also passes through the classifier."""
     net = network_of(run.architecture, spec.image_shape, spec.n_classes)
     prices = Prices(trained=net.train, passed=net.forward)
     if size is None:
@@ -242,7 +246,7 @@ def flop_prices(run: Run, spec: DatasetSpec, size: Size | None) -> Prices:
 
 
 def size_of(run: Run) -> Size | None:
-    """Of the generator that the run draws with; None without one, or if it is not known."""
+    """Size of the run's generator; None if the run does not generate or the size is not known."""
     if run.generator is None or run.source is not None:
         return None
     return run.generator.size(run.config)
@@ -261,11 +265,12 @@ class _Network:
 def network_of(
     architecture: type[Classifier], image_shape: tuple[int, int, int], n_classes: int
 ) -> _Network:
-    """
+    """Count a classifier's FLOP and bytes.
+
     Raises:
-        UserError: the classifier cannot be made, or its answer is not what it must be.
+        UserError: the classifier cannot be made, or its output is wrong.
     """
-    with contextlib.suppress(Exception):  # its constructor may read values, which meta tensors lack
+    with contextlib.suppress(Exception):  # its constructor may read values; meta tensors have none
         return _counted(architecture, image_shape, n_classes, "meta")
     try:
         return _counted(architecture, image_shape, n_classes, "cpu")
@@ -291,13 +296,13 @@ def _counted(
             answer = net(x)
     check_answer(net, answer, len(x), n_classes)
     forward, state = counted.get_total_flops() / 2, net.state_dict().values()
-    # A gradient is two products as large as the forward; the counter's own number for it forgets
-    # the groups of depthwise convolutions, and is seven times too high for MobileNetV2.
+    # The backward pass has two products as large as the forward's. FlopCounterMode's own count
+    # ignores the groups of depthwise convolutions: for MobileNetV2 it is seven times too high.
     return _Network(forward, 3 * forward, sum(t.numel() * t.element_size() for t in state))
 
 
 def totals(costs: Sequence[Cost]) -> tuple[Work, float | None, float | None]:
-    """Work, FLOP and seconds of all; None where one is not known."""
+    """Work, FLOP and seconds of all runs. FLOP or seconds are None if one run's are not known."""
     left = [c for c in costs if not c.finished]
     flop, seconds = ([getattr(c, name) for c in left] for name in ("flop", "seconds"))
     return sum((c.work for c in costs), Work()), *(

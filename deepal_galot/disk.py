@@ -1,4 +1,4 @@
-"""Writing to disk so that a kill or a power cut leaves the old file or the new one, never half."""
+"""Writing files so that a kill or a power cut leaves the old or the new content, never a part."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from .errors import said
 
 
 def atomic_write(path: Path, data: bytes) -> None:
-    """Write through a synced temporary file and a rename; makes the parent folders."""
+    """Write a synced temporary file, then rename it. Makes the parent folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with temporary.open("xb") as stream:  # with the permissions of any other new file
+        with temporary.open("xb") as stream:  # default permissions
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno:  # writing to a full disk names no file
+        if isinstance(error, OSError) and error.errno:  # a full disk's error has no file name
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     _sync_folder(path.parent)
 
 
 def json_bytes(record: Mapping[str, Any]) -> bytes:
-    """For people to read, and in UTF-8. Python takes a byte of a path that is none for half of a
-    letter (a surrogate); that is escaped, and read again as it was."""
+    """Indented JSON in UTF-8. In paths that are not UTF-8, Python represents a byte by a surrogate;
+    it is escaped here, so that reading gives the same path."""
     text = json.dumps(dict(record), indent=2, ensure_ascii=False) + "\n"
     return text.encode(errors="backslashreplace")
 
 
 def npz_bytes(**arrays: np.ndarray) -> bytes:
-    """What `np.savez` of numeric arrays writes; the same bytes for the same arrays."""
+    """The bytes of `np.savez` for numeric arrays; the same bytes for the same arrays."""
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     return buffer.getvalue()
@@ -60,11 +60,11 @@ def append_line(path: Path, line: str) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)  # until somebody allows it
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)  # errors of missing permission
 
 
 def not_written(output: Path, error: OSError) -> str:
-    """The line about a results folder that cannot be written, and what helps."""
+    """Error line for a results folder that cannot be written, with a remedy."""
     file = Path(str(error.filename))
     if file.is_symlink() and not file.exists():
         target = os.readlink(file)
@@ -78,7 +78,7 @@ def not_written(output: Path, error: OSError) -> str:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename durable; a no-op where folders cannot be opened (Windows)."""
+    """Make a rename durable; does nothing where folders cannot be opened (Windows)."""
     if hasattr(os, "O_DIRECTORY"):
         handle = os.open(folder, os.O_DIRECTORY)
         try:

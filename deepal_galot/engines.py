@@ -1,4 +1,4 @@
-"""What plays a campaign: processes of this machine, or a Ray cluster."""
+"""The engines that play a campaign: processes of this machine, or a Ray cluster."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RAY_ALONE = ("address", "gpus_per_run", "cpus_per_run", "draw_actors")
 
 
 def check_engine(args: argparse.Namespace) -> None:
-    """Before anything is computed.
+    """Check the engine's flags before anything is computed.
 
     Raises:
         UserError: flags that do not go together, or Ray is not installed.
@@ -32,10 +32,10 @@ def check_engine(args: argparse.Namespace) -> None:
 
 
 def play_all(campaign: Campaign, args: argparse.Namespace) -> list[RunFolder]:
-    """Play every run that is not finished; returns the folders, in the order of the plan.
+    """Play every unfinished run; returns the folders, in the order of the plan.
 
     Raises:
-        UserError: of any run, or of the engine.
+        UserError: an error of any run, or of the engine.
     """
     if args.engine == "ray":
         from .ray_engine import run_on_ray

@@ -1,4 +1,4 @@
-"""The one exception that is meant for the person who typed the command, and how it is said."""
+"""The exception for errors that the user can correct, and the text of error lines."""
 
 import difflib
 import sys
@@ -6,11 +6,13 @@ from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
-    """Bad input or a missing resource: what is wrong, with which value, what to do. Exit code 2."""
+    """Bad input or a missing resource. Its text says what is wrong, with which value, and what to
+    do. Exit code 2."""
 
 
 def said(error: BaseException, most: int = 200) -> str:
-    r"""What a library's exception says, as part of an error line: some quote the file they read.
+    r"""An exception's message as part of an error line. Cut to `most` characters, because some
+    libraries quote the whole file they read.
 
     >>> said(ValueError("bad\n  header"))
     'bad header'
@@ -20,7 +22,8 @@ def said(error: BaseException, most: int = 200) -> str:
 
 
 def readable(text: str) -> str:
-    r"""With a ? for each byte of a path that is not UTF-8, which nothing can draw or print.
+    r"""Text with ? for each byte of a path that is not UTF-8; such bytes cannot be drawn or
+    printed.
 
     >>> readable("caf\udce9")
     'caf?'
@@ -29,7 +32,7 @@ def readable(text: str) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The tail of an error line: the closest known names, or all of them.
+    """End of an error line: the closest known names, or all known names.
 
     >>> did_you_mean("GALOTT", ["GALOT", "BADGE"])
     'did you mean GALOT?'
@@ -43,7 +46,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def some_of(names: Sequence[str], most: int = 5) -> str:
-    """The first few names of a list, and how many there are if not all are said.
+    """The first names of a list; if there are more, also their number.
 
     >>> some_of("abcd", 3)
     'a, b, c, … (4)'
@@ -52,6 +55,6 @@ def some_of(names: Sequence[str], most: int = 5) -> str:
 
 
 def complain(error: BaseException | str) -> int:
-    """Print one line, whatever a library wrote into its message; returns the exit code."""
+    """Print an error on one line, even if its message has several; returns the exit code."""
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     return 2

@@ -1,4 +1,4 @@
-"""The paper's experiments played: what each asks for, its campaigns, what it shows and costs."""
+"""Playing the paper's experiments: their command lines, campaigns, exhibits and costs."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from .report.exhibit import Exhibit, ExhibitArm, is_the_papers, save_real_exampl
 from .request import Request, request_of
 from .results import RunFolder, label_of
 
-# -- an experiment as the command line would ask for it -------------------------------------------
+# -- an experiment as a command line --------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Asked:
-    """Some arms of an experiment, asked for.
+    """A request for some arms of an experiment.
 
     Attributes:
-        arms: which.
-        entries: of each, what --strategy would say.
-        args: the whole command line that would do the same, the judge's strategy included.
-        judge: the judge's entry; None if none belongs to it.
+        arms: the arms.
+        entries: each arm in the form of --strategy.
+        args: the whole command line that would do the same, with the judge's strategy.
+        judge: the judge's entry; None if the experiment has none.
     """
 
     arms: tuple[Arm, ...]
@@ -49,13 +49,13 @@ class Asked:
 
 
 def ask(name: str, args: argparse.Namespace, source: RunFolder | None = None) -> Asked:
-    """An experiment's arms under the flags of the command line.
+    """The request for an experiment's arms under the command line's flags.
 
     Args:
-        source: the run whose images the reusing arms train on; then these are asked for.
+        source: a run; if given, the request is for the reusing arms, which train on its images.
 
     Raises:
-        UserError: a flag that the experiment sets itself, or one that is wrong anyhow.
+        UserError: a flag that the experiment sets itself, or a wrong flag.
     """
     experiment, arms = EXPERIMENTS[name], EXPERIMENTS[name].arms
     _check_flags(name, args)
@@ -77,9 +77,10 @@ def ask(name: str, args: argparse.Namespace, source: RunFolder | None = None) ->
 
 
 def _check_flags(name: str, args: argparse.Namespace) -> None:
-    """
+    """Check for flags that the experiment sets itself.
+
     Raises:
-        UserError: a flag that speaks of what the experiment sets itself.
+        UserError: there is one.
     """
     experiment = EXPERIMENTS[name]
     for flag in ("strategy", "mode"):
@@ -96,7 +97,8 @@ def _check_flags(name: str, args: argparse.Namespace) -> None:
 
 
 def _with_defaults(experiment: Experiment, args: argparse.Namespace) -> argparse.Namespace:
-    """A copy with the seeds and budget of the scale and the experiment, where none are given."""
+    """A copy of the flags, with the seeds and budget of the scale and the experiment as
+    defaults."""
     args = copy.copy(args)
     args.strategy = ["RandomSampling"]
     small = args.scale == "small"
@@ -116,13 +118,13 @@ def _with_defaults(experiment: Experiment, args: argparse.Namespace) -> argparse
 
 
 def _config(request: Request, entry: str) -> RunConfig:
-    """What a strategy with its own settings would be."""
+    """The configuration of a strategy entry."""
     cls, own = parse_strategy(entry)
     return configure(request, cls, own.pop("mode", default_mode(cls)), own)
 
 
 def _entry(arm: Arm, request: Request) -> str:
-    """What --strategy would say."""
+    """An arm in the form of --strategy."""
     plain = {k: v for k, v in arm.settings.items() if not isinstance(v, Times | PerClass)}
     usual = _config(request, _written(arm.strategy, plain))
     values = {}
@@ -140,7 +142,7 @@ def _written(strategy: str, settings: Mapping[str, Any]) -> str:
 
 
 def _label(arm: Arm, config: RunConfig) -> str:
-    """The arm's label with the values that it names."""
+    """The arm's label, with values in place of <field>."""
 
     def value(match: re.Match) -> str:
         found = getattr(config, match[1])
@@ -153,16 +155,16 @@ def _label(arm: Arm, config: RunConfig) -> str:
 
 
 def run_experiments(args: argparse.Namespace) -> tuple[list[RunFolder], list[Exhibit]]:
-    """Play what --experiment names, where it is not finished yet.
+    """Play the unfinished runs of --experiment.
 
     Args:
-        args: the command line's; its flags hold for every arm that does not vary them.
+        args: the command line's; its flags apply to every arm that does not vary them.
 
     Returns:
-        The runs' folders, and what they show.
+        The runs' folders, and the exhibits.
 
     Raises:
-        UserError: of any run; or a flag that an experiment sets itself.
+        UserError: an error of any run, or a flag that an experiment sets itself.
     """
     names = named(args.experiment)
     _check_all(names, args)
@@ -178,10 +180,10 @@ def run_experiments(args: argparse.Namespace) -> tuple[list[RunFolder], list[Exh
 
 
 def _check_all(names: Sequence[str], args: argparse.Namespace) -> None:
-    """What is wrong with any of them shows before the first run.
+    """Plan all experiments, so that errors show before the first run.
 
     Raises:
-        UserError: whatever planning it raises, or no arm is called like the baseline.
+        UserError: an error in planning, or --baseline is not the label of an arm.
     """
     labels = []
     for name in names:
@@ -195,8 +197,8 @@ def _check_all(names: Sequence[str], args: argparse.Namespace) -> None:
 
 
 def _run(name: str, args: argparse.Namespace) -> tuple[list[RunFolder], Exhibit]:
-    """One experiment; its exhibit is written as soon as all its arms are known, so that a report
-    shows what is there."""
+    """Play one experiment. Its exhibit is written before the runs, so that a report made meanwhile
+    shows the finished ones. With reusing arms, it is written after the first campaign."""
     asked = ask(name, args)
     plan = make_plan(asked.request)
     if EXPERIMENTS[name].kind == "one_class":
@@ -221,7 +223,7 @@ def _play(asked: Asked, plan: Plan) -> list[RunFolder]:
 
 
 def _source(asked: Asked, plan: Plan, output: Path) -> RunFolder:
-    """The last arm's run of the first seed, whose images are reused; it must be finished."""
+    """The run whose images are reused: the last arm's, with the first seed. It must be finished."""
     return RunFolder.open(plan.by_entry[asked.entries[-1]][0].folder(output))
 
 
@@ -242,7 +244,7 @@ def _exhibit(name: str, asked: Asked, plan: Plan) -> Exhibit:
 
 
 def _arms(name: str, asked: Asked, plan: Plan) -> tuple[ExhibitArm, ...]:
-    """The arms as they lie on disk, with the paper's row where it may be compared."""
+    """The arms with their folders, and with the paper's row if they may be compared with it."""
     made = []
     for arm, entry, alike in zip(asked.arms, asked.entries, comparable(name, asked), strict=True):
         run = plan.by_entry[entry][0]
@@ -258,7 +260,7 @@ def _method_folder(run: Run, asked: Asked) -> str:
 
 
 def comparable(name: str, asked: Asked) -> list[bool]:
-    """Whether each arm is what the paper ran: as it would be with no flag but the data set."""
+    """Whether each arm is what the paper ran: the same as without any flag but the data set."""
     plain = copy.copy(asked.args)
     for key in vars(plain):
         if key.startswith("config_"):
@@ -271,7 +273,7 @@ def comparable(name: str, asked: Asked) -> list[bool]:
 
 
 def _identity(request: Request, entry: str) -> dict[str, Any]:
-    """What makes a run this one and no other, its seed, data and weights aside."""
+    """Everything that defines a run, except its seed, data and weights."""
     config = _config(request, entry)
     made_by = (config.generator, request.words) if config.uses_generated_images else None
     return config.fields_read() | {"protocol": config.protocol, "made by": made_by}
@@ -281,9 +283,9 @@ def _identity(request: Request, entry: str) -> dict[str, Any]:
 
 
 def list_experiments(args: argparse.Namespace) -> Iterator[str]:
-    """Lines: of each experiment what it is, which rows of the paper it mirrors, and what is left
-    to pay for it on --dataset."""
-    request_of(args)  # an unknown data set is no line of a list
+    """Lines: for each experiment its title, the rows of the paper it mirrors, and its remaining
+    cost on --dataset."""
+    request_of(args)  # raises for an unknown data set, before the list starts
     said: set[str] = set()
     for name, experiment in EXPERIMENTS.items():
         alias = "".join(f" (or {a})" for a, of in ALIASES.items() if name in of)
@@ -291,7 +293,7 @@ def list_experiments(args: argparse.Namespace) -> Iterator[str]:
         yield f"    {experiment.mirrors}"
         try:
             cost = _cost(name, args)
-        except UserError as error:  # most often data that are not here; the list is wanted anyhow
+        except UserError as error:  # mostly missing data; the list goes on
             again = str(error) in said
             said.add(str(error))
             cost = "cost not known" + ("" if again else f": {error}")
@@ -305,7 +307,7 @@ def list_experiments(args: argparse.Namespace) -> Iterator[str]:
 
 
 def _cost(name: str, args: argparse.Namespace) -> str:
-    """One line of what is left to do."""
+    """One line with the remaining work."""
     asked = ask(name, args)
     plan = make_plan(asked.request, download=False)
     counted = costs_of(plan, args.output)
@@ -324,7 +326,7 @@ def _cost(name: str, args: argparse.Namespace) -> str:
 
 
 def dry_run_experiments(args: argparse.Namespace) -> Iterator[str]:
-    """The table of --dry-run for each experiment."""
+    """The --dry-run table of each experiment."""
     for name in named(args.experiment):
         asked = ask(name, args)
         plan = make_plan(asked.request, download=False)

@@ -1,9 +1,9 @@
-"""The paper's tables and figures (arXiv 2412.16227), each as a campaign of ordinary runs; and what
-is measured here beside them.
+"""The paper's tables and figures (arXiv 2412.16227), each as a campaign of ordinary runs; and
+further experiments of this project.
 
-An experiment names its arms as --strategy would; what two experiments share is run once. Where the
-paper varies a number, an arm varies it as a multiple of what the data set's protocol has, so that
-Table 4's ε = 10, twenty times the paper's 0.5, is as far on any generator.
+An experiment names its arms in the form of --strategy. Runs that experiments share are played once.
+Where the paper varies a number, an arm multiplies the value of the data set's protocol. So Table
+4's ε = 10, twenty times the paper's 0.5, is twenty times the protocol's ε with any generator.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from .errors import UserError, did_you_mean
 
 @dataclass(frozen=True)
 class Times:
-    """A multiple of the value that the arm would have without."""
+    """A multiple of the arm's usual value."""
 
     factor: float
 
 
 @dataclass(frozen=True)
 class PerClass:
-    """So many for each class of the data set."""
+    """This many for each class of the data set."""
 
     count: int
 
@@ -38,9 +38,9 @@ class Arm:
     """One row or curve.
 
     Attributes:
-        label: what the exhibit calls it; <epsilon> in it stands for the value of that setting.
-        strategy: its name.
-        settings: of it, over the command line's.
+        label: its name in the exhibit; <epsilon> in it is replaced by the value of that setting.
+        strategy: the strategy's name.
+        settings: the strategy's, over the command line's.
         paper: (table, row) of the paper's numbers, if it prints any.
     """
 
@@ -56,16 +56,16 @@ class Experiment:
 
     Attributes:
         title: what it shows.
-        mirrors: which part of the paper, on which data sets.
+        mirrors: the part of the paper, and its data sets.
         arms: in the paper's order.
-        baseline: number of the arm that the others are compared with; None for the first that
-            learns from real images alone.
-        cycles: at most so many; None for as many as the protocol has.
+        baseline: index of the arm that the others are compared with; None for the first that learns
+            from real images alone.
+        cycles: most rounds to play; None for the protocol's number.
         budget: (n_init, n_query, n_rounds) in place of the protocol's.
         kind: see report.exhibit.
-        reusing: arms that train on the images of the arm before them, in a second campaign.
-        judged: whether a classifier of all real labels belongs to it.
-        notes: what is lost or doubtful in the paper, for its data sets.
+        reusing: arms that train on the images of the last arm, in a second campaign.
+        judged: whether it needs a classifier of all real labels, as a judge.
+        notes: missing or doubtful numbers in the paper, shown for its data sets.
     """
 
     title: str
@@ -84,15 +84,15 @@ def _galot(label: str, paper: tuple[str, str] | None = None, **settings: Any) ->
     return Arm(label, "GALOT", settings, paper)
 
 
-# The rows of the paper's Table 1, by its names; what `--strategy all` means.
+# The rows of the paper's Table 1, with its names; the meaning of `--strategy all`.
 TABLE1 = ("GAAL", "RandomSampling", "EntropySampling", "MarginSampling", "LeastConfidence", "BALD",
           "BADGE", "MeanSTD", "VarRatio", "KMeans", "CoreSet", "LossPrediction", "GALOT (basic)",
           "GALOT")  # fmt: skip
 
 
 def _table1() -> tuple[Arm, ...]:
-    """The paper's fourteen rows, and the control of the last."""
-    # The paper's GAAL is its SVM's accuracy, ours the common network's: nothing to compare.
+    """The paper's fourteen rows, and a control for the last."""
+    # Not compared: the paper's GAAL is its SVM's accuracy, ours is the common network's.
     arms = (Arm(n, n, paper=None if n == "GAAL" else ("table1", n)) for n in TABLE1)
     return (*arms, CONTROL)
 
@@ -112,7 +112,7 @@ def _templates() -> Iterator[Arm]:
 
 
 def _epsilons(factors: Mapping[float, str | None], **settings: Any) -> tuple[Arm, ...]:
-    """An arm for each multiple of ε, with its row of Table 4 if it has one."""
+    """An arm for each multiple of ε, with its row of Table 4 if there is one."""
     return tuple(
         _galot("ε = <epsilon>", row and ("table4", row), epsilon=Times(factor), **settings)
         for factor, row in factors.items()
@@ -120,7 +120,7 @@ def _epsilons(factors: Mapping[float, str | None], **settings: Any) -> tuple[Arm
 
 
 def _pseudo_labels() -> tuple[Arm, ...]:
-    """Ten images a class for each template and ε, moved in random directions."""
+    """Ten images a class for each template and ε, with random directions."""
     fixed = {"mode": "gal", "direction": "random", "epsilon_schedule": "constant", "n_rounds": 1}
     fixed |= {"n_init": PerClass(5), "n_query": PerClass(5), "n_synthetic": 1.0}
     return tuple(
@@ -136,12 +136,13 @@ NETWORKS = {"vgg16": "VGG16", "densenet121": "DenseNet121", "mobilenetv2": "Mobi
             "dla": "DLA"}  # fmt: skip
 EXAMPLES = "Random training images of random classes, from the last cycle of Table 1's GALOT"
 
-BANK = 4  # times N_GAL
+BANK = 4  # multiple of N_GAL
 _BANK = {"epsilon": 0.0, "oversample": float(BANK)}
 
 
 def _matched(budget: tuple[int, int, int]) -> Experiment:
-    """Plain images, the paper's ascent, a text for each image, and ways to choose from a bank."""
+    """Arms: plain images, the paper's ascent, a text for each image, and ways to choose from a
+    bank."""
     return Experiment(
         "Generated images matched to the unlabeled pool",
         f"not in the paper: {budget[0]} + {budget[2]} × {budget[1]} labels, A_AL = Margin",
@@ -164,7 +165,7 @@ def _matched(budget: tuple[int, int, int]) -> Experiment:
 
 
 def _recipes() -> tuple[Arm, ...]:
-    """The paper's recipe, and what protocol modern changes of it in two steps."""
+    """The paper's recipe, and the changes of protocol modern in two steps."""
     modern = PROTOCOLS["modern"].sets
     kept = ("optimizer", "momentum", "weight_decay")
     paper = {key: usual_values()[key] for key in (*kept, *modern)}
@@ -267,7 +268,8 @@ ALIASES = {"table9": ("fig4",), "matched": ("matched20", "matched50")}
 
 
 def named(names: Sequence[str]) -> list[str]:
-    """The experiments that --experiment names; "all" is every one, the paper's in its order.
+    """The experiments that --experiment names. "all" means all of them, the paper's first and in
+    its order.
 
     Raises:
         UserError: an unknown name.

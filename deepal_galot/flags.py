@@ -1,4 +1,5 @@
-"""Every flag of the command line; those of the configuration are made of its fields, and back."""
+"""Every flag of the command line. The configuration's flags are made from its fields, and parsed
+back."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ from .config import (
 from .errors import UserError
 
 SHORT = {"n_init": "-s", "n_query": "-b", "quota": "-q"}  # DeepALPlus's
-PREFIX = "config_"  # of the fields among the parsed flags
+PREFIX = "config_"  # of the configuration's fields among the parsed flags
 DESCRIPTION = """\
 Deep active learning with generated images (GALOT, arXiv 2412.16227) beside the classic strategies.
 Without arguments: MarginSampling and GALOT on the embedded Digits, offline, in minutes."""
@@ -36,14 +37,15 @@ them, kill -9 too, the same command goes on."""
 
 
 class Parser(argparse.ArgumentParser):
-    """Whose complaints are one line each."""
+    """An argument parser whose errors are UserErrors of one line."""
 
     def error(self, message: str) -> None:
         raise UserError(message)
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """All flags; those of the configuration have their help, unit and default from its fields."""
+    """The parser with all flags; those of the configuration get help, unit and default from its
+    fields."""
     parser = Parser(
         prog="run_benchmark.py",
         description=DESCRIPTION,
@@ -58,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_where(parser.add_argument_group("where and how"))
     _add_report(parser.add_argument_group("what the report shows"))
     _add_instead(parser.add_argument_group("instead of running"))
-    parser.set_defaults(once=())  # of --strategy, what an experiment wants of one seed
+    parser.set_defaults(once=())  # strategies that an experiment plays with one seed
     return parser
 
 
@@ -297,7 +299,7 @@ def _add_instead(group: argparse._ArgumentGroup) -> None:
 
 # -- the fields of the configuration ----------------------------------------------------------
 
-Preferred = Mapping[str, Mapping[str, Any]]  # who prefers which values of which fields
+Preferred = Mapping[str, Mapping[str, Any]]  # protocol, strategy, … -> field -> value
 
 
 def add_fields(
@@ -307,12 +309,12 @@ def add_fields(
     presets: Preferred | None = None,
     elsewhere: Container[str] = (),
 ) -> None:
-    """A flag for each field of a group, with its help, unit and defaults.
+    """Add a flag for each field of a group, with its help, unit and defaults.
 
     Args:
         title: BUDGET, TRAINING, STRATEGY, GALOT or GENERATOR.
         without: names of fields that are left out.
-        presets: of strategies, by their names.
+        presets: of strategies, by name.
         elsewhere: protocols and data sets that this command does not have.
     """
     for f in option_fields():
@@ -321,7 +323,7 @@ def add_fields(
 
 
 def chosen_fields(args: argparse.Namespace) -> dict[str, Any]:
-    """The fields that were set, by name."""
+    """The fields set on the command line, by name."""
     return {
         name.removeprefix(PREFIX): value
         for name, value in vars(args).items()
@@ -350,7 +352,8 @@ def _add_field(group: argparse._ArgumentGroup, f: Any, others: Sequence[str]) ->
 
 
 def _other_defaults(f: Any, presets: Preferred, elsewhere: Container[str]) -> list[str]:
-    """ "who: value" of each protocol, data set, generator and strategy that prefers another."""
+    """Texts "who: value" for each protocol, data set, generator and strategy with another
+    default."""
     prefers = {p: protocol.sets for p, protocol in PROTOCOLS.items()}
     prefers |= {n: registry.datasets.get(n).defaults for n in registry.datasets.names()}
     prefers |= {n: registry.generators.get(n).all_defaults() for n in registry.generators.names()}
@@ -373,7 +376,7 @@ def _other_defaults(f: Any, presets: Preferred, elsewhere: Container[str]) -> li
 
 
 def set_environment() -> None:
-    """What libraries read from the environment when they are imported."""
+    """Set environment variables that libraries read when they are imported."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

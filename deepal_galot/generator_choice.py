@@ -1,4 +1,4 @@
-"""From what --generator says to a generator that is there and suits the run."""
+"""From the value of --generator to an available generator that suits the run."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from .image_counts import image_counts
 
 
 def generator_class(source: str) -> type[Generator]:
-    """A registered name, a folder or a hub id; a name wins over a folder that is called alike.
-    Behind "folder:" is a path of images."""
+    """The class for a registered name, a folder, a hub id, or "folder:" and a path of images. A
+    registered name takes precedence over a folder with the same name."""
     if source.startswith(FOLDER):
         return FolderGenerator.at(source.removeprefix(FOLDER))
     if source not in registry.generators and ("/" in source or Path(source).is_dir()):
@@ -30,11 +30,11 @@ def generator_class(source: str) -> type[Generator]:
 
 
 def canonical(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """Flags with one spelling of what has several: a generator's name, templates, text-target, and
-    a schedule of none, which is constant.
+    """Flags with one spelling for values that have several: generator names, templates,
+    text-target, and schedule none, which becomes constant.
 
     Raises:
-        UserError: no template, or an unknown text-target.
+        UserError: an unknown text-target, or an invalid template.
     """
     flags = dict(flags)
     if flags.get("generator", "") in registry.generators:
@@ -71,7 +71,8 @@ def weights_at_hand(generator: type[Generator], download: bool = False) -> bool:
 def check_generator(
     generator: type[Generator], config: RunConfig, class_names: Sequence[str]
 ) -> None:
-    """
+    """Check that a generator suits the configuration and the classes.
+
     Raises:
         UserError: it does not know the classes, has no text to optimise, or has too few images.
     """

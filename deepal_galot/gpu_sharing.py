@@ -1,6 +1,6 @@
 """One GPU for several processes at the same time.
 
-Without help a GPU runs one process's kernels, then another's, and those of a small batch leave most
+By default a GPU runs the kernels of one process at a time, and kernels of a small batch leave most
 of it idle. NVIDIA's Multi-Process Service, which comes with the driver, runs them side by side.
 """
 
@@ -20,15 +20,15 @@ from .signals import deaf
 
 CONTROL = "nvidia-cuda-mps-control"
 PIPES, LOGS = "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY"
-PATIENCE = 30  # seconds for the service to come and to go
-# A process of its own, so that however the command ends, kill -9 too, its daemon ends with it.
+PATIENCE = 30  # seconds for the service to start and to stop
+# A process of its own. So the daemon ends with the command, even after kill -9.
 GUARD = f"""
 {CONTROL} -d </dev/null && echo ready
 cat >/dev/null
 echo quit -t 5 | {CONTROL} >/dev/null 2>&1
 rm -rf "${PIPES}"
 """
-# What a client does first; argument: the device's number.
+# A client's first calls; argument: the device's number.
 CONNECT = """
 import ctypes, sys
 cuda, context = ctypes.CDLL("libcuda.so.1"), ctypes.c_void_p()
@@ -39,10 +39,10 @@ sys.exit(f"a client gets CUDA error {number}" if number else 0)
 
 @contextlib.contextmanager
 def side_by_side(device: torch.device) -> Iterator[None]:
-    """Processes that begin in this block and use the device run their kernels side by side.
+    """Let processes that start in this block run their kernels on the device side by side.
 
-    A daemon of this block's own serves them, unless the environment names one already. Where there
-    is none to be had, they take turns, and a line says so.
+    A daemon for this block serves them, unless the environment names one already. If no daemon can
+    be started, the processes take turns, and a line says so.
     """
     if device.type != "cuda" or PIPES in os.environ:
         yield
@@ -67,13 +67,14 @@ def _say(wrong: str) -> None:
 
 @contextlib.contextmanager
 def _guard() -> Iterator[tuple[subprocess.Popen, dict[str, str]]]:
-    """What starts the daemon and, at the end of the block or of this process, ends it; and what its
-    clients need in their environment."""
+    """Yield a process and its clients' environment variables. The process starts the daemon, and
+    stops it when the block or this process ends."""
     folder = tempfile.mkdtemp(prefix="mps")
     own = {PIPES: folder, LOGS: folder}
-    # The daemon serves all devices: its clients choose by this variable, and would choose twice.
+    # The daemon serves all devices. CUDA_VISIBLE_DEVICES is for its clients; it must not be applied
+    # twice.
     environment = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"} | own
-    with deaf():  # a cluster's signal may reach every process; the guard outlives all to clean up
+    with deaf():  # a cluster's signal may reach every process; the guard must live to clean up
         guard = subprocess.Popen(
             ["sh", "-c", GUARD],
             env=environment,
@@ -93,7 +94,7 @@ def _guard() -> Iterator[tuple[subprocess.Popen, dict[str, str]]]:
 
 
 def _trouble(guard: subprocess.Popen, own: Mapping[str, str], device: torch.device) -> str | None:
-    """Why the daemon serves nobody, or None if it does."""
+    """The reason why the daemon does not work; None if it does."""
     said = guard.stdout.readline().strip()
     if said != "ready":
         return said or "it did not start"

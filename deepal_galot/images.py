@@ -1,4 +1,4 @@
-"""Image conversions that training, scoring, generation and prediction share."""
+"""Image conversions for training, scoring, generation and prediction."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ from torch.nn import functional as F
 
 from .errors import UserError, said
 
-AT_ONCE = 2**24  # values of images that are held as floats at once, 64 MiB of float32
+AT_ONCE = 2**24  # image values held as floats at the same time: 64 MiB of float32
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
 
 
 def fit_to(
     images: Tensor, shape: tuple[int, int, int], change: Callable[[Tensor], Tensor] | None = None
 ) -> Tensor:
-    """Recolour and resize to a data set's shape; differentiable, the one path for all images.
+    """Recolour and resize images to a data set's shape; differentiable. All images take this path.
 
     Args:
         images: [B, 3 or 1, h, w] float in [0, 1].
         shape: (H, W, C) of the data set.
-        change: [B, C, h, w] -> the same, between the two, where there is most to see.
+        change: [B, C, h, w] -> the same shape; applied after recolouring and before resizing, where
+            the resolution is highest.
 
     Returns:
         [B, C, H, W] float in [0, 1], antialiased bilinear; grey is the ITU-R 601 luma.
@@ -50,18 +51,19 @@ def fit_to(
     return images.clamp(0, 1)
 
 
-@functools.lru_cache(256)  # a folder of photographs may hold any number of sizes
+@functools.lru_cache(256)  # bounded: a folder of photographs may hold any number of sizes
 def _resize_matrix(n: int, m: int) -> Tensor:
     """[m, n] weights of torch's antialiased bilinear resize of one axis from n to m pixels.
 
-    As a matrix product the resize has a deterministic gradient on a GPU; interpolate has none.
+    A resize as a matrix product has a deterministic gradient on a GPU; F.interpolate has not.
     """
     identity = torch.eye(n, dtype=torch.float64)[None, None]
     return F.interpolate(identity, (m, n), mode="bilinear", antialias=True)[0, 0]
 
 
 def in_parts(images: np.ndarray) -> list[np.ndarray]:
-    """[N, H, W, C] images, N ≥ 1, in even parts of some AT_ONCE values, at least an image each."""
+    """Split [N, H, W, C] images, N ≥ 1, into even parts of about AT_ONCE values, at least one image
+    each."""
     return np.array_split(images, min(len(images), -(-images.size // AT_ONCE)))
 
 
@@ -84,20 +86,21 @@ def to_unit_float(images: np.ndarray | Tensor) -> Tensor:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The image files of a folder, sorted by name, hidden ones left out; empty if there is none."""
+    """The image files of a folder, sorted by name, without hidden ones; empty if there is no
+    folder."""
     if not folder.is_dir():
         return []
-    with os.scandir(folder) as entries:  # which knows what is a folder without asking for each
-        # Not is_file(): a link that leads nowhere must be named when it is read, not passed over.
+    with os.scandir(folder) as entries:  # knows folders without a system call for each
+        # Not is_file(): a broken link must not be skipped; reading it gives an error with its name.
         names = [e.name for e in entries if not e.is_dir() and not e.name.startswith(".")]
     return sorted(folder / n for n in names if Path(n).suffix.lower() in IMAGE_SUFFIXES)
 
 
 def read_image(file: Path | zipfile.Path) -> np.ndarray:
-    """One image as [H, W, C] uint8: C = 1 if its file holds grey levels only, else 3.
+    """One image as [H, W, C] uint8: C = 1 if its file holds only grey levels, else 3.
 
-    Upright, as its EXIF orientation says; 16-bit grey is scaled to 8; transparent pixels are seen
-    on white; of an animation the first frame counts.
+    Upright, by its EXIF orientation. 16-bit grey is scaled to 8 bits. Transparent pixels are put on
+    white. Of an animation the first frame is read.
 
     Raises:
         UserError: the file cannot be read as an image.
@@ -105,7 +108,7 @@ def read_image(file: Path | zipfile.Path) -> np.ndarray:
     try:
         with warnings.catch_warnings(), file.open("rb") as stream, Image.open(stream) as image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            old = image.mode == "I" and image.format == "PNG"  # Pillow 10's name of 16 bits
+            old = image.mode == "I" and image.format == "PNG"  # Pillow 10's mode for 16 bits
             image = _upright(image)
             if old or image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255
                 return (np.asarray(image) // 257).astype(np.uint8)[..., None]
@@ -118,21 +121,22 @@ def read_image(file: Path | zipfile.Path) -> np.ndarray:
             pixels = np.array(image.convert("L" if grey else "RGB"))
     except UserError:
         raise
-    except Exception as error:  # a decoder raises nearly anything on a damaged file
+    except Exception as error:  # decoders raise many kinds for damaged files
         raise UserError(f"{file}: cannot be read as an image ({said(error)})") from error
     return pixels.reshape(*pixels.shape[:2], 1 if grey else 3)
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """As its EXIF orientation says: phones store what their sensor saw."""
+    """The image turned by its EXIF orientation, because phones store images as their sensor saw
+    them."""
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # of an EXIF block that cannot be read; the pixels can
+    except Exception:  # unreadable EXIF block; the pixels may be fine
         return image
 
 
 def resize_image(pixels: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-    """[H, W, C] uint8 resized and recoloured to a shape by `fit_to`."""
+    """[H, W, C] uint8, resized and recoloured to a shape by `fit_to`."""
     return to_uint8(fit_to(to_unit_float(pixels[None]), shape))[0]
 
 

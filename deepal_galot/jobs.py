@@ -1,8 +1,8 @@
-"""Several runs of a campaign at once, each in a process of its own.
+"""Several runs of a campaign at the same time, each in its own process.
 
-Processes, because a strategy may draw from global random generators: apart, each run has the bits
-it has alone. What is shared lies on disk, where a run may be stopped at any moment; what is only in
-memory, such as GAAL's reference classifier, each process makes for itself.
+Processes, because strategies may draw from global random generators. In its own process, each run
+gets the same bits as alone. Shared data is on disk, where a run may be stopped at any moment.
+Objects in memory, such as GAAL's reference classifier, are made anew in each process.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ from .results import RunFolder
 from .signals import deaf
 from .stdio import Patient
 
-LOOK_SECONDS = 0.5  # how often the processes' results are looked for
-MOST_JOBS = 61  # which Windows can wait for
+LOOK_SECONDS = 0.5  # interval for checking the processes' results
+MOST_JOBS = 61  # Windows can wait for no more
 
 
 def run_at_once(campaign: Campaign, args: argparse.Namespace) -> list[RunFolder]:
-    """Play every run that is not finished, --jobs at a time; with 1, in this process.
+    """Play every unfinished run, --jobs at a time; with 1, in this process.
 
     Args:
-        campaign: what `args` ask for; each process makes it anew.
+        campaign: made from `args`; each process makes its own.
 
     Returns:
         The folders, in the order of the plan.
 
     Raises:
-        UserError: of any run; or a process was killed.
+        UserError: an error of any run, or a process was killed.
     """
     asked = 1 if args.jobs is None else args.jobs
     if asked == 1:
         return campaign.run()
     folders = campaign.prepare()
-    campaign.free()  # the processes load generators of their own
+    campaign.free()  # each process loads its own generators
     left = campaign.left(folders)
     jobs = max(1, min(asked, len(left), MOST_JOBS))
     threads = max(1, torch.get_num_threads() // jobs)
@@ -62,7 +62,7 @@ def run_at_once(campaign: Campaign, args: argparse.Namespace) -> list[RunFolder]
         with deaf():
             pool = ProcessPoolExecutor(jobs, context, _start, (threads, device, 1 / jobs))
         try:
-            with deaf():  # to Ctrl-C a new process is until `_start`
+            with deaf():  # a new process ignores Ctrl-C until `_start`
                 futures = [pool.submit(_play, args, i) for i in left]
             watch(futures, folders, campaign.plan.runs)
         except BrokenProcessPool:
@@ -70,7 +70,7 @@ def run_at_once(campaign: Campaign, args: argparse.Namespace) -> list[RunFolder]
                 f"--jobs {asked}: a process was killed, as happens when memory runs out; the same "
                 f"command goes on where this one stopped, with fewer --jobs in less memory"
             ) from None
-        except BaseException:  # a run's error, or Ctrl-C: what is under way goes on another time
+        except BaseException:  # a run's error, or Ctrl-C; runs can be continued later
             for child in multiprocessing.active_children():
                 child.terminate()
             raise
@@ -85,10 +85,10 @@ def watch(
     runs: Sequence[Run],
     look_seconds: float = LOOK_SECONDS,
 ) -> None:
-    """Show the rows that other processes append until all is done; raises what a run raised.
+    """Show the rows that other processes append, until all runs are done. Re-raises a run's error.
 
     Args:
-        folders, runs: each run's, in one order.
+        folders, runs: of all runs, in the same order.
     """
     shown = [len(folder.rows()) for folder in folders]
     with rounds_bar(folders) as bar:
@@ -108,27 +108,27 @@ def watch(
 
 
 def _start(threads: int, device: torch.device, share: float) -> None:
-    """What a new process does first; share: of the GPU's memory."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C stops it without a word
+    """Set up a new process; share: of the GPU's memory."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C stops it silently
     threading.Thread(target=_leave_with_the_parent, daemon=True).start()
-    sys.stderr = _NoTerminal(sys.stderr)  # the bar is the parent's
-    tqdm.set_lock(threading.RLock())  # its own is for all processes, and leaks where one is stopped
+    sys.stderr = _NoTerminal(sys.stderr)  # only the parent shows a bar
+    tqdm.set_lock(threading.RLock())  # tqdm's own, between processes, leaks if one is killed
     torch.set_num_threads(threads)
     if device.type == "cuda":
         torch.cuda.set_per_process_memory_fraction(share, device.index)
 
 
 def _leave_with_the_parent() -> None:
-    """Without it nobody asks for what this process does, nor tells it to stop."""
+    """Exit when the parent has ended. Nobody else would stop this process or use its results."""
     multiprocessing.parent_process().join()
     os._exit(1)
 
 
-_campaign: Campaign | None = None  # of this process, made with its first run
+_campaign: Campaign | None = None  # this process's, made with its first run
 
 
 def _play(args: argparse.Namespace, i: int) -> None:
-    """Run i of the plan; what a plug-in's code raises is said in the parent."""
+    """Play run i of the plan. Errors in plug-ins become one line, for the parent to print."""
     global _campaign
     with plugins.plugins_named():
         if _campaign is None:
@@ -137,11 +137,11 @@ def _play(args: argparse.Namespace, i: int) -> None:
         _campaign.play(run, _campaign.open(run))
 
 
-_load_once = cache(plugins.load_plugin)  # a process may play several campaigns of a command
+_load_once = cache(plugins.load_plugin)  # a process may play several campaigns
 
 
 def campaign_anew(args: argparse.Namespace) -> Campaign:
-    """What a command line asks for, in a process that did not parse it."""
+    """Make the campaign of a command line in a process that did not parse it."""
     for plugin in args.plugin:
         _load_once(plugin)
     request = request_of(args)
@@ -151,7 +151,7 @@ def campaign_anew(args: argparse.Namespace) -> Campaign:
 
 
 class _NoTerminal(Patient):
-    """A stream that progress bars keep off."""
+    """A stream that is not a terminal, so that progress bars are not shown on it."""
 
     def isatty(self) -> bool:
         return False

@@ -1,4 +1,4 @@
-"""One process at a time: a lock on a file, which the system drops when its holder dies."""
+"""A lock on a file for one process at a time. The system releases it when the process dies."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ except ImportError:  # Windows
     import msvcrt
 
 LOOK_SECONDS = 0.5
-FAR_BYTE = 2**20  # Windows forbids reading what is locked; the holder's name comes before it
+FAR_BYTE = 2**20  # Windows forbids reading locked bytes; the holder's name is before them
 NO_LOCKS_HERE = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 
 
 @contextlib.contextmanager
 def one_at_a_time(file: Path, what: str) -> Iterator[None]:
-    """Hold a lock; where another process holds it, say so once and wait for its end.
+    """Hold a lock. If another process holds it, say so once and wait for its end.
 
-    It is flock(2) on a file that stays (were it removed, two could hold two files of one name).
-    That holds between the processes of a machine on any local file system, and between machines on
-    NFS since Linux 2.6.12 and on Lustre mounted with `flock`. A shared file system that is mounted
-    with `localflock` or `nolock` has locks within each machine alone; one without any is worked on
-    unlocked. There RunFolder.append still notices another writer, after the loss of a round.
-    On Windows it is msvcrt.locking, which network drives have too.
+    Uses flock(2) on a file that is never removed. Otherwise two processes could lock two files of
+    one name. This works between processes of a machine on any local file system; and between
+    machines on NFS since Linux 2.6.12 and on Lustre mounted with `flock`. A shared file system
+    mounted with `localflock` or `nolock` has locks only within each machine. On one without locks,
+    the run is played unlocked. In both cases RunFolder.append still notices another writer, after
+    the loss of a round. On Windows it uses msvcrt.locking, which also works on network drives.
 
     Args:
-        file: is made; its folder must exist. Says who holds it.
-        what: the line that is said while waiting begins with it.
+        file: the lock file, made if missing; its folder must exist. Contains the holder's name.
+        what: start of the line that is shown while waiting.
     """
     with file.open("a+", encoding="utf-8") as stream:
         if not _taken(stream):
@@ -49,11 +49,11 @@ def one_at_a_time(file: Path, what: str) -> Iterator[None]:
         stream.truncate(0)
         stream.write(f"process {os.getpid()} on {platform.node()}\n")
         stream.flush()
-        yield  # closing the file lets go
+        yield  # closing the file releases the lock
 
 
 def _taken(stream: TextIO) -> bool:
-    """Whether the lock is ours now; as good as ours where the file system has none."""
+    """Try to take the lock; whether we hold it now. Also True if the file system has no locks."""
     try:
         if fcntl is not None:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -63,7 +63,7 @@ def _taken(stream: TextIO) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
-        if fcntl is None:  # what Windows says of a lock that another holds
+        if fcntl is None:  # Windows' error if another process holds the lock
             return False
         if error.errno not in NO_LOCKS_HERE:
             raise

@@ -1,4 +1,4 @@
-"""Use a finished run's classifier on image files."""
+"""Apply a finished run's classifier to image files."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def predict_folder(
     """Label the images of a folder.
 
     Args:
-        folder: image files; not its sub-folders.
-        run: a run's seed folder, the one with classifier.safetensors.
+        folder: image files; sub-folders are not read.
+        run: a run's seed folder, with classifier.safetensors.
 
     Yields:
         (file, class name, probability in [0, 1]), by file name.
@@ -50,7 +50,7 @@ def predict_folder(
 
 
 def load_classifier(run: RunFolder, device: torch.device) -> tuple[Learner, dict[str, Any]]:
-    """A run's last classifier, and the card that says what it takes and gives.
+    """A run's last classifier, and its card (class names, image shape, normalisation).
 
     Raises:
         UserError: there is none, it is damaged, or its architecture is not known here.

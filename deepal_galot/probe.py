@@ -1,4 +1,4 @@
-"""Seconds of what planned runs do, from a few real batches on this device."""
+"""Timing planned runs with a few real batches on this device."""
 
 from __future__ import annotations
 
@@ -27,13 +27,14 @@ from .plan import Run
 from .pool import ImageSet
 from .training import count_batches
 
-PROBE_SECONDS = 1.0  # for each of the few things that are timed, ten seconds in all as a rule
-PATIENCE = 10.0  # seconds; a first batch that took longer is not repeated
+PROBE_SECONDS = 1.0  # for each thing that is timed; usually ten seconds in all
+PATIENCE = 10.0  # seconds; a first batch that takes longer is not repeated
 
 
 @dataclass
 class Probe:
-    """Seconds of one of each on this device, from a few real batches; alike runs share them.
+    """Prices in seconds on this device, from a few real batches. Runs with the same settings share
+    them.
 
     Attributes:
         load: a run -> its generator.
@@ -47,7 +48,7 @@ class Probe:
     _seen: dict[tuple, Prices] = field(default_factory=dict)
 
     def prices(self, run: Run, done: int) -> Prices:
-        """Of the batch sizes in the middle of the rounds that are left."""
+        """A run's prices, at the batch sizes in the middle of its remaining rounds."""
         middle = (done + run.config.cycles) // 2
         n = training_images(run.config, self.spec, middle)
         batch = math.ceil(n / count_batches(n, run.config.batch_size))
@@ -86,7 +87,8 @@ class Probe:
         return dataclasses.replace(prices, image=own.image, chain=own.chain)
 
     def _training(self, c: RunConfig, architecture: type[Classifier]) -> Prices:
-        """Steps by the difference of a short and a long fit, so that a fit's own start is apart."""
+        """Seconds of a step, a fit and a pass. A step is the difference between a long and a short
+        fit, so that a fit's start-up is not part of it."""
         data = self._noise(2 * c.batch_size)  # two steps an epoch
         if c.uses_generated_images:
             data = dataclasses.replace(data, n_generated=c.batch_size)
@@ -99,11 +101,11 @@ class Probe:
             return learner.clock() - started
 
         on_gpu = self.device.type == "cuda"
-        few = 4 if on_gpu else 1  # there the first steps are slow, see cuda_graph
+        few = 4 if on_gpu else 1  # on a GPU the first steps are slow, see cuda_graph
         short, step = seconds(few), 0.0
-        if short > PATIENCE and not on_gpu:  # then what a fit takes beside its steps is nothing
+        if short > PATIENCE and not on_gpu:  # start-up is negligible then
             step = short / (2 * few)
-        else:  # that has warmed up
+        else:  # the first fit was the warm-up
             short = seconds(few)
             epochs = 200 if on_gpu else max(3, min(200, int(PROBE_SECONDS / short)))
             step = max(0.0, (seconds(epochs) - short) / (2 * (epochs - few)))
@@ -111,7 +113,8 @@ class Probe:
         return Prices(fit=max(0.0, short - 2 * few * step), step=step, passed=per_pass / len(data))
 
     def _generation(self, c: RunConfig, run: Run, round: int) -> Prices:
-        """An image in a batch as large as the round's, and one with its gradient."""
+        """Seconds of an image in a batch as large as the round's, and of an image with its
+        gradient."""
         generator = self.load(run)
         learner = self._learner(dataclasses.replace(c, epochs=1), run.architecture)
         learner.fit(self._noise(2), 0)
@@ -148,10 +151,10 @@ class Probe:
 
 
 def _repeat(run: Callable[[], object], clock: Callable[[], float], compiles: bool = False) -> float:
-    """Median seconds; the first time warms up, and counts only if it took very long.
+    """Median seconds. The first run is a warm-up; it counts only if it took longer than PATIENCE.
 
     Args:
-        compiles: something is compiled in a time before all others, which never counts.
+        compiles: do one more run before, which compiles and never counts.
     """
     if compiles:
         run()
@@ -166,7 +169,7 @@ def _repeat(run: Callable[[], object], clock: Callable[[], float], compiles: boo
 
 
 def timed(costs: Sequence[Cost], probe: Probe) -> list[Cost]:
-    """The same with seconds, but for what cannot or should not be probed."""
+    """The costs with seconds, except for runs that cannot or should not be probed."""
     return [
         cost
         if cost.finished or unprobed(cost, probe.device)
@@ -176,7 +179,7 @@ def timed(costs: Sequence[Cost], probe: Probe) -> list[Cost]:
 
 
 def unprobed(cost: Cost, device: torch.device) -> str:
-    """Why a run is not timed; empty if it is."""
+    """The reason why a run is not timed; empty if it is."""
     if cost.run.generator is None or cost.run.source is not None or cost.finished:
         return ""
     name = cost.run.config.generator
@@ -188,6 +191,6 @@ def unprobed(cost: Cost, device: torch.device) -> str:
 
 
 def too_large(cost: Cost, device: torch.device) -> bool:
-    """Whether a run that is not finished needs a GPU's patience."""
+    """Whether an unfinished run's generator is too slow for this device, a CPU."""
     size = None if cost.finished else size_of(cost.run)
     return device.type == "cpu" and size is not None and size.image > TOO_LARGE_FOR_CPU

@@ -1,8 +1,9 @@
-"""A campaign on a Ray cluster: each run is a task; actors that hold one pipeline each draw images.
+"""A campaign on a Ray cluster. Each run is a task. Actors, which hold one pipeline each, draw
+images.
 
-Scheduling, placement and retries are Ray's. A run whose worker or node is lost is played again
-elsewhere, and its folder makes that cost the round that it was in. What Ray cannot know is that all
-nodes must see the same files and the same code: a worker that does not stops with one line.
+Ray does scheduling, placement and retries. If a worker or node is lost, its run is played again
+elsewhere; its folder keeps all rounds but the current one. Ray does not check that all nodes see
+the same files and the same code. So a worker checks it, and stops with a one-line error.
 """
 
 from __future__ import annotations
@@ -47,23 +48,23 @@ except ImportError as error:
         f'--engine ray needs Ray ({said(error)}): pip install -e ".[ray]", on every node'
     ) from error
 
-RETRIES = 3  # of a run or an actor whose worker or node was lost
-ANSWER_SECONDS = 5.0  # that the head of a cluster has to answer
-LOOK_SECONDS = 2.0  # how often the shared file system is looked at for new rows
-ENVIRONMENT = ("DEEPAL_GALOT_MODELS", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE")  # find a model
+RETRIES = 3  # of a run or an actor after its worker or node was lost
+ANSWER_SECONDS = 5.0  # timeout for the head of a cluster
+LOOK_SECONDS = 2.0  # interval for reading new rows from the shared file system
+ENVIRONMENT = ("DEEPAL_GALOT_MODELS", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE")  # for models
 CODE = ("deepal_galot", "generators", "query_strategies")
 
 
 @dataclass(frozen=True)
 class Share:
-    """What a run, or an actor that draws, takes of a node."""
+    """The part of a node that a run, or an actor that draws, uses."""
 
     cpus: int
     gpus: float
 
     @classmethod
     def asked(cls, args: argparse.Namespace) -> Share:
-        """By the flags; a GPU where the cluster has some and nobody said otherwise."""
+        """From the flags. By default one GPU if the cluster has any and --device is auto."""
         gpus = args.gpus_per_run
         if gpus is None:
             gpus = float(args.device == "auto" and ray.cluster_resources().get("GPU", 0) >= 1)
@@ -71,13 +72,14 @@ class Share:
 
     @property
     def options(self) -> dict[str, Any]:
-        """For Ray; with them a task or an actor finds the models where the driver finds them."""
+        """Ray's options. They pass on the environment variables that locate models, so that workers
+        find the same models as the driver."""
         found = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
         env = {"runtime_env": {"env_vars": found}} if found else {}
         return {"num_cpus": self.cpus, "num_gpus": self.gpus, **env}
 
     def room(self) -> int:
-        """How many the nodes that are there hold at once, if nothing else runs on them."""
+        """How many shares fit on the live nodes at the same time, if nothing else runs there."""
         return sum(self._fits(n["Resources"]) for n in ray.nodes() if n["Alive"])
 
     def _fits(self, node: Mapping[str, float]) -> int:
@@ -90,14 +92,14 @@ class Share:
 
 @dataclass(frozen=True)
 class Order:
-    """A command, for workers that do as if it had been typed where they are.
+    """A command line, for workers to act as if it had been typed on their node.
 
     Attributes:
-        args: its flags, --device as the share has it.
-        argv, folder: its words, and where it was typed.
-        share: what each run takes.
-        code: what computes, see `_code`.
-        runs: of each run of the plan, its folder and hashes of what it reads.
+        args: its flags, with --device set according to the share.
+        argv, folder: its words, and the working directory.
+        share: resources of each run.
+        code: hash of the sources and versions, see `_code`.
+        runs: for each run of the plan, its folder and the hashes of what it reads.
     """
 
     args: argparse.Namespace
@@ -109,7 +111,8 @@ class Order:
 
 
 def check(args: argparse.Namespace) -> None:
-    """
+    """Check the flags for Ray.
+
     Raises:
         UserError: flags that do not go together, or a number out of range.
     """
@@ -139,14 +142,14 @@ def check(args: argparse.Namespace) -> None:
 
 
 def run_on_ray(campaign: Campaign, args: argparse.Namespace) -> list[RunFolder]:
-    """Play every run that is not finished, as many at once as the cluster has room for.
+    """Play every unfinished run, as many at the same time as fit on the cluster.
 
     Returns:
         The folders, in the order of the plan.
 
     Raises:
-        UserError: of any run; or there is no such cluster, no room in it, or a run lost its worker
-            more than RETRIES times.
+        UserError: an error of any run; or there is no such cluster, no room in it, or a run lost
+            its worker more than RETRIES times.
     """
     _connect(args.address)
     draws = any(run.generator and not run.source for run in campaign.plan.runs)
@@ -157,7 +160,7 @@ def run_on_ray(campaign: Campaign, args: argparse.Namespace) -> list[RunFolder]:
     request = dataclasses.replace(campaign.request, device=torch.device(args.device))
     campaign = Campaign(request, campaign.plan)
     folders = campaign.prepare(load=False)
-    order = _order(campaign, args, share)  # small, so actors that are started again need no store
+    order = _order(campaign, args, share)  # small; so restarted actors do not need the object store
     actors = [Drawer.options(**share.options).remote(order) for _ in range(n_actors)]
     order = ray.put(order)
     run = play.options(**share.options)
@@ -166,7 +169,7 @@ def run_on_ray(campaign: Campaign, args: argparse.Namespace) -> list[RunFolder]:
         with _causes():
             futures = [task.future() for task in tasks]
             watch(futures, folders, campaign.plan.runs, LOOK_SECONDS)
-    finally:  # after an error or Ctrl-C, what is under way goes on another time
+    finally:  # after an error or Ctrl-C; runs can be continued later
         for task in tasks:
             ray.cancel(task, force=True)
         for actor in actors:
@@ -175,7 +178,7 @@ def run_on_ray(campaign: Campaign, args: argparse.Namespace) -> list[RunFolder]:
 
 
 def _connect(address: str | None) -> None:
-    """To the cluster, for as long as this process lives."""
+    """Connect to the cluster, until this process ends."""
     if ray.is_initialized():
         return
     _check_answers(address)
@@ -185,19 +188,20 @@ def _connect(address: str | None) -> None:
     except (RayError, OSError, RuntimeError, ValueError, AssertionError) as error:
         where = "" if address is None else f" --address {address}"
         raise UserError(f"--engine ray{where}: no cluster to run on ({said(error)})") from error
-    if callable(ends):  # Ray has put its own in its place
+    if callable(ends):  # Ray has replaced the handler
         signal.signal(signal.SIGTERM, ends)
 
 
 def _check_answers(address: str | None) -> None:
-    """Ray itself would try for minutes, deaf to Ctrl-C.
+    """Check that somebody listens at the address. Ray itself would try for minutes and ignore
+    Ctrl-C.
 
     Raises:
-        UserError: nobody is there.
+        UserError: nobody does.
     """
     host, colon, port = (address or "").rpartition(":")
     if not colon:
-        return  # auto, local, or the name of nothing, which Ray says at once
+        return  # auto, local, or a wrong name, for which Ray fails at once
     try:
         socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS).close()
     except (OSError, ValueError, OverflowError) as error:
@@ -208,9 +212,10 @@ def _check_answers(address: str | None) -> None:
 
 
 def _check_room(share: Share, actors: int) -> None:
-    """
+    """Check that runs and actors fit on the cluster, and print how many do.
+
     Raises:
-        UserError: the cluster would wait forever for room.
+        UserError: they do not fit, so that the campaign would wait forever.
     """
     nodes, there = sum(node["Alive"] for node in ray.nodes()), ray.cluster_resources()
     where = f"on {nodes} node{'s' * (nodes > 1)} with {there.get('CPU', 0):g} CPUs"
@@ -228,7 +233,8 @@ def _check_room(share: Share, actors: int) -> None:
 
 
 def _longest_first(campaign: Campaign, folders: Sequence[RunFolder]) -> list[int]:
-    """The runs that are left, so that no long one begins last; a cost not known counts as long."""
+    """The unfinished runs, most expensive first, so that no long run starts last. Unknown costs
+    count as the highest."""
     costs = costs_of(campaign.plan, campaign.request.output)
     flop = [math.inf if cost.flop is None else cost.flop for cost in costs]
     return sorted(campaign.left(folders), key=lambda i: -flop[i])
@@ -245,7 +251,7 @@ def _runs(campaign: Campaign) -> tuple[tuple[str, Mapping[str, str]], ...]:
 
 @cache
 def _code() -> dict[str, str]:
-    """A hash of this project's sources, and the versions of what they call."""
+    """A hash of this project's sources, and the versions of the libraries."""
     digest = hashlib.sha256()
     for folder in CODE:
         for file in sorted((registry.PACKAGE_ROOT / folder).rglob("*.py")):
@@ -256,9 +262,10 @@ def _code() -> dict[str, str]:
 
 @contextlib.contextmanager
 def _causes() -> Iterator[None]:
-    """
+    """Raise a task's own error instead of Ray's.
+
     Raises:
-        Exception: what a task raised, as it was raised there.
+        Exception: the error that the task raised.
         UserError: a task or an actor is lost for good.
     """
     try:
@@ -278,10 +285,10 @@ def _causes() -> Iterator[None]:
 
 @ray.remote(max_retries=RETRIES)
 def play(order: Order, i: int, actors: Sequence[Any]) -> None:
-    """Run i of the plan, from its last recorded round.
+    """Play run i of the plan from its last recorded round.
 
     Args:
-        actors: what draws its images; without any, it does so itself.
+        actors: draw its images; if empty, the task draws them itself.
     """
     with plugins.plugins_named():
         campaign = _campaign(order)
@@ -294,7 +301,8 @@ def play(order: Order, i: int, actors: Sequence[Any]) -> None:
 
 @ray.remote(max_restarts=RETRIES, max_task_retries=RETRIES)
 class Drawer:
-    """Holds the pipelines of a plan's runs, one where all draw alike, and draws batches."""
+    """Actor that draws batches. It holds the plan's generators; runs with the same settings share
+    one."""
 
     def __init__(self, order: Order) -> None:
         self.order = order
@@ -308,7 +316,7 @@ class Drawer:
         rows: Rows,
         full: bool,
     ) -> tuple[int, Batch]:
-        """Batch n of a round of run i, by the generator that `identity` describes."""
+        """Draw batch n of a round of run i, with the generator that has this `identity`."""
         with plugins.plugins_named():
             campaign = _campaign(self.order)
             generator = campaign.generator(campaign.plan.runs[i])
@@ -328,8 +336,8 @@ def _draw_there(
     batches: Sequence[Rows],
     full: bool,
 ) -> Iterator[tuple[int, Batch]]:
-    """Batches of run i drawn by the actors; see generators.image_store.DrawBatches."""
-    if request.refinement is not None:  # each text is optimised against the classifier, here
+    """Have the actors draw batches of run i; see generators.image_store.DrawBatches."""
+    if request.refinement is not None:  # texts are optimised against the classifier, which is here
         yield from draw_here(generator, request, batches, full)
         return
     sent = ray.put(request)
@@ -340,11 +348,11 @@ def _draw_there(
         )
 
 
-_made: tuple[Order, Campaign] | None = None  # of this process, which plays one command's runs
+_made: tuple[Order, Campaign] | None = None  # this process's; it plays one command's runs
 
 
 def _campaign(order: Order) -> Campaign:
-    """The command's campaign on this node.
+    """The command's campaign, made on this node.
 
     Raises:
         UserError: it would be another one here.
@@ -359,10 +367,10 @@ def _campaign(order: Order) -> Campaign:
 
 
 def _as_if_typed_here(order: Order) -> None:
-    """What a process is in which somebody has typed the command.
+    """Bring this process into the state in which the command was typed.
 
     Raises:
-        UserError: other code, or the folder is not here.
+        UserError: the code is different, or the folder is not on this node.
     """
     ours, theirs = _code(), order.code
     other = [f"{k} {ours.get(k)} for {theirs[k]}" for k in theirs if ours.get(k) != theirs[k]]
@@ -383,10 +391,11 @@ def _as_if_typed_here(order: Order) -> None:
 
 
 def _check_is_the_same(campaign: Campaign, order: Order) -> None:
-    """
+    """Check that this node's campaign is the driver's.
+
     Raises:
-        UserError: data, weights or plug-ins are not what they are where the command was typed, or
-            the results would not be seen there.
+        UserError: data, weights or plug-ins are different on this node, or it does not see the
+            output folder.
     """
     for (here, content), (there, theirs), run in zip(
         _runs(campaign), order.runs, campaign.plan.runs, strict=True

@@ -1,4 +1,4 @@
-"""What the user asks for, from parsed flags."""
+"""The user's request, from parsed flags."""
 
 from __future__ import annotations
 
@@ -27,19 +27,20 @@ class Request:
     """What the user asked for.
 
     Attributes:
-        strategies: names, each with optional own settings: "GALOT:epsilon=5,direction=random".
-        dataset: a data set class, of the registry or made for what the user named.
-        words: what the classes are called in prompts, if not by their names.
+        strategies: names, each with optional settings of its own:
+            "GALOT:epsilon=5,direction=random".
+        dataset: a data set class, from the registry or made for a path.
+        words: names of the classes in prompts; None for the data set's names.
         seeds: run seeds.
-        mode: what strategies that generate train on; None for each strategy's own.
+        mode: the mode for strategies that generate; None for each strategy's own.
         flags: RunConfig fields set on the command line.
         output, data_dir: folders.
         device: resolved; device_named: whether the user chose it.
         deterministic: forbid kernels whose result depends on timing.
         compile: compile the generator, and fits that are long enough.
-        checkpointing: take its gradient in less memory.
-        save_full_size: how many images a class and round are kept as the generator made them.
-        once: those of the strategies that are played with the first seed alone.
+        checkpointing: the ascent's gradient with less memory.
+        save_full_size: how many images a class and round to keep as the generator made them.
+        once: strategies that are played with the first seed only.
     """
 
     strategies: tuple[str, ...]
@@ -60,10 +61,10 @@ class Request:
 
 
 def request_of(args: argparse.Namespace) -> Request:
-    """The command line's flags as a Request; `all` is the paper's Table 1.
+    """The Request of a command line; strategy `all` means the paper's Table 1.
 
     Raises:
-        UserError: flags that do not go together, or a name that is not known.
+        UserError: flags that do not go together, or an unknown name.
     """
     flags = chosen_fields(args)
     if args.protocol is not None:
@@ -99,7 +100,7 @@ def request_of(args: argparse.Namespace) -> Request:
 
 
 def _dataset(args: argparse.Namespace) -> type[Dataset]:
-    """The data set class that --dataset names: registered, or made for a path."""
+    """The data set class for --dataset, from the registry or made for a path."""
     source = args.dataset or "Digits"
     if args.test_data is not None:
         raise UserError("--test-data belongs to --class-names FILE without --dataset")
@@ -132,7 +133,7 @@ def _class_names_only(args: argparse.Namespace) -> type[Dataset]:
 
 
 def _seeds(args: argparse.Namespace) -> tuple[int, ...]:
-    """--seeds, or -t seeds from --seed on, as DeepALPlus counts trials."""
+    """The seeds of --seeds; or -t seeds starting at --seed, as DeepALPlus counts trials."""
     if args.seeds is not None:
         if args.seed is not None or args.trials is not None:
             raise UserError("--seeds names them all; leave out --seed and -t")

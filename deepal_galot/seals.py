@@ -1,4 +1,4 @@
-"""Checksums of a run's files: a flipped bit, a cut, or a file of another run is noticed."""
+"""Checksums of a run's files, to notice a flipped bit, a cut, or a file of another run."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from .errors import UserError, said
 
 
 class Seals:
-    """`seals.json` of a folder: name -> the checksums that the file of that name may have.
+    """`seals.json` of a folder: file name -> the checksums that the file may have.
 
-    A checksum is on disk before its file is, beside that of the file as it stands: killed at any
-    moment, what lies there has one of them. What has none is believed: a file that was put there
-    by hand.
+    The new checksum is written before the new file, and the old one is kept beside it. After a kill
+    the file matches one of the two. A file without a checksum is accepted, because somebody put it
+    there by hand.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.file = folder, folder / "seals.json"
 
     def write(self, name: str, data: bytes) -> None:
-        """Replace a file of the folder by atomic_write, and know it again."""
+        """Replace a file of the folder by atomic_write, and record its checksum."""
         path = self.folder / name
         self.expect(name, data, path.read_bytes() if path.exists() else b"")
         atomic_write(path, data)
 
     def expect(self, name: str, new: bytes, now: bytes = b"") -> None:
-        """Know what is about to be written, and what stands there now if it is known."""
+        """Record the checksum of the new content, before it is written. The current content's
+        checksum stays if it was recorded."""
         known = self._known()
         kept = [seal for seal in known.get(name, []) if seal == _seal(now)]
         atomic_write(self.file, json.dumps(known | {name: [*kept, _seal(new)]}, indent=1).encode())
@@ -37,7 +38,7 @@ class Seals:
         """A file of the folder.
 
         Raises:
-            UserError: it is not there, cannot be read, or is not as it was written.
+            UserError: it is not there, cannot be read, or does not match its checksum.
         """
         path = self.folder / name
         try:
@@ -51,12 +52,14 @@ class Seals:
         return data
 
     def knows(self, name: str, data: bytes) -> bool:
-        """Whether it may be so; read it before this is asked, its writer may be at work."""
+        """Whether the content matches a checksum, or has none. Read the file before this call,
+        because another process may be writing it."""
         known = self._known()
         return name not in known or _seal(data) in known[name]
 
     def _known(self) -> dict[str, list[str]]:
-        """
+        """The checksums in seals.json.
+
         Raises:
             UserError: the file is damaged.
         """
@@ -65,7 +68,7 @@ class Seals:
             return {name: [str(seal) for seal in seals] for name, seals in known.items()}
         except (FileNotFoundError, NotADirectoryError):
             return {}
-        except Exception as error:  # text, numbers and lists where they do not belong, or no JSON
+        except Exception as error:  # wrong types, or not JSON
             raise UserError(
                 f"{self.file}: damaged ({said(error)}); move the run's folder away, or this file, "
                 f"and the others are believed as they are"

@@ -1,7 +1,7 @@
 """Named random streams: every random number of a run comes from its seed and a name.
 
-A stream is addressed, never advanced: `image(round, class, index, attempt)` is the same whatever
-was drawn before it, so order, batching, restarts and other strategies change nothing.
+A stream is addressed, never advanced. `image(round, class, index, attempt)` is always the same,
+whatever was drawn before. So order, batching, restarts and other strategies do not change it.
 
 | stream                                | what it drives                                         |
 |---------------------------------------|--------------------------------------------------------|
@@ -9,7 +9,7 @@ was drawn before it, so order, batching, restarts and other strategies change no
 | weights(round)                        | classifier initialisation, shared by all strategies    |
 | batches(round)                        | batch order and augmentation, shared by all strategies |
 | dropout(round)                        | head dropout while training                            |
-| network(round)                        | what a network of the user's draws while training      |
+| network(round)                        | random numbers of a user's network while training      |
 | query(round)                          | a strategy's own randomness                            |
 | model(i)                              | networks that a strategy trains once a run             |
 | quota(round)                          | which classes get one generated image more             |
@@ -39,8 +39,8 @@ STREAMS = ("init_pool", "weights", "batches", "dropout", "network", "query", "mo
 def derive(seed: int, stream: str, *key: int) -> int:
     """A number below 2⁶³ for one address of one named stream.
 
-    Python's generator, NumPy's default_rng and CUDA's read all of it as a seed; torch's CPU
-    generator its low 32 bits.
+    Python's generator, NumPy's default_rng and CUDA's use all of it as a seed; torch's CPU
+    generator uses its low 32 bits.
 
     Args:
         seed: the run's seed, any non-negative int.
@@ -64,15 +64,15 @@ def numpy_rng(seed: int, stream: str, *key: int) -> np.random.Generator:
 
 
 def torch_rng(seed: int, stream: str, *key: int) -> torch.Generator:
-    """A CPU torch generator for one address of one named stream (same numbers on any device)."""
+    """A CPU torch generator for one address of one named stream; the same numbers on any device."""
     return torch.Generator().manual_seed(derive(seed, stream, *key))
 
 
 def seed_globals(seed: int, stream: str, *key: int) -> None:
     """Seed Python's, NumPy's and torch's global generators, for code that draws from them.
 
-    NumPy's and torch's are one algorithm, MT19937 seeded by 32 bits: of one seed, torch's numbers
-    are made of NumPy's words. So NumPy's has a seed of its own.
+    NumPy's and torch's are the same algorithm, MT19937 with a 32-bit seed. With the same seed,
+    torch's numbers would be made of NumPy's words. So NumPy gets another seed.
     """
     value = derive(seed, stream, *key)
     random.seed(value)

@@ -8,13 +8,14 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-NAMES = ("SIGTERM", "SIGHUP", "SIGUSR1")  # Windows has the first alone
-# Of clusters before they kill, of a terminal that is gone, and of Slurm's --signal=USR1@60.
+NAMES = ("SIGTERM", "SIGHUP", "SIGUSR1")  # Windows has only the first
+# SIGTERM: from clusters before they kill; SIGHUP: the terminal is closed; SIGUSR1: from Slurm with
+# --signal=USR1@60.
 ENDING = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
 
 
 class Ended(KeyboardInterrupt):
-    """Asked to end by a signal, whose number it has."""
+    """Raised when a signal asks the command to end; has the signal's number."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -23,8 +24,8 @@ class Ended(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def ended_like_interrupted() -> Iterator[None]:
-    """ENDING are heard as Ctrl-C is, where signals are heard: in the main thread. One that is
-    ignored stays so, as SIGHUP under nohup."""
+    """Handle the signals of ENDING like Ctrl-C. Only in the main thread, where signals arrive. An
+    ignored signal stays ignored, such as SIGHUP under nohup."""
 
     def end(number: int, frame: FrameType | None) -> None:
         raise Ended(number)
@@ -36,8 +37,9 @@ def ended_like_interrupted() -> Iterator[None]:
 
 @contextlib.contextmanager
 def deaf() -> Iterator[None]:
-    """Nothing ends what begins in this block but SIGTERM: a signal to all of a command's processes
-    is for the command, and what multiprocessing cleans up with must live on."""
+    """Processes started in this block ignore all ending signals except SIGTERM. A signal sent to
+    all processes is meant for the command itself, and multiprocessing's helpers must live to clean
+    up."""
     with _handled({n: signal.SIG_IGN for n in (signal.SIGINT, *ENDING) if n != signal.SIGTERM}):
         yield
 

@@ -1,4 +1,5 @@
-"""stdout and stderr as a command finds them: closed, full, read by nobody, of few letters."""
+"""Making stdout and stderr safe if they are closed, full, without a reader, or cannot encode a
+letter."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from typing import Any, TextIO
 
 
 class Patient:
-    """A stream that leaves out what cannot be written: a run is worth more than its progress."""
+    """A stream that ignores write errors, because a run is worth more than its progress lines."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -30,13 +31,16 @@ class Patient:
 
 @contextlib.contextmanager
 def mended_streams() -> Iterator[None]:
-    """While a command runs, and as a decorator of it: what is closed leads nowhere, a stderr that
-    is full or gone stops nothing, and stdout has a ? for a letter that its encoding lacks."""
+    """Mend stdout and stderr while a command runs; also used as a decorator.
+
+    A closed stream is replaced by the null device. A stderr that is full or gone does not stop the
+    command. Letters that stdout cannot encode become "?".
+    """
     before = sys.stdout, sys.stderr
     if None in before:
         _occupy_closed()
     sys.stdout, err = (stream or open(os.devnull, "w", encoding="utf-8") for stream in before)  # noqa: SIM115
-    sys.stderr = Patient(err)  # it has escapes for such letters
+    sys.stderr = Patient(err)  # stderr escapes such letters itself
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
     ours = sys.stdout, err
@@ -49,15 +53,18 @@ def mended_streams() -> Iterator[None]:
 
 
 def _occupy_closed() -> None:
-    """Else the next file that is opened has the number of stdout or stderr, and what libraries in C
-    write goes into it; other processes inherit what is taken here."""
+    """Open the null device on the closed handles 0 to 2, inherited by other processes.
+
+    Otherwise the next opened file would get the number of stdout or stderr, and output of C
+    libraries would go into it.
+    """
     while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(handle, True)
     os.close(handle)
 
 
 def _let_go(stream: TextIO) -> None:
-    """Write what waits; what cannot be is dropped, over which Python would end with code 120."""
+    """Flush a stream. If that fails, drop the rest, because Python would end with code 120."""
     try:
         stream.flush()
     except OSError:

@@ -1,6 +1,6 @@
-"""Another run's generated images as training data: what it must be, and what it hands on.
+"""Another run's generated images as training data: checks, and the settings taken over from it.
 
-The paper's Table 2: images that were optimised against one network, used to train another.
+This is the paper's Table 2: images optimised against one network are used to train another.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .datasets.base import DatasetSpec
 from .errors import UserError, some_of
 from .results import RunFolder
 
-# What belongs to the training on the images, not to the images.
+# Settings of the training on the images; they do not change the images.
 OWN = {"base_sampler", "synthetic", "synthetic_from"}
 
 
@@ -23,7 +23,7 @@ def open_source(path: str) -> RunFolder:
     """The run that --synthetic-from names.
 
     Raises:
-        UserError: no run there, it is unfinished or of an older version, or it generated no
+        UserError: no run there, it is unfinished or of an older version, or it did not generate its
             images itself.
     """
     if not (Path(path) / "config.json").is_file():
@@ -54,13 +54,13 @@ def open_source(path: str) -> RunFolder:
 
 
 def inherited(source: RunFolder, chosen: Mapping[str, Any]) -> tuple[dict[str, Any], dict]:
-    """(fields that its images are made by, fields that are like its own unless chosen).
+    """(fields that define the source's images, fields that default to the source's).
 
     Args:
-        chosen: what the user or the strategy sets, by field name.
+        chosen: fields set by the user or the strategy, by name.
 
     Raises:
-        UserError: something is chosen that would make other images.
+        UserError: a chosen field would make other images.
     """
     made_by = {
         name: getattr(source.config, name)
@@ -78,10 +78,11 @@ def inherited(source: RunFolder, chosen: Mapping[str, Any]) -> tuple[dict[str, A
 
 
 def check_source(source: RunFolder, config: RunConfig, spec: DatasetSpec) -> None:
-    """
+    """Check that a source run's images suit this run.
+
     Raises:
-        UserError: its images are of other classes or another size, of fewer rounds, or as many as
-            suit other numbers of labels.
+        UserError: its classes, image size or numbers of labels are different, or it has fewer
+            rounds.
     """
     where, card = f"--synthetic-from {config.synthetic_from}", source.classifier()[1]
     if tuple(card["class_names"]) != spec.class_names:
@@ -107,7 +108,8 @@ def check_source(source: RunFolder, config: RunConfig, spec: DatasetSpec) -> Non
 
 
 def source_hash(source: RunFolder, cycles: int) -> str:
-    """Sixteen hex digits over its configuration, seed, and these rounds' texts and choices."""
+    """Sixteen hex digits over the source's configuration and seed, and the texts and choices of its
+    first `cycles` rounds."""
     digest = hashlib.sha256(f"{source.path.parent.name}/{source.path.name}".encode())
     for round in range(cycles):
         for what in filter(lambda what: source.has(what, round), ("text", "alignment", "kept")):

@@ -50,10 +50,10 @@ def alternately(
     before: Mapping[str, Callable[[], object]] | None = None,
 ) -> dict[str, list[float]]:
     """Seconds of several works, measured in turns, so that other load of the machine affects all
-    equally.
+    equally. Each work is run once before, as a warm-up.
 
     Args:
-        before: warm-up of a work instead of one run of it.
+        before: by name, another warm-up in place of that run.
     """
     for work in (dict(works) | dict(before or {})).values():
         work()
