@@ -1,4 +1,5 @@
-"""GALOT with another run's images, for --synthetic-from."""
+"""GALOT with another run's images, for --synthetic-from and for the report's pictures of finished
+runs."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ class BorrowedGalot(Galot):
     ) -> None:
         """
         Args:
-            config, journal: the other run's; every round of it is journaled.
+            config, journal: the other run's; all its rounds are journaled.
             keys: for each round, the key of its images in the store.
         """
         super().__init__(config, _Late(load), store, journal, class_names, image_shape)

@@ -279,7 +279,7 @@ def _identity(request: Request, entry: str) -> dict[str, Any]:
     return config.fields_read() | {"protocol": config.protocol, "made by": made_by}
 
 
-# -- what they cost ------------------------------------------------------------------------------
+# -- costs ---------------------------------------------------------------------------------------
 
 
 def list_experiments(args: argparse.Namespace) -> Iterator[str]:

@@ -177,7 +177,7 @@ class Learner:
                 f"goes on, a smaller --batch-size makes it another run"
             ) from error
 
-    # -- what strategies ask for -------------------------------------------------------------
+    # -- outputs for strategies --------------------------------------------------------------
 
     def outputs(self, data: ImageSet) -> Outputs:
         """Logits and embeddings of one pass in eval mode, on the learner's device.

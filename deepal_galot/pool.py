@@ -134,7 +134,7 @@ class Pool:
         """Buy every label: the fully supervised reference."""
         self.label(np.flatnonzero(~self.labeled_idxs))
 
-    # -- what the learner trains on ----------------------------------------------------------
+    # -- the training set --------------------------------------------------------------------
 
     def set_synthetic(self, images: np.ndarray, labels: np.ndarray, *, accumulate: bool) -> None:
         """Add pseudo-labeled images to the training set; pool indices and budget do not change.

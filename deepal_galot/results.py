@@ -242,7 +242,7 @@ class RunFolder:
         else:
             (self.path / "DONE").unlink(missing_ok=True)
 
-    # -- the journal: what must not be decided twice -----------------------------------------
+    # -- the journal: decisions that a restart must not make again ---------------------------
 
     def picks(self) -> list[np.ndarray | SyntheticQuery]:
         """The labels bought in each round so far: [n] int64 pool indices, or images with labels.

@@ -229,7 +229,7 @@ class Trial:
             )
         return batch
 
-    # -- coming back after a restart ---------------------------------------------------------
+    # -- restarting --------------------------------------------------------------------------
 
     def _replay(self, round: int) -> None:
         """Restore the labels of a recorded round, and its images if later rounds train on them."""
@@ -254,7 +254,7 @@ class Trial:
             )
         self.learner.load_state(state, card["mean"], card["std"])
 
-    # -- what is recorded --------------------------------------------------------------------
+    # -- row and card ------------------------------------------------------------------------
 
     def _tested(self) -> Row:
         """Accuracies of this round's classifier on the test images; None if there are no test

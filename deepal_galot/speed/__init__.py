@@ -1,8 +1,8 @@
-"""What this machine does a second: `python -m deepal_galot.speed train | query | generate`.
+"""Speed of this machine: `python -m deepal_galot.speed train | query | generate`.
 
-train: images a second of a fit, beside a plain DataLoader loop.
+train: images a second of a fit, compared with a plain DataLoader loop.
 query: seconds of each strategy's query beyond the pass over the pool, on random logits and
-embeddings, and beside it the plain way on a smaller pool, in the same run.
-generate: images a second of Stable Diffusion 2.1 base with random weights, beside a plain pipeline
-call; the gradient of the text optimisation; how much of ‖c − c0‖ reaches the network.
+embeddings; and compared with a plain implementation on a smaller pool, in the same run.
+generate: images a second of Stable Diffusion 2.1 base with random weights, compared with a plain
+pipeline call; the gradient of the text optimisation; how much of ‖c − c0‖ reaches the network.
 """

@@ -22,7 +22,7 @@ from .train import train_lines
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """`train`, `query` and `generate`, and their sizes."""
+    """The parser of `train`, `query` and `generate`, with their sizes."""
     parser = Parser(prog="python -m deepal_galot.speed", description=speed.__doc__)
     commands = parser.add_subparsers(dest="what", required=True)
     train = commands.add_parser("train")
@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = build_parser().parse_args(argv)
         device = pick_device(args.device)
-        torch.backends.cudnn.allow_tf32 = False  # as a run has it
+        torch.backends.cudnn.allow_tf32 = False  # as in a run
         for line in args.lines(args, device):
             print(line, flush=True)
     except UserError as error:

@@ -1,7 +1,7 @@
 """Images a second of a full-size model with random weights, for `python -m deepal_galot.speed`.
 
-Beside ours a plain pipeline call, in the same run; and the gradient of the text optimisation, and
-how much of ‖c − c0‖ reaches the network.
+Also measured, in the same run: a plain pipeline call for comparison, the gradient of the text
+optimisation, and how much of ‖c − c0‖ reaches the network.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from ..timing import seconds_of, share_of_peak, with_spread
 
 PLAIN_BATCHES = (1, 10)
 GUIDANCE = 7.5
-MOST_STEPS = 1000  # of diffusion that the schedulers know
-MOST_AT_ONCE = 1024  # images; a CPU machine would be killed before it could say so
-IMAGE_SHAPE = (32, 32, 3)  # what images are resized to
+MOST_STEPS = 1000  # diffusion steps in the schedulers' tables
+MOST_AT_ONCE = 1024  # images; with more, a CPU process may be killed for memory without a message
+IMAGE_SHAPE = (32, 32, 3)  # images are resized to it
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A text-to-image model without weights, by its configuration files."""
+    """A text-to-image model without weights, defined by its configuration files."""
 
     configs: Configs
 
     def components(self, device: torch.device) -> Any:
-        """UNet, VAE and scheduler, float32 weights drawn by diffusers' own initialisation."""
+        """UNet, VAE and scheduler, with float32 weights from diffusers' own initialisation."""
         from diffusers.utils import logging
 
         logging.set_verbosity_error()
@@ -60,7 +60,7 @@ class Architecture:
         return tokens, self.configs["unet"]["cross_attention_dim"]
 
     def embeddings(self, n: int, seed: int) -> Tensor:
-        """[n, L, D] of unit variance, as CLIP's are."""
+        """[n, L, D] random embeddings of unit variance, like CLIP's."""
         return torch.randn(n, *self.text, generator=torch.Generator().manual_seed(seed))
 
 
@@ -86,7 +86,7 @@ class _RandomWeights(DiffusionGenerator):
 
 
 def count_flops(architecture: Architecture) -> Flops:
-    """Of one image's parts, on the meta device."""
+    """FLOP of one image's parts, counted on the meta device."""
     meta = torch.device("meta")
     parts = architecture.components(meta)
     networks = Networks(parts.unet, parts.vae, torch.float32, meta)
@@ -94,7 +94,7 @@ def count_flops(architecture: Architecture) -> Flops:
 
 
 def plain_pipeline(architecture: Architecture, device: torch.device) -> Any:
-    """StableDiffusionPipeline as its users call it: float16 on a GPU."""
+    """StableDiffusionPipeline as it is usually called: in float16 on a GPU."""
     from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 
     parts = architecture.components(device)
@@ -113,7 +113,7 @@ def plain_pipeline(architecture: Architecture, device: torch.device) -> Any:
 
 
 def make_generator(architecture: Architecture, batch: int, device: torch.device) -> _RandomWeights:
-    """Ours, with this batch size."""
+    """Our generator with this batch size."""
     made = {"architecture": architecture, "batch_size": batch}
     defaults = _RandomWeights.all_defaults() | {"guidance": GUIDANCE}
     config = resolve("", "random", generator_defaults=defaults)
@@ -121,12 +121,12 @@ def make_generator(architecture: Architecture, batch: int, device: torch.device)
 
 
 def generate_lines(args: argparse.Namespace, device: torch.device) -> Iterator[str]:
-    """The report of `generate`, line by line as it is measured."""
+    """The report of `generate`; each line is yielded when it is measured."""
     return _Report(args, device).lines()
 
 
 class _Report:
-    """What the measurements share."""
+    """The settings and measurements of one report."""
 
     def __init__(self, args: argparse.Namespace, device: torch.device) -> None:
         self.device, self.steps, self.batch = device, args.steps, args.batch
@@ -139,7 +139,7 @@ class _Report:
             raise UserError(f"--batch {self.batch}: at most {MOST_AT_ONCE:,}")
 
     def lines(self) -> Iterator[str]:
-        """All of them; the plain call is measured in the same run, right before ours."""
+        """All lines. The plain call is measured in the same run, right before ours."""
         yield machine_line(self.device)
         yield (
             f"TFLOP, counted: UNet {self.flops.noise / 1e12:.3g}, decoder "
@@ -147,12 +147,12 @@ class _Report:
             f"{GUIDANCE}, DPM-Solver++; median (range, n); share of this device's own matrix "
             f"product in the same dtype"
         )
-        # First, because this alone needs no GPU.
+        # First, because only this needs no GPU.
         unet = self.architecture.components(torch.device("cpu")).unet
         yield from arrival_lines(KeysAndValues(unet), self.architecture.embeddings(2, seed=1))
         plain = {}
         for steps, batch, seconds, dtype in self._plain():
-            plain[steps] = batch / statistics.median(seconds)  # the last one is the largest batch
+            plain[steps] = batch / statistics.median(seconds)  # the largest batch comes last
             yield self._rate("plain", steps, batch, seconds, dtype)
         generator = make_generator(self.architecture, self.batch, self.device)
         if self.compile:
@@ -207,7 +207,8 @@ class _Report:
         return seconds_of(draw, self.device)
 
     def _gradient(self, generator: _RandomWeights) -> Iterator[str]:
-        """Of one batch, with T = 1: the T − 1 steps before it cost what sampling does."""
+        """The gradient's speed for one batch with T = 1. The T − 1 steps before cost the same as in
+        sampling."""
         generator.steps = 1
         c = self.architecture.embeddings(1, seed=1)
 
@@ -234,7 +235,7 @@ class _Report:
 
 
 def arrival_lines(text: KeysAndValues, c0: Tensor) -> Iterator[str]:
-    """How far c is from c0 when it reaches the network: our way, and by casting c.
+    """How much of c − c0 reaches the network: with our keys and values, and with c cast to 16 bits.
 
     Args:
         text: the float32 map to keys and values.

@@ -25,16 +25,16 @@ from ..pool import UNKNOWN, ImageSet, Pool, check_query
 from ..timing import measured, with_spread
 
 LABELED = 1000
-SMALL_POOL, SMALL_PICKS = 5000, 100  # the plain ways' memory and patience end soon after
+SMALL_POOL, SMALL_PICKS = 5000, 100  # more takes the plain ways too much memory and time
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A pool whose classifier answers are known.
+    """A pool for which the classifier's outputs are given.
 
     Attributes:
-        pool: its first LABELED images are labeled; the images themselves are blank.
-        net: answers without a pass.
+        pool: its first LABELED images are labeled; all images are blank.
+        net: returns the given outputs without a pass.
     """
 
     pool: Pool
@@ -57,7 +57,7 @@ class Problem:
 
 
 class _Head(Classifier):
-    """No body; the embeddings are given."""
+    """A classifier without a body; the embeddings are given."""
 
     def __init__(self, image_shape: tuple[int, int, int], n_classes: int, dim: int) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class _Head(Classifier):
 
 
 class _KnownAnswers(Learner):
-    """Gives stored embeddings and the logits of a random head, instead of a pass."""
+    """A learner that returns stored embeddings and the logits of a random head, without a pass."""
 
     def __init__(
         self, pool: Pool, n_classes: int, embeddings: Tensor, device: torch.device
@@ -73,7 +73,7 @@ class _KnownAnswers(Learner):
         dim = embeddings.shape[1]
         super().__init__(resolve("", "random"), _Head, (8, 8, 1), n_classes, device)
         self.clf = _Head((8, 8, 1), n_classes, dim).to(device).requires_grad_(False)
-        self.clf.head.weight.normal_(std=3 / dim**0.5)  # logits of spread 3: from sure to unsure
+        self.clf.head.weight.normal_(std=3 / dim**0.5)  # logits of std 3: sure and unsure images
         embeddings = embeddings.to(device)
         logits = self.clf.head(embeddings)
         mask = torch.from_numpy(pool.labeled_idxs).to(device)
@@ -88,7 +88,7 @@ class _KnownAnswers(Learner):
 
 
 def make_problem(n: int, dim: int, n_classes: int, picks: int, device: torch.device) -> Problem:
-    """n unlabeled images with embeddings [n, dim] beside LABELED labeled ones."""
+    """n unlabeled images with embeddings [n, dim], and LABELED labeled ones."""
     total = n + LABELED
     blank, nothing = np.zeros((total, 8, 8, 1), np.uint8), np.zeros((0, 8, 8, 1), np.uint8)
     labels = np.arange(total) % n_classes
@@ -96,7 +96,7 @@ def make_problem(n: int, dim: int, n_classes: int, picks: int, device: torch.dev
     pool = Pool(DatasetSpec("random", blank, labels, nothing, labels[:0], names, (0.5,), (0.5,)))
     pool.label(np.arange(LABELED))
     torch.manual_seed(0)
-    embeddings = torch.randn(total, dim).relu()  # as after a ReLU
+    embeddings = torch.randn(total, dim).relu()  # non-negative, as after a ReLU
     net = _KnownAnswers(pool, n_classes, embeddings, device)
     return Problem(pool, net, picks)
 
@@ -105,7 +105,7 @@ def make_problem(n: int, dim: int, n_classes: int, picks: int, device: torch.dev
 
 
 def plain_k_center(problem: Problem) -> list[int]:
-    """The full matrix of distances, and its minimum over all centers anew for each pick."""
+    """The full distance matrix; each pick takes its minimum over all centers again."""
     points, centers = _known_embeddings(problem)
     everything = np.concatenate([centers, points])
     squared = (everything**2).sum(1)
@@ -118,7 +118,7 @@ def plain_k_center(problem: Problem) -> list[int]:
 
 
 def plain_badge(problem: Problem) -> list[int]:
-    """Gradients written out as float64 [N, K·D], then k-means++ over them."""
+    """The gradients in full as float64 [N, K·D], then k-means++ on them."""
     _, images = problem.pool.get_unlabeled_data()
     g = problem.net.get_grad_embeddings(images).astype(np.float64)
     chosen = [int(np.linalg.norm(g, axis=1).argmax())]
@@ -130,7 +130,7 @@ def plain_badge(problem: Problem) -> list[int]:
 
 
 def plain_k_means(problem: Problem) -> list[int]:
-    """scikit-learn's KMeans with its default settings, then the nearest image of each cluster."""
+    """scikit-learn's KMeans with default settings, then the nearest image of each cluster."""
     from sklearn.cluster import KMeans
 
     points, _ = _known_embeddings(problem)
@@ -140,7 +140,7 @@ def plain_k_means(problem: Problem) -> list[int]:
 
 
 def plain_monte_carlo(problem: Problem) -> list[int]:
-    """A mask for each image and pass, and all passes kept: [T, N, K]."""
+    """A separate mask for each image and pass; all passes are kept: [T, N, K]."""
     _, images = problem.pool.get_unlabeled_data()
     h, head = problem.net.outputs(images).embeddings, problem.net.clf.head
     passes = torch.stack(
@@ -166,7 +166,7 @@ PLAIN: dict[str, Callable[[Problem], list[int]]] = {
 
 
 def compare_with_plain(name: str, small: Problem) -> str:
-    """Ours and the plain way on the same small pool, and how many times as fast ours is."""
+    """Text: seconds of ours and of the plain way on the same small pool, and their ratio."""
 
     def plain() -> float:
         seeding.seed_globals(0, "query", 1)
@@ -183,13 +183,13 @@ def compare_with_plain(name: str, small: Problem) -> str:
 
 
 def pool_strategies() -> list[str]:
-    """Names of those that pick from the pool and make no images."""
+    """Names of the strategies that pick from the pool and generate no images."""
     classes = {name: registry.strategies.get(name) for name in registry.strategies.names()}
     return [name for name, cls in classes.items() if cls.picks_real and not cls.generates]
 
 
 def query_lines(args: argparse.Namespace, device: torch.device) -> Iterator[str]:
-    """The report of `query`, line by line as it is measured."""
+    """The report of `query`; each line is yielded when it is measured."""
     known = pool_strategies()
     names = [registry.class_name(registry.strategies.get(n)) for n in args.strategies or known]
     if set(names) - set(known):

@@ -1,7 +1,7 @@
-"""Images a second of a fit beside a plain loop's, for `python -m deepal_galot.speed train`.
+"""Images a second of a fit, compared with a plain loop, for `python -m deepal_galot.speed train`.
 
-The plain loop is what DeepALPlus does: a DataLoader that changes one image at a time by
-torchvision's transforms, and eager float32 steps.
+The plain loop is DeepALPlus's way: a DataLoader that applies torchvision's transforms to one image
+at a time, and eager float32 steps.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ CIFAR_SHAPE = (32, 32, 3)
 N_CLASSES = 10
 ON_GPU = {"batch": (32, 128, 512), "images": (1000, 10_000), "workers": 1}
 ON_CPU = {"batch": (32,), "images": (256,), "workers": 0}
-# Images that the plain loop sees on a GPU, and each of some fits at once, if the protocol's are not
-# fewer. A fit beside the plain loop is as long as the protocol has it, because its first steps are
-# no graph yet; some at once are as long as the shortest of the paper's, 300 epochs of 1,000.
+# Upper bounds on the images that pass through a fit on a GPU: in the plain loop, and in each of
+# several fits at once (the paper's shortest fit: 300 epochs of 1,000 images). Our single fit
+# has the protocol's full length, because its first steps are not yet replayed from a graph.
 SEEN_PLAINLY, SEEN_AT_ONCE = 4000, 300_000
 
 
 def train_lines(args: argparse.Namespace, device: torch.device) -> Iterator[str]:
-    """The report of `train`, line by line as it is measured."""
+    """The report of `train`; each line is yielded when it is measured."""
     if args.compile and device.type != "cuda":
         raise UserError("--compile: fits are compiled on a GPU alone; leave it out")
     usual = ON_GPU if device.type == "cuda" else ON_CPU
@@ -85,10 +85,10 @@ def train_lines(args: argparse.Namespace, device: torch.device) -> Iterator[str]
 
 @dataclass(frozen=True)
 class _Fits:
-    """What is fitted, again and again.
+    """Repeatable fits of one configuration.
 
     Attributes:
-        compiled: however long the fits are.
+        compiled: compile them, however short they are.
     """
 
     config: RunConfig
@@ -98,7 +98,7 @@ class _Fits:
     compiled: bool
 
     def make(self, epochs: int) -> Callable[[], int]:
-        """A fit of ours, with networks of its own."""
+        """A function that runs one fit of ours, with its own networks."""
         config = dataclasses.replace(self.config, epochs=epochs)
         shape = self.data.X.shape[1:]
         learner = Learner(config, self.architecture, shape, N_CLASSES, self.device)
@@ -107,13 +107,14 @@ class _Fits:
         return lambda: learner.fit(self.data, 0)
 
     def epochs(self, seen: int) -> int:
-        """Enough for this many images, at most the protocol's; all of them on a CPU."""
+        """Epochs for about this many images, at most the protocol's. On a CPU always the
+        configuration's."""
         if self.device.type != "cuda":
             return self.config.epochs
         return min(self.config.epochs, math.ceil(seen / len(self.data)))
 
     def share(self, rate: float) -> str:
-        """What this many images a second are of what the device can do."""
+        """Text: this rate of images a second as a share of the device's peak."""
         flops = network_of(self.architecture, self.data.X.shape[1:], N_CLASSES).train
         return share_of_peak(rate * flops, self.device, product_dtype(self.config, self.device))
 
@@ -123,7 +124,7 @@ def _compare(fits: _Fits, workers: int) -> str:
     plainly = dataclasses.replace(fits.config, epochs=few)
 
     def plain() -> None:
-        torch.backends.cudnn.allow_tf32 = True  # as torch has it, and so DeepALPlus
+        torch.backends.cudnn.allow_tf32 = True  # torch's default, used by DeepALPlus
         fit_plainly(plainly, fits.architecture, fits.data, fits.device, workers)
         torch.backends.cudnn.allow_tf32 = False
 
@@ -140,7 +141,7 @@ def _compare(fits: _Fits, workers: int) -> str:
 
 
 def _at_once(fits: _Fits, jobs: int) -> str:
-    """As many fits at once, each in a process, as --jobs has them."""
+    """Text: the rate of `jobs` fits at the same time, each in its own process, as with --jobs."""
     epochs, context = fits.epochs(SEEN_AT_ONCE), multiprocessing.get_context("spawn")
     threads = max(1, torch.get_num_threads() // jobs)
     ready = context.Barrier(jobs)
@@ -153,7 +154,7 @@ def _at_once(fits: _Fits, jobs: int) -> str:
         for error in sorted(errors, key=lambda e: isinstance(e, BrokenBarrierError)):
             if isinstance(error, BrokenProcessPool):
                 raise UserError(f"--jobs {jobs}: a process was killed, as when memory runs out")
-            raise error  # not that of those who waited for the one that failed
+            raise error  # the first cause; the barrier's errors come last
         spans = [future.result() for future in futures]
     seconds = max(stop for _, stop in spans) - min(start for start, _ in spans)
     rate = jobs * epochs * len(fits.data) / seconds
@@ -174,13 +175,13 @@ def _get_ready(threads: int, ready: Barrier) -> None:
 
 
 def _fit_with_others(fits: _Fits, epochs: int) -> tuple[float, float]:
-    """When a fit began and ended, on the clock of all processes; it begins when all have done one
-    before, of an epoch."""
+    """Start and end of a fit, on the clock of all processes. All processes start it together, after
+    a warm-up fit of one epoch."""
     try:
         fits.make(1)()
         fit = fits.make(epochs)
     except BaseException:
-        _ready.abort()  # the others would wait for ever
+        _ready.abort()  # or the others would wait forever
         raise
     _ready.wait()
     started = time.time()
@@ -189,19 +190,19 @@ def _fit_with_others(fits: _Fits, epochs: int) -> tuple[float, float]:
 
 
 def _images(dataset: str | None, folder: Path, n: int) -> ImageSet:
-    """n labeled images of a data set, or of noise; they say nothing about accuracy."""
+    """n labeled images of a data set, or of noise. Only for timing, not for accuracy."""
     if dataset is None:
         x = np.random.default_rng(0).integers(0, 256, (n, *CIFAR_SHAPE), np.uint8)
         return ImageSet(x, torch.arange(n) % N_CLASSES, (0.5,) * 3, (0.25,) * 3)
     spec = registry.datasets.get(dataset)().load(folder)
     if spec.n_classes > N_CLASSES or len(spec.x_train) == 0:
         raise UserError(f"--dataset {dataset}: needs images of at most {N_CLASSES} classes")
-    rows = np.arange(n) % len(spec.x_train)  # again from the start where there are fewer
+    rows = np.arange(n) % len(spec.x_train)  # repeated if there are fewer
     return ImageSet(spec.x_train[rows], torch.as_tensor(spec.y_train[rows]), spec.mean, spec.std)
 
 
 class _OneByOne(Dataset):
-    """Images through torchvision's transforms, in DeepALPlus's form."""
+    """Images through torchvision's transforms, one at a time, in DeepALPlus's form."""
 
     def __init__(self, data: ImageSet, config: RunConfig) -> None:
         from torchvision import transforms as T
@@ -237,8 +238,8 @@ def fit_plainly(
     device: torch.device,
     workers: int,
 ) -> Any:
-    """The same network, optimiser, batch size, augmentation and loss the plain way, without a
-    schedule and averaged weights; the network."""
+    """Train the same network the plain way and return it. Optimiser, batch size, augmentation and
+    loss are the same; there is no schedule and no weight averaging."""
     clf = architecture(data.X.shape[1:], N_CLASSES).to(device).train()
     optimizer = make_optimizer(config, clf)
     loader = DataLoader(
