@@ -1,5 +1,5 @@
-"""The configuration of a run, RunConfig: every field with its help, unit and range. And the
-protocols.
+"""RunConfig, the configuration of a run: every field with its help, unit and range. Protocols as
+data.
 
 Every field is a command-line flag of the same name. Several layers can set a field. The highest one
 that does so wins:
@@ -29,7 +29,7 @@ from typing import Any, get_type_hints
 from . import acquisition
 from .errors import UserError, did_you_mean
 
-SCHEMA = 8  # raise it when the meaning of a field or of a stored row changes
+SCHEMA = 8  # increase it when the meaning of a field or of a stored row changes
 
 BUDGET = "labeling budget"
 TRAINING = "classifier and training"
@@ -435,7 +435,7 @@ def usual_values() -> dict[str, Any]:
 
 @cache
 def field_type(name: str) -> type:
-    """int, float or str: what the flag of this name parses to."""
+    """The type that this field's flag parses to: int, float or str."""
     hint = get_type_hints(RunConfig)[name]
     return next(t for t in (int, float, str) if hint in (t, t | None))
 

@@ -23,7 +23,7 @@ from .config import (
 )
 from .errors import UserError
 
-SHORT = {"n_init": "-s", "n_query": "-b", "quota": "-q"}  # DeepALPlus's
+SHORT = {"n_init": "-s", "n_query": "-b", "quota": "-q"}  # DeepALPlus's flags
 PREFIX = "config_"  # of the configuration's fields among the parsed flags
 DESCRIPTION = """\
 Deep active learning with generated images (GALOT, arXiv 2412.16227) beside the classic strategies.

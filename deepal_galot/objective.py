@@ -111,5 +111,5 @@ class HeadDropout:
 
 
 def dropout_masks(shape: tuple[int, ...], p: float, rng: torch.Generator | None = None) -> Tensor:
-    """Boolean [*shape] on the CPU, False with probability p; rng: torch's global one by default."""
+    """[*shape] bool on the CPU, False with probability p; rng: torch's global one by default."""
     return torch.rand(shape, generator=rng) >= p

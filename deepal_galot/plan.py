@@ -267,9 +267,10 @@ def parse_as(kind: type, key: str, value: str, where: str) -> Any:
 def _check_settings_are_read(
     cls: type[Strategy], config: RunConfig, own: Mapping[str, Any]
 ) -> None:
-    """
+    """Check that the settings written behind a strategy's name have an effect.
+
     Raises:
-        UserError: a setting written behind a strategy's name has no effect on it.
+        UserError: one has none.
     """
     for key in own.keys() - {"settings"}:
         unread = key in fields_of(STRATEGY) and getattr(config, key) is None

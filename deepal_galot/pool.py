@@ -209,7 +209,7 @@ class Pool:
         return self.X_train[np.flatnonzero(~self.labeled_idxs)[idx]]
 
     def get_data_by_idx(self, idx: np.ndarray) -> tuple[np.ndarray, Tensor]:
-        """(images, labels as far as bought) by pool index."""
+        """(images, labels) by pool index; UNKNOWN for labels that are not bought."""
         return self.X_train[idx], self.Y_train[idx]
 
     def get_new_data(self, X: np.ndarray, Y: np.ndarray | Tensor) -> ImageSet:
@@ -273,7 +273,8 @@ def check_query(
 
 
 def check_budget(spec: DatasetSpec, wanted: int) -> None:
-    """
+    """Check that the pool is large enough.
+
     Raises:
         UserError: the run wants more labels than the pool has.
     """

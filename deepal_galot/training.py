@@ -131,7 +131,7 @@ class Training:
     @property
     def _capturable(self) -> bool:
         """Whether a step can be replayed as a CUDA graph. With separate norms it cannot, because
-        they count rows."""
+        Rows.set uses `nonzero`, which waits for the GPU."""
         return self.x.is_cuda and self.rows is None and self._declared
 
     @contextlib.contextmanager
