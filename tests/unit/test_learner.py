@@ -79,12 +79,12 @@ def test_every_image_is_seen_in_every_epoch(toy, monkeypatch):
 
 
 def test_each_round_and_epoch_has_an_order_of_its_own(toy, monkeypatch):
-    learner, seen = learner_for(toy, epochs=2), []
+    seen = []
     monkeypatch.setattr(Training, "_step", lambda self, inputs: seen.append(inputs["order"]))
-    for round in (1, 1, 2):
-        learner.fit(labeled(toy, 17), round)
-    first, again, other = torch.cat(seen).view(3, 2, 17).tolist()
-    assert first == again and len({tuple(order) for order in (*first, *other)}) == 4
+    for seed, round in ((0, 1), (0, 1), (0, 2), (1, 1)):
+        learner_for(toy, epochs=2, seed=seed).fit(labeled(toy, 17), round)
+    first, again, *others = torch.cat(seen).view(4, 2, 17).tolist()
+    assert first == again and len({tuple(order) for of in (first, *others) for order in of}) == 6
 
 
 def test_progress_is_the_share_of_the_steps_that_are_done(toy, monkeypatch):
@@ -134,15 +134,20 @@ def test_learns_what_can_be_learned(toy):
 
 
 def test_same_seed_same_weights_other_round_other_weights(toy):
+    """Before the first step too, where no batch has told them apart."""
+
     def weights(round, seed=0):
         learner = learner_for(toy, seed=seed)
         torch.rand(3)  # what others draw must not matter
+        learner._new_classifier(round)
+        before = learner.state()["head.weight"]
         learner.fit(labeled(toy, 20), round)
-        return learner.state()["head.weight"]
+        return before, learner.state()["head.weight"]
 
-    assert torch.equal(weights(1), weights(1))
-    assert not torch.equal(weights(1), weights(2))
-    assert not torch.equal(weights(1), weights(1, seed=1))
+    runs = weights(1), weights(1), weights(2), weights(1, seed=1)
+    for first, again, *others in zip(*runs, strict=True):
+        assert torch.equal(first, again)
+        assert not any(torch.equal(first, other) for other in others)
 
 
 class Noisy(SmallCNN):

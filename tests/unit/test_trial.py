@@ -2,12 +2,13 @@
 
 import dataclasses
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from deepal_galot import registry
+from deepal_galot import registry, seeding
 from deepal_galot.classifiers.small_cnn import SmallCNN
 from deepal_galot.errors import UserError
 from deepal_galot.galot import Galot
@@ -60,6 +61,44 @@ def test_what_a_constructor_draws_is_the_seeds(toy, tmp_path):
     assert drawn[0] == drawn[1] != drawn[2]
 
 
+def test_every_stream_of_a_run_is_of_its_seed_and_round(toy, tmp_path, monkeypatch):
+    """Expectations by hand with seed 0 or in round 0 would not tell."""
+    addresses, derive = set(), seeding.derive
+    monkeypatch.setattr(seeding, "derive", lambda *a: addresses.add(a) or derive(*a))
+    fields = {"mode": "al+gal", "keep": "pool", "oversample": 2.0, "base_sampler": "BALDDropout"}
+    fields |= {"reads": ("mc_passes", "mc_noise", "head_dropout"), "batch_size": 64}
+    fields |= {"ascent_steps": 1, "ascent_samples": 1, "n_synthetic": 0.5}
+    trial(tmp_path, toy, GALOT, seed=5, n_rounds=2, **fields).run()
+    assert {seed for seed, *_ in addresses} == {5}
+    rounds = {}
+    for _, stream, *key in addresses:
+        rounds.setdefault(stream, set()).update(key[:1])
+    once = set(seeding.STREAMS) - {"model", "direction", "folder"}  # these are not drawn from
+    assert rounds == {s: {0, 1, 2} if s != "init_pool" else set() for s in once}
+
+
+def test_picks_are_drawn_from_the_runs_streams(toy, tmp_path):
+    played = trial(tmp_path, toy, seed=3, n_rounds=2)
+    played.run()
+    first, *others = played.picks
+    assert first.tolist() == sorted(seeding.numpy_rng(3, "init_pool").permutation(60)[:10])
+    left = np.setdiff1d(np.arange(60), first)
+    for round, picks in enumerate(others, 1):
+        seeding.seed_globals(3, "query", round)
+        assert picks.tolist() == np.random.choice(left, 5, replace=False).tolist()
+        left = np.setdiff1d(left, picks)
+
+
+def test_seconds_are_those_of_their_round(toy, tmp_path, clock):
+    class Slow(RandomSampling):
+        def query(self, n):
+            clock.append(1)
+            return super().query(n)
+
+    rows = trial(tmp_path, toy, Slow, n_rounds=2).run()
+    assert [round(row["query_seconds"] / 3600) for row in rows] == [0, 1, 1]
+
+
 def test_extra_training_is_neither_the_querys_time_nor_the_fits(toy, tmp_path, clock):
     class Slow(RandomSampling):
         def __init__(self, dataset, net, *args):
@@ -101,6 +140,20 @@ def test_labels_that_were_bought_before_a_restart_are_not_asked_for_again(toy, t
     assert trial(tmp_path, toy)._label(bought).labels.tolist() == [2, 1]  # there is no oracle
 
 
+def test_the_oracles_accuracy_is_recorded_where_it_was_asked(toy, tmp_path):
+    class Makes(RandomSampling):
+        def query(self, n):
+            return SyntheticQuery(toy.x_test[:n])
+
+    class Oracle(SimpleNamespace):
+        def __call__(self, images):
+            return np.zeros(len(images), np.int64)
+
+    played = trial(tmp_path, toy, Makes)
+    played.oracle = Oracle(accuracy=0.25)
+    assert [row.get("own_oracle_accuracy") for row in played.run()] == [None, 0.25]
+
+
 def test_balanced_accuracy_is_the_mean_of_the_classes(toy, tmp_path):
     # Ten of class 0 and one of class 1 to test on, none of class 2.
     test = [*np.flatnonzero(toy.y_train == 0)[:10], np.flatnonzero(toy.y_train == 1)[0]]
@@ -110,6 +163,15 @@ def test_balanced_accuracy_is_the_mean_of_the_classes(toy, tmp_path):
     assert played._tested() == {"accuracy": 9 / 11, "balanced_accuracy": pytest.approx(0.9)}
     nothing = dataclasses.replace(spec, x_test=spec.x_test[:0], y_test=spec.y_test[:0])
     assert trial(tmp_path / "none", nothing)._tested() == {"accuracy": None}
+
+
+def test_blank_images_are_recorded_as_what_became_of_them(toy, tmp_path):
+    class Blank(GALOT):
+        def synthesize(self, galot, round):
+            return dataclasses.replace(super().synthesize(galot, round), retried=3, failed=2)
+
+    (row,) = trial(tmp_path, toy, Blank, mode="al+gal", epsilon=0.0, n_rounds=0).run()
+    assert (row["images_retried"], row["images_failed"]) == (3, 2)
 
 
 def test_accumulated_images_are_there_again_after_a_restart(toy, tmp_path):
