@@ -142,6 +142,14 @@ def test_nine_in_ten_corners_of_one_value_are_a_background(photos, plain):
     assert (moments_of(images).center is not None) == plain
 
 
+@pytest.mark.parametrize("channel", [0, 1, 2])
+def test_a_background_is_plain_in_every_channel(channel):
+    images = blobs(20, channels=3)
+    assert moments_of(images).center is not None
+    images[..., channel] = np.random.default_rng(0).integers(0, 256, images.shape[:3])
+    assert moments_of(images).center is None
+
+
 def test_what_is_flat_is_not_stretched():
     """Neither a line in the plane nor a channel of one value."""
     line, circle = torch.diag(torch.tensor([0.25, 0.0])).double(), torch.eye(2).double()

@@ -59,6 +59,13 @@ def test_epsilon_grows_linearly_to_its_maximum():
     assert gal.epsilon_at(0) == 0 and gal.epsilon_at(9) == 0.5
 
 
+def test_only_round_0_of_mode_gal_has_no_classifier_to_choose_by():
+    for mode, chooses in (("al+gal", [True, True]), ("gal", [False, True])):
+        c = config(mode=mode, keep="acquisition", oversample=2.0)
+        assert [c.classifier_chooses(r) for r in (0, 1)] == chooses
+        assert not config(mode=mode).classifier_chooses(1)
+
+
 def test_n_gal_is_a_multiple_of_the_labels():
     c = config(n_init=1000, n_query=1000, n_rounds=9)
     assert [c.n_synthetic_at(r) for r in range(10)] == list(range(1000, 11000, 1000))

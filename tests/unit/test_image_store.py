@@ -249,6 +249,8 @@ def test_blank_images_are_drawn_again_from_another_seed(tmp_path, fake_generator
     assert (images.retried, images.failed, good.retried, good.failed) == (2, 0, 0, 0)
     again = ImageStore(tmp_path / "b").get(fake_generator, request())
     assert (again.made, again.retried, again.failed) == (0, 2, 0)
+    made = [read_manifest(f) for f in sorted((tmp_path / "b").rglob("*.json"))]
+    assert [(m["retried"], m["failed"]) for m in made] == [(2, 0), (0, 0), (0, 0)]
 
 
 COUNTS = (40, 20, 5)

@@ -108,6 +108,8 @@ def test_answers_are_remembered_until_the_next_fit(toy):
     kept = first.logits.clone(), first.embeddings.clone()
     learner.predict_logits(data).zero_(), learner.get_embeddings(data).zero_()
     assert all(map(torch.equal, kept, learner.outputs(data)))  # whoever asked has copies
+    others = labeled(toy, len(data))
+    assert not torch.equal(learner.outputs(others).logits, first.logits)
     learner.fit(labeled(toy, 20), 1)
     assert not torch.equal(learner.outputs(data).logits, first.logits)
 

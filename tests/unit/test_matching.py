@@ -9,12 +9,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deepal_galot import galot as generating
 from deepal_galot import seeding
 from deepal_galot.alignment import moments_of
 from deepal_galot.borrowed_galot import BorrowedGalot
 from deepal_galot.errors import UserError
 from deepal_galot.galot import Galot
-from deepal_galot.image_counts import class_counts, image_counts, new_counts, reuses_earlier_rounds
+from deepal_galot.image_counts import (
+    best_of_each,
+    class_counts,
+    image_counts,
+    new_counts,
+    reuses_earlier_rounds,
+)
 from deepal_galot.images import to_uint8
 from generators.image_store import ImageStore, read_manifest
 from helpers import small_config
@@ -119,6 +126,11 @@ def test_who_gets_one_image_more_is_drawn_anew_each_round():
     assert np.bincount([c.index(4) for c in counts], minlength=3).min() > 8
 
 
+def test_of_equal_scores_the_first_are_kept():
+    y, scores = np.repeat([0, 1], 40), np.tile([1.0, 2.0], 40)
+    assert best_of_each(y, (3, 21), scores).tolist() == [1, 3, 5, 40, *range(41, 80, 2)]
+
+
 def test_what_is_kept_at_random_is_drawn_for_each_class_and_round(fake_generator, tmp_path):
     own, y = galot(config(seed=3), fake_generator, tmp_path), np.repeat(range(3), 20)
     for round in (0, 1):
@@ -159,11 +171,61 @@ def test_a_text_is_scored_by_the_label_of_its_class(fake_generator, tmp_path):
     torch.testing.assert_close(score(torch.rand(6, 3, 16, 16), torch.arange(6)), expected)
 
 
+def test_each_image_is_scored_by_its_own_pseudo_label(fake_generator, tmp_path, monkeypatch):
+    """In whichever batch it is."""
+    monkeypatch.setattr(generating, "SCORED_AT_ONCE", 4)
+    own = galot(config(text_target="max_loss"), fake_generator, tmp_path)
+    logits, y = torch.tensor([3.0, 1.0, 0.0]), np.arange(10) // 4
+    scores = own._scores(np.zeros((10, 8, 8, 1), np.uint8), y, lambda x: logits.expand(len(x), -1))
+    np.testing.assert_allclose(scores, -logits.log_softmax(0).numpy()[y], rtol=1e-6)
+
+
 def test_the_distance_that_arrives_is_the_networks(fake_generator, tmp_path, monkeypatch):
     monkeypatch.setattr(fake_generator, "arrived", lambda c: 2 * c)
     own = galot(config(epsilon=1.0, direction="random"), fake_generator, tmp_path)
     state = own.text(lambda images: images.flatten(1)[:, :3], 0)
     torch.testing.assert_close(state.arrived_distance, 2 * state.ascent_distance[-1])
+
+
+def test_what_arrives_of_texts_of_their_own_is_the_mean_of_a_class(
+    fake_generator, tmp_path, monkeypatch
+):  # fmt: skip
+    """The network reads nothing of class 0's four probes, and class 2's twice as large."""
+    scale = torch.arange(3.0).repeat_interleave(4)[:, None, None]
+    monkeypatch.setattr(fake_generator, "arrived", lambda c: scale * c)
+    own = config(epsilon=1.0, direction="random", text_per="image")
+    state = galot(own, fake_generator, tmp_path).text(lambda images: images.flatten(1)[:, :3], 0)
+    expected = torch.arange(3.0) * state.ascent_distance[-1]
+    torch.testing.assert_close(state.arrived_distance, expected)
+
+
+def test_the_row_says_what_the_ascent_did(fake_generator, tmp_path):
+    """One of 24 images has no score."""
+    calls = itertools.count()
+
+    def logits(images):
+        good = [torch.nan if next(calls) == 0 else 1.0 for _ in images]
+        return images.flatten(1)[:, :3] * torch.tensor(good)[:, None]
+
+    own = config(epsilon=1.0, ascent_steps=2, ascent_samples=4)
+    state = galot(own, fake_generator, tmp_path).text(logits, 0)
+    scores = torch.tensor([0.0, 1.0])[:, None, None].expand(2, 3, 4)
+    measures = dataclasses.replace(state, probe_score=scores).measures
+    names = ("score_before", "score_after", "ascent_failed")
+    assert [measures[name] for name in names] == [0, 1, 1]
+
+
+def test_other_epsilons_are_other_images_where_each_has_a_text_of_its_own(fake_generator, tmp_path):
+    """The classes' texts, which stay where they are, do not tell."""
+
+    def key(epsilon):
+        own = config(epsilon=epsilon, text_per="image", ascent_steps=1)
+        ours = galot(own, fake_generator, tmp_path)
+        text = ours.text(lambda images: images.flatten(1)[:, :3], 0)
+        assert torch.equal(text.c, text.c0)
+        return ours._request(text, None, 0).key(fake_generator)
+
+    assert key(1.0) == key(1.0) != key(2.0)
 
 
 def test_the_digest_is_of_all_that_was_seen(fake_generator, tmp_path):
@@ -205,6 +267,15 @@ def test_one_alignment_for_a_run_counted_once(fake_generator, tmp_path):
     assert abs(got.mean - wanted.mean) < 0.02 and abs(got.std - wanted.std) < 0.03
     recalled = galot(own, fake_generator, tmp_path / "a", journal)
     assert np.array_equal(batch(recalled, 1).x, second.x)
+
+
+def test_an_alignment_is_made_from_thirty_images_of_a_class_or_all_there_are(
+    fake_generator, tmp_path, monkeypatch
+):  # fmt: skip
+    supplies = {"one": 100, "two": 7, "three": None}
+    monkeypatch.setattr(fake_generator, "supply", supplies.get)
+    own = galot(config(align="channels"), fake_generator, tmp_path)
+    assert own._alignment_request().counts == (30, 7, 30)
 
 
 def test_each_round_costs_its_own_images_once_whoever_made_them(

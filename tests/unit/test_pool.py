@@ -20,6 +20,7 @@ def test_labels_are_hidden_until_bought(toy):
     assert (pool.Y_train[picks].numpy() == toy.y_train[picks]).all()
     assert (pool.get_unlabeled_data()[1].Y == UNKNOWN).all()
     assert (pool.get_partial_unlabeled_data()[1] == UNKNOWN).all()
+    assert torch.equal(pool.get_data_by_idx(np.arange(60))[1], pool.Y_train)
 
 
 def test_same_seed_same_initial_pool(toy):

@@ -55,8 +55,11 @@ def test_the_sources_of_a_plugin_are_its_bases_and_what_it_imports_beside_it(tmp
         "my_helper.py": "import my_other\n",
         "my_other.py": "import my_helper\n",
         "my_package/__init__.py": "",
-        "my_package/part.py": "from . import deep\nX = 1\n",
+        "my_package/part.py": "from . import deep\nfrom .inner.most import X\n",
         "my_package/deep.py": "",
+        "my_package/inner/__init__.py": "",
+        "my_package/inner/most.py": "from ..beyond import X\n",
+        "my_package/beyond.py": "X = 1\n",
         "unrelated.py": "",
     }
     for name, text in files.items():
@@ -68,6 +71,13 @@ def test_the_sources_of_a_plugin_are_its_bases_and_what_it_imports_beside_it(tmp
              registry.strategies.sources("Derived")}  # fmt: skip
     assert found == set(files) - {"unrelated.py"}
     assert registry.strategies.sources("MyBase") == [(tmp_path / "base.py").resolve()]
+
+
+def test_a_plugins_hash_is_of_all_of_its_files(tmp_path):
+    files = [plugin(tmp_path, "one", "a.py"), plugin(tmp_path, "two", "b.py")]
+    before = registry.files_hash(files)
+    files[1].write_text("three")
+    assert registry.files_hash(files) != before
 
 
 def test_the_sources_of_a_file_in_an_open_folder(tmp_path, monkeypatch):

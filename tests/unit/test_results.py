@@ -17,7 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepal_galot import lock, seals
+from deepal_galot import lock, results, seals
 from deepal_galot.disk import append_line, atomic_write
 from deepal_galot.errors import UserError
 from deepal_galot.results import RunFolder, find_runs
@@ -95,6 +95,21 @@ def test_more_rounds_go_on_where_fewer_ended(tmp_path):
     longer = create(tmp_path, n_rounds=3)
     assert longer.path == folder.path and len(longer.rows()) == 2 and not longer.finished
     assert len(create(tmp_path, n_rounds=0).rows()) == 1
+
+
+def test_a_shorter_run_that_comes_late_takes_no_round_away(tmp_path):
+    """Of two that start at once, the shorter may get the lock after the longer."""
+    longer = create(tmp_path, n_rounds=3)
+    RunFolder(longer.path, small_config(n_rounds=1), CONTENT, {})._configure()
+    assert RunFolder.open(longer.path).config.n_rounds == 3
+
+
+def test_a_run_of_another_schema_is_not_read(tmp_path, monkeypatch):
+    with monkeypatch.context() as older:
+        older.setattr(results, "SCHEMA", 1)
+        folder = create(tmp_path)
+    with pytest.raises(UserError, match=f"by schema 1, this version reads {results.SCHEMA}"):
+        RunFolder.open(folder.path)
 
 
 def test_two_writers_are_noticed(tmp_path):
@@ -175,6 +190,7 @@ def test_journal_round_trip_and_damage(tmp_path):
     folder.save("text", 0, {"c": torch.arange(6.0).reshape(2, 3)})
     assert torch.equal(folder.load("text", 0)["c"], torch.arange(6.0).reshape(2, 3))
     folder.save("text", 1, dict.fromkeys(("c0", "c"), torch.ones(2)))  # c may be c0 itself
+    folder.save("text", 1001, {"c": torch.zeros(2)})
     assert torch.equal(folder.load("text", 1)["c"], torch.ones(2))
     for name in ("state.npz", "text/round000.safetensors"):
         file = folder.path / name

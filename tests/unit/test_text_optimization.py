@@ -121,6 +121,20 @@ def test_images_that_are_no_numbers_have_no_say(fake_generator):
     torch.testing.assert_close(gradient[1], both[1])
 
 
+def test_a_gradient_that_is_no_number_has_no_say_although_its_score_is_one(fake_generator):
+    def score(images, rows):
+        images = images.clone()
+        first = torch.arange(len(images)) == 0
+        images.register_hook(lambda g: g.masked_fill(first[:, None, None, None], torch.nan))
+        return brightness(images)
+
+    c = fake_generator.encode(["a one"])
+    gradient, mean, failed = score_gradient(fake_generator, c, score, [[1, 2]])
+    alone, value, _ = score_gradient(fake_generator, c, brightness, [[2]])
+    assert failed == 1
+    torch.testing.assert_close((gradient, mean), (alone, value))
+
+
 def test_a_step_without_any_image_stands_still(fake_generator):
     """In the second of 24 steps, so of 72 images 1 has failed; more than 5 % are an error."""
     fields = {"ascent_steps": 24, "ascent_samples": 1}

@@ -1,6 +1,7 @@
 """What is kept of generated images by asking the unlabeled pool, against loops and by hand."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from deepal_galot.acquisition import mutual_information
 from deepal_galot.alignment import moments_of
 from deepal_galot.classifiers.small_cnn import SmallCNN
 from deepal_galot.config import ASKS_POOL
-from deepal_galot.learner import Learner
+from deepal_galot.datasets.base import DatasetSpec
+from deepal_galot.learner import Learner, Outputs
 from deepal_galot.pool import Pool
 from deepal_galot.unlabeled import Unlabeled, most_diverse, nearest_to_pool
 from helpers import small_config
@@ -90,6 +92,28 @@ def test_moments_are_of_the_whole_pool_in_every_round(toy):
     pool = Pool(toy)
     pool.label(np.arange(50))
     assert torch.equal(Unlabeled(pool, learner()).moments().mean, moments_of(toy.x_train).mean)
+
+
+def test_a_class_is_held_against_the_pool_images_that_look_like_it(monkeypatch):
+    """Images spell an embedding and the class that the bootstrap sees in them. Of class 0 the pool
+    has 0 and 100, of class 1 only 200."""
+
+    def spelled(*values):
+        x = np.zeros((len(values), 8, 8, 1), np.uint8)
+        x[:, 0, :2, 0] = values
+        return x
+
+    def outputs(data):
+        embedding, of = torch.from_numpy(data.X[:, 0, :2, 0]).long().unbind(1)
+        return Outputs(torch.nn.functional.one_hot(of, 3), embedding[:, None].float())
+
+    x = spelled((0, 0), (100, 0), (200, 1))
+    spec = DatasetSpec("spelled", x, np.arange(3), x[:0], np.zeros(0, int), tuple("abc"),
+                       (0.3,), (0.3,))  # fmt: skip
+    own = Unlabeled(Pool(spec), learner())
+    monkeypatch.setattr(own, "_bootstrap", lambda *_, **__: SimpleNamespace(outputs=outputs))
+    made, y = spelled(*((v, 2) for v in (50, 1, 99, 0, 100, 199))), np.array([0, 0, 0, 1, 1, 1])
+    assert own.choose(made, y, np.arange(3), (2, 1, 0), round=0).tolist() == [1, 2, 5]
 
 
 def test_each_center_takes_the_nearest_that_is_left():

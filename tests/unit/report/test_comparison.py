@@ -44,6 +44,12 @@ def test_balanced_accuracy_is_of_the_budgets_that_are_asked_for():
     assert curve.balanced([10, 30]) is None and curve.balanced([]) is None
 
 
+def test_what_a_strategy_measures_from_its_second_round_on_is_known():
+    rows = [{"budget": 10}, {"budget": 20, "own_oracle_accuracy": 0.5}]
+    curve = Curve("", (), (0,), (10, 20), np.array([[0.5, 0.9]]), (rows,))
+    assert curve.own_measures == ["own_oracle_accuracy"]
+
+
 def test_stored_images_cost_what_making_them_took(tmp_path):
     runs = [finished(tmp_path, [0.5, 0.6], seed=s, row={"generate_seconds": 0.5, **stored})
             for s, stored in enumerate([{"seconds_stored": 2.0}, {}])]  # fmt: skip

@@ -124,6 +124,14 @@ def test_the_control_is_shown_or_asked_for(tmp_path):
     assert len(unknown) == 1 and comparison.curves[2].label in unknown[0]
 
 
+def test_a_control_is_asked_for_without_what_it_does_not_read(tmp_path):
+    settings = {"ascent_steps": "3", "n_synthetic": "2", "eta": "0.5"}
+    fields = {"ascent_steps": 3, "n_synthetic": 2.0, "eta": 0.5}
+    run = finished(tmp_path, [0.5, 0.7], settings, strategy="GALOT", mode="al+gal", **fields)
+    (line,) = [x for x in statements(compare([run])[0]) if "is not known" in x]
+    assert line.endswith('run "GALOT:epsilon=0,n_synthetic=2" too')
+
+
 def test_images_of_another_run_ask_for_no_control(tmp_path):
     galot = {"strategy": "GALOT", "mode": "al+gal"}
     for source, asked in ((None, True), ("results/Digits/GALOT/0/seed0", False)):

@@ -131,6 +131,22 @@ def test_one_seed_wins_nothing(tmp_path):
     assert texts(tables.difference_table(comparison)) == [["RandomSampling", "+40.00", "", "", "1"]]
 
 
+def test_two_seeds_win_nothing():
+    """Nor lose: a share of 0 would say that a test was made."""
+    curves = [bare_curve((10, 15), [[a, a], [a, a]]) for a in (0.5, 0.9)]
+    assert np.isnan(statistics.win_shares(curves)).all()
+
+
+def test_methods_are_paired_at_the_budgets_that_both_have():
+    a = bare_curve((10, 15, 20), [[0.5, 0.6, 0.7]])
+    b = bare_curve((5, 10, 20), [[0.1, 0.2, 0.3]])
+    for first, second, sign in ((a, b, 1), (b, a, -1)):
+        gains = statistics.paired_by_budget(first, second)
+        means = {budget: d.mean for budget, d in gains.items()}
+        assert means == {10: pytest.approx(0.3 * sign), 20: pytest.approx(0.4 * sign)}
+    assert statistics.paired_by_budget(a, bare_curve((7,), [[0.5]])) == {}
+
+
 def test_labels_needed_by_hand(tmp_path):
     seeds = [[0.5, 0.7, 0.9], [0.9, 0.95, 0.99], [0.1, 0.2, 0.3]]
     (comparison,) = compare([finished(tmp_path, a, seed=s) for s, a in enumerate(seeds)])

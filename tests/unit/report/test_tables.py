@@ -129,6 +129,16 @@ def test_gains_at_each_budget_are_scipys_intervals(tmp_path):
     ]
 
 
+def test_one_budget_has_no_table_of_gains(tmp_path):
+    """The table of differences says it all."""
+    runs = [finished(tmp_path, [a + s / 50], strategy=name, seed=s)
+            for name, a in (("MarginSampling", 0.5), ("RandomSampling", 0.7))
+            for s in range(3)]  # fmt: skip
+    (comparison,) = compare(runs)
+    assert tables.gains_table(comparison) is None
+    assert tables.difference_table(comparison) is not None
+
+
 def test_without_a_target_it_is_the_baselines_last_mean(tmp_path):
     runs = [finished(tmp_path, [0.5, a], seed=s) for s, a in enumerate((0.9, 0.7))]
     assert tables.labels_table(compare(runs)[0]).header[1] == "80 %"
