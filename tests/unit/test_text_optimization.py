@@ -121,10 +121,13 @@ def test_images_that_are_no_numbers_have_no_say(fake_generator):
     torch.testing.assert_close(gradient[1], both[1])
 
 
-def test_a_gradient_that_is_no_number_has_no_say_although_its_score_is_one(fake_generator):
+@pytest.mark.parametrize("bad", ["score", "gradient"])
+def test_where_one_is_no_number_the_other_has_no_say(fake_generator, bad):
     def score(images, rows):
-        images = images.clone()
         first = torch.arange(len(images)) == 0
+        if bad == "score":
+            return brightness(images) + torch.where(first, torch.inf, 0.0)
+        images = images.clone()
         images.register_hook(lambda g: g.masked_fill(first[:, None, None, None], torch.nan))
         return brightness(images)
 
