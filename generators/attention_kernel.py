@@ -1,7 +1,8 @@
 """Cross-attention of a compiled 16-bit network on a GPU, as one Triton kernel.
 
-By torch's own attention, which reads one number of each key and value, queries and answers would
-have to be twice as wide, and with them the products before and after.
+Each key and value is the sum of two 16-bit numbers, see networks.py. torch's own attention reads
+one number of each. With it every query would have to be repeated, and every answer would come out
+twice as wide and would have to be summed.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from torch import Tensor
 from triton import language as tl
 
 LOG2_E = 1.4426950408889634
-MOST_TOKENS, WIDEST_HEAD = 128, 128  # the text of a head stays in a multiprocessor's memory
-QUERIES, WARPS = 128, 8  # of a program
+MOST_TOKENS, WIDEST_HEAD = 128, 128  # so that a head's text fits into a multiprocessor's memory
+QUERIES, WARPS = 128, 8  # of one Triton program
 
 
 @triton.jit
@@ -36,8 +37,11 @@ def _kernel(
     QUERIES: tl.constexpr,
     TOKENS: tl.constexpr,
 ):
-    """QUERIES rows of one head of one image. q, k, v, out are pointers, the names after scale
-    strides; WIDTH and TOKENS are DIM and n_tokens rounded up to powers of two."""
+    """Answer QUERIES rows of one head of one image.
+
+    q, k, v and out are pointers. The parameters after scale are strides. WIDTH and TOKENS are DIM
+    and n_tokens rounded up to powers of two, at least 16.
+    """
     image, head = (tl.program_id(0) // HEADS).to(tl.int64), tl.program_id(0) % HEADS
     rows = tl.program_id(1) * QUERIES + tl.arange(0, QUERIES)
     tokens, dims = tl.arange(0, TOKENS), tl.arange(0, WIDTH)
@@ -48,7 +52,7 @@ def _kernel(
     first = image * text_image + tokens[:, None] * text_row + column[None, :]
     second = first + text_part
 
-    # All loads before the first product, which waits for them.
+    # Issue all loads before the first product, because the product waits for its operands.
     query = tl.load(q + at_rows, mask=in_rows, other=0.0)
     first_key = tl.load(k + first, mask=in_text, other=0.0)
     second_key = tl.load(k + second, mask=in_text, other=0.0)
@@ -69,7 +73,7 @@ def _kernel(
 
 
 def fits(q: Tensor, k: Tensor, heads: int) -> bool:
-    """Whether `attend` is for tensors of these sizes and this dtype."""
+    """Whether `attend` can take tensors of these sizes and this dtype."""
     _, parts, n_tokens, width = k.shape
     small = n_tokens <= MOST_TOKENS and width // heads <= WIDEST_HEAD
     return parts == 2 and small and q.dtype.itemsize == 2

@@ -1,4 +1,4 @@
-"""What a generator is, and how one is added.
+"""Base class of generators, and the request for images that they answer.
 
 To add one, write a file in this folder (or a plug-in) with a subclass of Generator, or of
 DiffusionGenerator for anything that diffusers loads.
@@ -25,14 +25,14 @@ from deepal_galot.errors import UserError, said, some_of
 from .memory import MicroBatches
 
 Graph = Literal["none", "last", "all"]
-ONE_IN = 20  # more images than one in so many that are blank or not finite, and the run stops
-ROUNDED = 0.01  # how far from [0, 1] 16 bits may round a value
-TOO_LARGE_FOR_CPU = 10e12  # FLOP an image; beyond it an image takes a CPU minutes
+ONE_IN = 20  # the run stops if more than one image in ONE_IN is blank or not finite
+ROUNDED = 0.01  # how far outside [0, 1] a value may lie, because 16-bit networks round
+TOO_LARGE_FOR_CPU = 10e12  # FLOP an image; above it a CPU takes minutes for each image
 
 
 @dataclass(frozen=True)
 class Size:
-    """How large a generator is, for saying what a run costs before it starts.
+    """Size of a generator, to estimate the cost of a run before it starts.
 
     Attributes:
         image: FLOP of one image, guidance included.
@@ -47,10 +47,10 @@ class Size:
 
 @dataclass(frozen=True)
 class Refinement:
-    """What makes an image's own text embedding of its prompt's.
+    """Turns the text embedding of the prompt into one of the image's own.
 
     Attributes:
-        identity: hash of all that `apply` depends on but its arguments.
+        identity: hash of everything that `apply` depends on besides its arguments.
         apply: (c [B, L, D], the images' seeds, [B] rows of ImageRequest.c) -> c [B, L, D].
     """
 
@@ -60,18 +60,20 @@ class Refinement:
 
 @dataclass(frozen=True)
 class ImageRequest:
-    """One round's images.
+    """Request for the images of one round.
 
     Attributes:
-        c: [R, L, D] float32 text embeddings, P a class; image i of a class has its (i mod P)-th.
-        c0: [R, L, D] float32, of the prompts as they are; for the people who read the store.
-        counts: images of each class.
+        c: [R, L, D] float32 text embeddings, class by class, P for each class. Image i of a class
+            uses the (i mod P)-th of its class.
+        c0: [R, L, D] float32, the prompts' embeddings before optimisation. Only the store's
+            manifests use them, to show the distance ‖c - c0‖.
+        counts: number of images for each class.
         prompts: R prompts.
-        class_names: of each class.
+        class_names: one name for each class.
         image_shape: (H, W, C) of the data set; images are resized to it.
         seed, round: address of the image stream.
-        refinement: gives each image a text embedding of its own, if there is one.
-        alignment: maps the images on their way to image_shape, if there is one.
+        refinement: gives each image a text embedding of its own; None for none.
+        alignment: maps the images when they are resized to image_shape; None for none.
     """
 
     c: Tensor
@@ -86,7 +88,7 @@ class ImageRequest:
     alignment: Alignment | None = None
 
     def key(self, generator: Generator) -> str:
-        """Forty hex digits over all that the pixels depend on."""
+        """Forty hex digits, a hash of everything that the pixels depend on."""
         what = {
             "version": 2,
             "resize": "bilinear, antialiased",
@@ -100,7 +102,7 @@ class ImageRequest:
         }
         try:
             digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode())
-        except (TypeError, ValueError) as error:  # all but the identity is ours
+        except (TypeError, ValueError) as error:  # only the identity comes from outside
             raise UserError(
                 f"the generator {type(generator).__name__}: `identity` must be a dict of text, "
                 f"numbers and lists ({said(error)})"
@@ -116,19 +118,19 @@ class ImageRequest:
 
     @property
     def templates(self) -> int:
-        """P."""
+        """P, the number of templates."""
         return len(self.prompts) // len(self.counts)
 
     def text(self, k: int, i: int) -> int:
-        """Which row of c and prompts image i of class k has."""
+        """The row of c and prompts that image i of class k uses."""
         return k * self.templates + i % self.templates
 
     def prompt(self, k: int) -> str:
-        """The prompts of a class, as --template has several."""
+        """The prompts of a class, joined by | as in --template."""
         return " | ".join(self.prompts[k * self.templates : (k + 1) * self.templates])
 
     def distance(self, k: int) -> float | None:
-        """Mean ‖c − c0‖₂ of a class's texts; None where each image has its own."""
+        """Mean ‖c − c0‖₂ over a class's texts; None if each image has a text of its own."""
         if self.refinement is not None:
             return None
         own = slice(k * self.templates, (k + 1) * self.templates)
@@ -136,10 +138,10 @@ class ImageRequest:
 
 
 def check_text(generator: Generator, c: object, n: int) -> Tensor:
-    """Hold what a generator gave for n prompts against what it must give.
+    """Check the text embeddings c that encode() gave for n prompts, and return them.
 
     Raises:
-        UserError: it is something else.
+        UserError: c is not a finite float32 Tensor [n, L, D] on the CPU, or has a gradient.
     """
     what = f"{c.dtype} {list(c.shape)}" if isinstance(c, Tensor) else f"{c!r:.80}"
     if (
@@ -164,10 +166,13 @@ def _named(generator: Generator) -> str:
 
 
 def check_sample(generator: Generator, images: object, n: int, graph: Graph = "none") -> None:
-    """Hold what a generator gave for n images against what it must give.
+    """Check the n images that a generator gave.
+
+    Images that are not finite pass; the caller draws them again or leaves them out.
 
     Raises:
-        UserError: it is something else.
+        UserError: they are not a float Tensor [n, 3 or 1, S, S] in [0, 1], or have no gradient
+            although `graph` asks for one.
     """
     who = _named(generator)
     what = f"{images.dtype} {list(images.shape)}" if isinstance(images, Tensor) else f"{images!r}"
@@ -197,7 +202,7 @@ class Generator(ABC):
         defaults: RunConfig fields that suit this model (steps, guidance, scheduler, resolution).
         knows: the class names it can draw, or None for any.
         reads_text: whether its images follow a text that can be optimised.
-        batch_size: images a forward pass.
+        batch_size: images per forward pass.
     """
 
     defaults: ClassVar[Mapping[str, Any]] = {}
@@ -210,7 +215,7 @@ class Generator(ABC):
         """Load the model.
 
         Raises:
-            UserError: its weights cannot be had, or an option does not suit it.
+            UserError: the weights cannot be had, or an option does not suit the model.
         """
 
     @classmethod
@@ -219,13 +224,14 @@ class Generator(ABC):
         """A hash of the weights, without loading the model.
 
         Raises:
-            UserError: they cannot be had.
+            UserError: the weights cannot be had.
         """
 
     @property
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """Everything but text, noise and size that an image depends on; JSON-able, no paths."""
+        """Everything an image depends on except text, noise and image_shape; JSON-able, without
+        paths."""
 
     @abstractmethod
     def encode(self, prompts: Sequence[str]) -> Tensor:
@@ -240,46 +246,47 @@ class Generator(ABC):
         Args:
             c: [B, L, D] float32 text embeddings.
             seeds: B seeds; image i depends on c[i] and seeds[i] alone.
-            graph: which reverse steps autograd can pass through on its way to c: none, only the
-                last (Proposition 1), or all.
-            steps: T, if not that of the configuration.
+            graph: the reverse steps through which a gradient can reach c: none, only the last
+                (Proposition 1), or all.
+            steps: T, the number of denoising steps; default: the configuration's.
 
         Returns:
             [B, 3, S, S] float in [0, 1], on the generator's device.
         """
 
     def arrived(self, c: Tensor) -> Tensor:
-        """What is left of c when the model has rounded it to its dtype: [B, L, D] on the CPU.
+        """c [B, L, D] as the network reads it after rounding to its dtype, on the CPU.
 
         ‖arrived(c) - arrived(c0)‖ is the distance that reaches the network.
         """
         return c
 
     def compile(self) -> None:
-        """Compile what is called often, if it can be; images change by rounding alone."""
+        """Compile the networks that sampling calls, if the generator can. Images change by
+        rounding only."""
         return None
 
     def checkpoint(self) -> None:
-        """Compute activations again for the gradient instead of keeping them, if it can be."""
+        """Recompute activations for the gradient instead of keeping them, if the generator can."""
         return None
 
     @cached_property
     def gradients(self) -> MicroBatches:
-        """Cuts the batches that a gradient is taken of into parts that fit into memory."""
+        """Splits batches for a gradient into parts that fit into memory."""
         return MicroBatches(self.batch_size, "the gradient")
 
     @classmethod
     def size(cls, config: RunConfig) -> Size | None:
-        """What an image costs with these steps, guidance and resolution, without loading the model;
-        None if that is not known."""
+        """Cost of an image with these steps, guidance and resolution; None if it is not known.
+        Does not load the model."""
         return None
 
     def draw(self, request: ImageRequest, rows: Sequence[tuple[int, int]], attempt: int) -> Tensor:
-        """The training images at some addresses of a request; what the image store asks for.
+        """Make the training images at some addresses of a request; called by the image store.
 
         Args:
             rows: (class, index) of each image, at most batch_size of them.
-            attempt: 0, and one more each time that these came out blank.
+            attempt: 0 at first, and one more each time that these images came out blank.
 
         Returns:
             [B, 3 or 1, S, S] float in [0, 1], on any device.
@@ -294,7 +301,7 @@ class Generator(ABC):
 
     @classmethod
     def all_defaults(cls) -> dict[str, Any]:
-        """`defaults` of this class over those of its bases."""
+        """`defaults` of this class and its bases; the class overrides its bases."""
         merged: dict[str, Any] = {}
         for base in reversed(cls.__mro__):
             merged |= vars(base).get("defaults", {})
@@ -304,7 +311,7 @@ class Generator(ABC):
     def check_classes(cls, class_names: Sequence[str], dataset: str) -> None:
         """
         Raises:
-            UserError: this generator does not know one of these classes.
+            UserError: the generator does not know one of these classes.
         """
         if cls.knows is None:
             return
@@ -318,10 +325,10 @@ class Generator(ABC):
 
     @classmethod
     def supply(cls, class_name: str) -> int | None:
-        """How many images of a class a round can have; None where it makes any number."""
+        """How many images of a class a round can have; None if the generator makes any number."""
         return None
 
     @classmethod
     def serves(cls) -> str:
-        """One sentence: which data sets it is for."""
+        """One sentence for error messages: the data sets that the generator is for."""
         return f"it draws {', '.join(sorted(cls.knows or ()))}."

@@ -1,8 +1,7 @@
 """Any diffusers StableDiffusionPipeline-format model, with our own denoising loop.
 
-The loop is ours because the text optimisation needs three things that a pipeline call does not
-give: a graph through the last reverse step alone, that step in float32, and a random stream for
-each image.
+Text optimisation needs three things that a pipeline call does not give: a graph through the last
+reverse step alone, this step in float32, and a random stream for each image.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ from .memory import MicroBatches
 from .networks import Networks
 from .weights import find_weights, hash_weights, load, make_scheduler
 
-ARRIVED_AT_ONCE = 8  # texts; of Stable Diffusion's size each takes 34 MiB of float64
+ARRIVED_AT_ONCE = 8  # texts; with Stable Diffusion each takes 34 MiB in float64
 
 
 class DiffusionGenerator(Generator):
     """Base of the generators that diffusers loads; a subclass names a folder or hub id.
 
     Class attributes:
-        decoded_at_once: images the VAE decodes in one call.
+        decoded_at_once: images that the VAE decodes in one call.
     """
 
     defaults = {"steps": 50, "guidance": 7.5, "scheduler": "DPMSolverMultistepScheduler"}
@@ -47,7 +46,7 @@ class DiffusionGenerator(Generator):
 
     @classmethod
     def at(cls, source: str | Path) -> type[DiffusionGenerator]:
-        """A generator class for any folder or hub id."""
+        """Make a generator class for a folder or hub id."""
         return type("DiffusionGenerator", (cls,), {"source": source, "name": str(source)})
 
     def __init__(self, config: RunConfig, device: torch.device) -> None:
@@ -67,7 +66,7 @@ class DiffusionGenerator(Generator):
         self._decoded = MicroBatches(self.decoded_at_once, "decoding")
 
     def load(self, *parts: str) -> Any:
-        """Components by name, as attributes, in float32 on the CPU."""
+        """Load components by name, in float32 on the CPU; they are attributes of the result."""
         return load(find_weights(self.source), parts)
 
     def _check_steps(self, config: RunConfig) -> None:
@@ -88,7 +87,7 @@ class DiffusionGenerator(Generator):
         return (unet.in_channels, resolution // factor, resolution // factor)
 
     def _embed_guidance(self) -> Tensor | None:
-        """[1, G] for a model that is told the guidance scale (LCM), else None."""
+        """[1, G] embedding for a model that takes the guidance scale as input (LCM), else None."""
         width = self.networks.unet.config.time_cond_proj_dim
         if width is None:
             return None
@@ -99,8 +98,8 @@ class DiffusionGenerator(Generator):
 
     @classmethod
     def size(cls, config: RunConfig) -> Size | None:
-        """Counted on the configuration files; None where they are not here or not understood, of
-        which loading says what is wrong."""
+        """Size counted on the configuration files. None if a file is missing or cannot be
+        understood; loading the model then reports the fault."""
         try:
             return pipeline_size(read_configs(find_weights(cls.source, False)), config)
         except (
@@ -132,7 +131,7 @@ class DiffusionGenerator(Generator):
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Tensor:
-        # Loaded for this call: a run encodes once, and the encoder would hold a gigabyte.
+        # Load the text encoder for this call only: it takes a gigabyte, and a run encodes once.
         pipe = self.load("tokenizer", "text_encoder")
         limit = pipe.tokenizer.model_max_length
         tokens = [pipe.tokenizer(p, padding="max_length", max_length=limit) for p in prompts]
@@ -147,14 +146,14 @@ class DiffusionGenerator(Generator):
     @torch.no_grad()
     def arrived(self, c: Tensor) -> Tensor:
         if self.networks.dtype.itemsize >= 4:
-            return c  # nothing is rounded, and the least squares of a full-size model take a while
+            return c  # float32 is not rounded, and a full-size model's least squares are slow
         text, dtype = self.networks.text, self.networks.dtype
         few = c.to(self.device).split(ARRIVED_AT_ONCE)
         return torch.cat([text.arrived(part, dtype).cpu() for part in few])
 
     def compile(self) -> None:
-        """Compile the UNet and the decoder, for batches of one size each, where no gradient is
-        taken; in float32, where the gradient's networks are these, everywhere."""
+        """Compile the UNet and the decoder, each for batches of one size. In 16 bits gradients
+        use other networks, in float32, which are not compiled."""
         self._compiled = True
         self.networks.compile()
 
@@ -165,7 +164,7 @@ class DiffusionGenerator(Generator):
         self, c: Tensor, seeds: Sequence[int], graph: Graph = "none", steps: int | None = None
     ) -> Tensor:
         steps = steps or self.steps
-        if graph != "none":  # whoever takes the gradient cuts the batches, its memory is there
+        if graph != "none":  # the caller splits the batch, because the gradient takes the memory
             x = self._denoise(c, seeds, graph, steps, self.gradients)
             with torch.enable_grad():
                 return self._images(self._exact, x, self.gradients)
@@ -184,17 +183,19 @@ class DiffusionGenerator(Generator):
     def _denoise(
         self, c: Tensor, seeds: Sequence[int], graph: Graph, steps: int, parts: MicroBatches
     ) -> Tensor:
-        """x_T … x_0: latents [B, *latent], float32.
+        """Denoise from x_T to x_0: latents [B, *latent], float32.
 
         Args:
-            parts: whose these images are one of; compiled, they are filled up to its size.
+            parts: the MicroBatches that this batch is a part of. Compiled networks get batches
+                filled up to its size.
         """
         n = len(c)
         if self._compiled:
             c, seeds = _padded(c, parts.rows), [*seeds, *[seeds[-1]] * (-n % parts.rows)]
+        # A new scheduler for each call, because multistep solvers keep state.
         scheduler = type(self._scheduler).from_config(self._scheduler.config)
-        scheduler.set_timesteps(steps, device=self.device)  # multistep solvers keep state
-        if hasattr(scheduler, "noise_sampler_seed"):  # it takes no generators
+        scheduler.set_timesteps(steps, device=self.device)
+        if hasattr(scheduler, "noise_sampler_seed"):  # this scheduler takes no generators
             scheduler.noise_sampler_seed = list(seeds)
         with torch.set_grad_enabled(graph != "none"):
             text = self.networks.text(c.to(self.device, self.networks.text.weight.dtype))
@@ -204,15 +205,16 @@ class DiffusionGenerator(Generator):
         x = x.to(text) * scheduler.init_noise_sigma
         last = len(scheduler.timesteps) - 1
         for i, t in enumerate(scheduler.timesteps):
-            seen = graph == "all" or (graph == "last" and i == last)  # by autograd
+            seen = graph == "all" or (graph == "last" and i == last)  # whether autograd records it
             with torch.set_grad_enabled(seen):
-                # In float32 where autograd looks on.
+                # Recorded steps run in float32.
                 networks, of_text = (self._exact, self._read(self._exact, text)) if seen else ours
                 x = self._reverse_step(scheduler, networks, x, t, of_text, rngs)
         return x[:n]
 
     def _read(self, networks: Networks, text: Tensor) -> Tensor:
-        """What networks read of the texts; with guidance after as often what they read of none."""
+        """Keys and values for the UNet, [B or 2B, P, L, M]. With guidance the B rows of the empty
+        prompt come first, then the B rows of the texts."""
         read = networks.read(text)
         if not self._is_guided:
             return read
@@ -227,7 +229,11 @@ class DiffusionGenerator(Generator):
         text: Tensor,
         rngs: list[torch.Generator],
     ) -> Tensor:
-        """x_t -> x_{t-1}, by these networks and what they `_read`."""
+        """x_t -> x_{t-1}.
+
+        Args:
+            text: keys and values for these networks, from `_read`.
+        """
         x_in = scheduler.scale_model_input(x, t)
         if self._is_guided:
             noise = self._guided(networks, x_in, t, text)
@@ -238,12 +244,13 @@ class DiffusionGenerator(Generator):
 
     @property
     def _is_guided(self) -> bool:
-        """Whether by two branches; a model that is told the guidance scale needs only one."""
+        """Whether each step runs two branches, with and without text. A model that takes the
+        guidance scale as input needs only one."""
         return self.guidance > 1 and self._guidance_embedding is None
 
     @property
     def _exact(self) -> Networks:
-        """The networks in float32; in 16 bits the gradient would be noise."""
+        """The networks in float32, because a gradient in 16 bits would be noise."""
         if self.networks.dtype.itemsize >= 4:
             return self.networks
         if self._float32 is None:
@@ -254,7 +261,7 @@ class DiffusionGenerator(Generator):
     def _guided(self, networks: Networks, x: Tensor, t: Tensor, text: Tensor) -> Tensor:
         """Classifier-free guidance: ϵ(x, ∅) + guidance·(ϵ(x, c) − ϵ(x, ∅))."""
         if torch.is_grad_enabled() and not x.requires_grad:
-            # In the last step the unconditional branch does not depend on c: no graph for it.
+            # In the last step the unconditional branch does not depend on c, so it needs no graph.
             empty, of_text = text.chunk(2)
             with torch.no_grad():
                 without = networks.noise(x, t, empty)
@@ -272,13 +279,16 @@ class DiffusionGenerator(Generator):
 
 
 def _padded(rows: Tensor, size: int) -> Tensor:
-    """The last row repeated up to whole batches, because each new size compiles anew."""
+    """Repeat the last row until the rows fill whole batches of this size.
+
+    Otherwise each new batch size would be compiled anew.
+    """
     missing = -len(rows) % size
     return torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])]) if missing else rows
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """auto, float32, bfloat16 or float16 -> what the UNet and VAE of this device calculate in."""
+    """auto, float32, bfloat16 or float16 -> the dtype of the UNet and VAE on this device."""
     if name != "auto":
         return getattr(torch, name)
     if device.type != "cuda":

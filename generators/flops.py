@@ -25,7 +25,7 @@ def read_configs(folder: Path) -> dict[str, dict[str, Any]]:
     """The configuration files of a pipeline folder.
 
     Raises:
-        OSError, ValueError: one is not there or is not JSON.
+        OSError, ValueError: a file is missing or is not JSON.
     """
     files = {part: folder / part / "config.json" for part in ("unet", "vae")}
     files["scheduler"] = folder / "scheduler" / "scheduler_config.json"
@@ -38,7 +38,7 @@ def pipeline_size(configs: Configs, config: RunConfig) -> Size:
 
     Args:
         configs: of unet, vae, scheduler and tokenizer.
-        config: its steps, guidance, scheduler and resolution.
+        config: only its steps, ascent_denoising, guidance, scheduler and resolution are read.
 
     Raises:
         UserError: the scheduler does not fit this model.
@@ -48,12 +48,12 @@ def pipeline_size(configs: Configs, config: RunConfig) -> Size:
 
     def timesteps(steps: int) -> int:
         scheduler.set_timesteps(steps)
-        return len(scheduler.timesteps)  # Heun's method takes two a step
+        return len(scheduler.timesteps)  # Heun's method has two timesteps a step
 
     tokens = configs["tokenizer"]["model_max_length"]
     networks = (json.dumps(configs[part], sort_keys=True) for part in ("unet", "vae"))
     flops = _count(*networks, tokens, config.resolution)
-    told = configs["unet"].get("time_cond_proj_dim")  # of the guidance scale: one branch is enough
+    told = configs["unet"].get("time_cond_proj_dim")  # takes the guidance scale: needs one branch
     image, climbing = (
         flops.image(timesteps(steps), 2 if config.guidance > 1 and not told else 1)
         for steps in (config.steps, config.ascent_denoising or config.steps)
@@ -63,13 +63,14 @@ def pipeline_size(configs: Configs, config: RunConfig) -> Size:
 
 @dataclass(frozen=True)
 class Flops:
-    """Of one image's parts.
+    """FLOP of the parts of one image.
 
     Attributes:
-        text: the keys and values of its text embedding.
-        noise: one answer of the denoiser.
+        text: the keys and values of the text embedding.
+        noise: one call of the denoiser.
         decode: the VAE's decoder.
-        gradient: of these three, once each, to the text embedding; without computing them.
+        gradient: the backward pass through these three, once each, to the text embedding. The
+            forward pass is not included.
     """
 
     text: int
@@ -78,20 +79,20 @@ class Flops:
     gradient: int
 
     def image(self, steps: int, branches: int) -> int:
-        """A whole image; of two branches with classifier-free guidance."""
+        """FLOP of a whole image; two branches with classifier-free guidance, else one."""
         return self.text + steps * branches * self.noise + self.decode
 
     def chain(self, branches: int) -> int:
-        """A gradient through the last of the steps, with that step."""
+        """FLOP of an image from one step, and of its gradient to the text."""
         return self.image(1, branches) + self.gradient
 
 
 def count(networks: Networks, text: tuple[int, int], side: int) -> Flops:
-    """By PyTorch's counter, on networks that may be on the meta device.
+    """Count with PyTorch's FLOP counter; the networks may be on the meta device.
 
     Args:
-        text: [L, D] of an embedding.
-        side: of the latents.
+        text: (L, D) of a text embedding.
+        side: height and width of the latents.
     """
     with next(networks.parameters()).device:
         c = torch.zeros(1, *text, requires_grad=True)
@@ -111,7 +112,7 @@ def count(networks: Networks, text: tuple[int, int], side: int) -> Flops:
 
 @cache
 def _count(unet: str, vae: str, tokens: int, resolution: int | None) -> Flops:
-    """Of a model that only its configuration files, as JSON, are known of."""
+    """Count for a model given by its UNet's and VAE's configuration files, as JSON text."""
     unet, vae = json.loads(unet), json.loads(vae)
     factor = 2 ** (len(vae["block_out_channels"]) - 1)
     side = unet["sample_size"] if resolution is None else resolution // factor
@@ -122,7 +123,7 @@ def _count(unet: str, vae: str, tokens: int, resolution: int | None) -> Flops:
 
 
 def make(part: str, config: Mapping[str, Any]) -> Any:
-    """A component from its configuration alone, with random weights."""
+    """Make a component from its configuration alone, with random weights."""
     import diffusers
 
     usual = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}

@@ -26,7 +26,8 @@ Listing = tuple[tuple[Path, int, int], ...]  # (file, bytes, time of its last ch
 class FolderGenerator(Generator):
     """Base of the generators that hand out a folder's images; a subclass names the folder.
 
-    Images of a class are taken in a random order of the run's seed and round, none twice.
+    Each round takes a class's images in a random order, without repetition. Seed and round
+    determine the order.
     """
 
     reads_text = False
@@ -35,11 +36,11 @@ class FolderGenerator(Generator):
     @property
     @abstractmethod
     def path(self) -> Path:
-        """It has a folder of images for every class; a subclass sets it as an attribute."""
+        """Folder with a sub-folder for every class; a subclass sets it as an attribute."""
 
     @classmethod
     def at(cls, path: str | Path) -> type[FolderGenerator]:
-        """A generator class for any folder."""
+        """Make a generator class for a folder."""
         return type("FolderGenerator", (cls,), {"path": Path(path), "name": f"{FOLDER}{path}"})
 
     def __init__(self, config: RunConfig, device: torch.device) -> None:
@@ -50,7 +51,7 @@ class FolderGenerator(Generator):
         """Class name -> its image files, sorted.
 
         Raises:
-            UserError: no such folder, or two folders for one class.
+            UserError: no such folder, or two sub-folders for one class.
         """
         if not cls.path.is_dir():
             raise UserError(f"--generator {cls.name}: no such folder")
@@ -107,8 +108,8 @@ class FolderGenerator(Generator):
         raise NotImplementedError("a folder's images do not follow a text")
 
     def draw(self, request: ImageRequest, rows: Sequence[tuple[int, int]], attempt: int) -> Tensor:
-        """[B, C, H, W] of the request's shape: files may be of any size. A file that is blank is
-        so at every attempt."""
+        """Read the files' images, resized to the request's shape: [B, C, H, W]. A blank file is
+        blank at every attempt."""
         order = {}
         for k in {k for k, _ in rows}:
             files = self._files[request.class_names[k]]
@@ -121,7 +122,7 @@ class FolderGenerator(Generator):
 @lru_cache(8)
 def _hash_files(root: Path, listing: Listing) -> str:
     """Sixteen hex digits over names and bytes; hashed again when the listing changes."""
-    digest = hashlib.sha256(b"upright")  # as images are read
+    digest = hashlib.sha256(b"upright")  # names the way in which read_image turns images
     for file, _, _ in listing:
         digest.update(file.relative_to(root).as_posix().encode() + b"\0")
         with file.open("rb") as stream:

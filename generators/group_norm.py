@@ -1,4 +1,4 @@
-"""Group normalisation that is fast where channels are last in memory and a compiler writes it."""
+"""Group normalisation that is fast for channels-last tensors if it is compiled."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 
 class ChannelwiseGroupNorm(nn.Module):
-    """nn.GroupNorm from each channel's mean and variance.
+    """nn.GroupNorm, computed from the mean and variance of each channel.
 
-    Where channels are last, a group is a few neighbours at each pixel, scattered over memory, and
-    all channels together are one stretch of it. A group's mean is the mean of its channels' means,
-    its variance the mean of their variances plus the variance of their means. Without a compiler
-    it would be several passes in float32.
+    With channels last, a group is scattered over memory, a few neighbours at each pixel. All
+    channels together are contiguous, so statistics are fast to take for each channel. The mean of
+    a group is the mean of its channels' means. The variance of a group is the mean of its channels'
+    variances plus the variance of their means. Uncompiled, this takes several passes in float32.
     """
 
     def __init__(self, norm: nn.GroupNorm) -> None:
@@ -25,7 +25,8 @@ class ChannelwiseGroupNorm(nn.Module):
         self.weight, self.bias = norm.weight, norm.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, *], with one dimension or more after C -> the same; in at least float32."""
+        """[B, C, *] -> same shape and dtype; computed in at least float32. There must be at least
+        one dimension after C."""
         dtype = torch.promote_types(x.dtype, torch.float32)
         of_channels = torch.var_mean(x.to(dtype), tuple(range(2, x.ndim)), correction=0)
         variance, mean = (v.unflatten(1, (self.groups, -1)) for v in of_channels)
@@ -36,14 +37,15 @@ class ChannelwiseGroupNorm(nn.Module):
         )
         scale = weight * (spread + self.eps).rsqrt()
         line = torch.stack([scale, bias - center * scale]).flatten(2)
-        # A compiler would calculate the line for each pixel anew, but not what is read strided.
+        # The compiler stores a tensor that is read strided. Otherwise it would compute the line
+        # again for each pixel.
         line = line.as_strided(line.shape, line.stride())
         scale, shift = line.view(*line.shape, *[1] * (x.ndim - 2))
         return (x * scale + shift).to(x.dtype)
 
 
 def norm_by_channels(model: nn.Module) -> None:
-    """Put ChannelwiseGroupNorm in the place of every nn.GroupNorm with weights."""
+    """Replace every nn.GroupNorm that has weights by a ChannelwiseGroupNorm."""
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is nn.GroupNorm and child.affine:

@@ -1,11 +1,11 @@
-"""Every generated image, kept and reusable: shards on disk, addressed by what they hold.
+"""Generated images, kept on disk for reuse in shards whose names are hashes.
 
-A shard is a fixed range of at most 256 image indices of one class. Its name hashes everything its
-pixels depend on, so runs and processes share a store without locks, and nothing stale is ever read.
-Beside it lies its manifest, one line of JSON that is written last and carries the shard's checksum
-and its own: what does not match is made again. Images are made in batches of one canonical order,
-so a run that was interrupted makes the same batches, and bit for bit the same pixels, as one that
-was not.
+A shard is a fixed range of at most 256 image indices of one class. Its name is a hash of everything
+its pixels depend on. So runs and processes can share a store without locks, and no stale shard is
+read. Beside each shard lies its manifest, one line of JSON, which is written last. The manifest
+holds the shard's checksum and its own. A shard that does not match is made again. Images are made
+in batches in one canonical order. So an interrupted run makes the same batches, and bit for bit the
+same pixels, as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from deepal_galot.images import png_bytes, to_uint8
 
 from .base import ONE_IN, Generator, ImageRequest, check_sample
 
-SHARD = 256  # image indices a shard
-ATTEMPTS = 4  # the first and three retries for an image that comes out blank
+SHARD = 256  # image indices per shard
+ATTEMPTS = 4  # the first attempt, and three retries for an image that comes out blank
 
 Rows = Sequence[tuple[int, int]]  # (class, index) of some images
 Batch = tuple[np.ndarray, np.ndarray, list[np.ndarray | None]]  # see `draw`
@@ -42,16 +42,16 @@ Batch = tuple[np.ndarray, np.ndarray, list[np.ndarray | None]]  # see `draw`
 
 @dataclass(frozen=True)
 class Images:
-    """What a request gave.
+    """The images of a request.
 
     Attributes:
         x: [N, H, W, C] uint8, class by class; images that stayed blank are left out.
         y: [N] int64 pseudo-labels.
-        key: the request's, under which they are stored.
-        made: how many are new.
-        retried: how many came out blank and were drawn again, now or when they were stored.
-        failed: how many of those stayed blank.
-        seconds_stored: that drawing those took that were not drawn now.
+        key: the request's key, under which the images are stored.
+        made: number of images that were not stored before.
+        retried: number that came out blank and were drawn again, now or when they were stored.
+        failed: number that stayed blank.
+        seconds_stored: time it once took to draw the images that were not drawn now.
     """
 
     x: np.ndarray
@@ -64,14 +64,14 @@ class Images:
 
 
 class _Drawn:
-    """A request's images while they come together, in the canonical order.
+    """A request's images in the canonical order, while they are read and drawn.
 
     Attributes:
-        rows: (class, index) of each; y: [N] int64 its class.
+        rows: (class, index) of each image; y: [N] int64 its class.
         x: [N, H, W, C] uint8.
-        attempt: [N] uint8, the one that gave the image; ATTEMPTS where none did.
-        seconds: [N] that drawing it took, now or when it was stored.
-        now: [N] bool.
+        attempt: [N] uint8 number of the attempt that gave the image; ATTEMPTS if none did.
+        seconds: [N] time it took to draw the image, now or when it was stored.
+        now: [N] bool, whether it was drawn now.
     """
 
     def __init__(self, request: ImageRequest, key: str) -> None:
@@ -84,7 +84,7 @@ class _Drawn:
 
     @property
     def failed(self) -> np.ndarray:
-        """[N] bool."""
+        """[N] bool: images that stayed blank."""
         return self.attempt == ATTEMPTS
 
     def check(self) -> None:
@@ -116,24 +116,24 @@ class FullSizeFolder:
 
     Attributes:
         folder: <folder>/round002/003_cat_0000.png is the first image of class 3, "cat".
-        first: how many a class and round.
+        first: number of images per class and round.
     """
 
     folder: Path
     first: int
 
     def file(self, request: ImageRequest, row: tuple[int, int]) -> Path:
-        """Where the image of this (class, index) belongs."""
+        """The path of the image at this (class, index)."""
         k, i = row
         name = re.sub(r"[^\w.+-]+", "_", request.class_names[k])
         return self.of_round(request.round) / f"{k:03d}_{name}_{i:04d}.png"
 
     def of_round(self, round: int) -> Path:
-        """Where a round's images belong."""
+        """The folder of a round's images."""
         return self.folder / f"round{round:03d}"
 
     def lacks(self, drawn: _Drawn) -> np.ndarray:
-        """[N] bool: images that belong into it and are not there."""
+        """[N] bool: images that belong into the folder and are not there yet."""
         return np.array(
             [
                 row[1] < self.first and not failed and not self.file(drawn.request, row).exists()
@@ -144,18 +144,21 @@ class FullSizeFolder:
 
 
 class DrawBatches(Protocol):
-    """Draws batches of a request, here or elsewhere; an image depends on its address alone."""
+    """Draws batches of a request, in this process or elsewhere.
+
+    Because an image depends on its address alone, it is the same wherever it is drawn.
+    """
 
     def __call__(
         self, generator: Generator, request: ImageRequest, batches: Sequence[Rows], full: bool
     ) -> Iterator[tuple[int, Batch]]:
         """
         Args:
-            batches: rows of each, at most generator.batch_size of them.
-            full: whether the images at full resolution are wanted, too.
+            batches: the rows of each batch, at most generator.batch_size.
+            full: whether images at full resolution are wanted, too.
 
         Returns:
-            (position in `batches`, what `draw` gives of it), in any order.
+            (position in `batches`, the batch as `draw` returns it), in any order.
         """
         ...
 
@@ -163,13 +166,13 @@ class DrawBatches(Protocol):
 def draw_here(
     generator: Generator, request: ImageRequest, batches: Sequence[Rows], full: bool
 ) -> Iterator[tuple[int, Batch]]:
-    """One batch after the other in this process; see DrawBatches."""
+    """Draw one batch after the other in this process; see DrawBatches."""
     for position, rows in enumerate(batches):
         yield position, draw(generator, request, rows, full)
 
 
 class ImageStore:
-    """A folder of shards, and perhaps one of full-size pictures that is filled on the way."""
+    """A folder of shards and, if wanted, a folder of the first images at full size."""
 
     def __init__(
         self,
@@ -180,7 +183,7 @@ class ImageStore:
         self.root, self.full_size, self.draw_batches = root, full_size, draw_batches
 
     def get(self, generator: Generator, request: ImageRequest) -> Images:
-        """The requested images: read where they exist, made and stored where they do not.
+        """Read the requested images from the store; make and store those that are missing.
 
         Raises:
             UserError: more than 5 % of a class stayed blank.
@@ -191,16 +194,16 @@ class ImageStore:
         return drawn.images(self._make(generator, drawn, missing))
 
     def find(self, key: str, request: ImageRequest) -> Images | None:
-        """What is stored of a request whose key is known, without its generator.
+        """Read a request's images by its key, without the generator.
 
         Returns:
-            None if a shard is not there or damaged.
+            The images; None if a shard is missing or damaged.
         """
         drawn = _Drawn(request, key)
         return None if self._read(drawn) else drawn.images(0)
 
     def _read(self, drawn: _Drawn) -> dict[Path, np.ndarray]:
-        """Fill in what is stored; returns the other shards and their positions."""
+        """Fill `drawn` from the stored shards. Returns the missing shards and their positions."""
         missing = {}
         for path, where in self._shards(drawn).items():
             stored = _read_shard(path, drawn, where)
@@ -221,8 +224,13 @@ class ImageStore:
         return {path: np.array(where) for path, where in shards.items()}
 
     def _make(self, generator: Generator, drawn: _Drawn, missing: dict[Path, np.ndarray]) -> int:
-        """Draw the missing shards' images, writing each shard as soon as it is whole, and those
-        that the full-size folder lacks; returns how many were missing."""
+        """Draw the images of missing shards and those that the full-size folder lacks.
+
+        Each shard is written as soon as it is complete.
+
+        Returns:
+            Number of images in the missing shards.
+        """
         size, request = generator.batch_size, drawn.request
         needed = np.zeros(len(drawn.rows), bool)
         for where in missing.values():
@@ -248,7 +256,7 @@ class ImageStore:
     def _take(
         self, drawn: _Drawn, part: slice, batch: Batch, needed: np.ndarray, shown: np.ndarray
     ) -> None:
-        """What is needed of a batch, and which pictures are kept.
+        """Copy the needed images of a batch into `drawn`, and write its full-size pictures.
 
         Raises:
             UserError: more than 5 % of a class stayed blank.
@@ -264,15 +272,16 @@ class ImageStore:
 
 
 def draw(generator: Generator, request: ImageRequest, rows: Rows, full: bool = True) -> Batch:
-    """One batch of images; those that come out blank or not finite are drawn again, three times.
+    """Draw one batch of images. An image that is blank or not finite is drawn again, up to three
+    times.
 
     Args:
         rows: (class, index) of each image; at most generator.batch_size of them.
-        full: whether they are wanted at full resolution, too.
+        full: whether images at full resolution are wanted, too.
 
     Returns:
-        ([B, H, W, C] uint8; [B] uint8 the attempt that gave each image, ATTEMPTS where none did;
-        B images [S, S, 3] uint8 at full resolution, None where none came out or was wanted).
+        ([B, H, W, C] uint8; [B] uint8 the attempt that gave each image, ATTEMPTS if none did;
+        B images [S, S, C'] uint8 at full resolution, None if none came out or `full` is false).
     """
     x = np.zeros((len(rows), *request.image_shape), np.uint8)
     attempt = np.full(len(rows), ATTEMPTS, np.uint8)
@@ -296,7 +305,7 @@ def draw(generator: Generator, request: ImageRequest, rows: Rows, full: bool = T
 
 
 def _is_picture(images: Tensor) -> np.ndarray:
-    """[B] bool: finite and not one single colour."""
+    """[B] bool: finite, and a channel varies by more than 1/255 over the image."""
     flat = images.flatten(2)
     varies = (flat.amax(2) - flat.amin(2)).amax(1) > 1 / 255
     return (torch.isfinite(flat).all(2).all(1) & varies).cpu().numpy()
@@ -306,7 +315,7 @@ def _is_picture(images: Tensor) -> np.ndarray:
 
 
 def _write_shard(path: Path, drawn: _Drawn, where: np.ndarray) -> None:
-    """The shard, then its manifest."""
+    """Write the shard, then its manifest."""
     request, attempt = drawn.request, drawn.attempt[where]
     data = npz_bytes(images=drawn.x[where], labels=drawn.y[where], attempt=attempt)
     k = int(drawn.y[where[0]])
@@ -327,19 +336,19 @@ def _write_shard(path: Path, drawn: _Drawn, where: np.ndarray) -> None:
 
 
 def _address(drawn: _Drawn, where: np.ndarray) -> dict[str, Any]:
-    """Which images of which request a shard holds."""
+    """The address of a shard in its manifest: the request's key and the range of images."""
     k, first = drawn.rows[where[0]]
     return {"key": drawn.key, "class": k, "first": first, "count": len(where)}
 
 
 def _sealed(record: dict[str, Any]) -> bytes:
-    """A manifest: one line of JSON whose last entry is the checksum of the others."""
+    """A manifest as one line of JSON; its last entry is the checksum of the others."""
     seal = hashlib.sha256(json.dumps(record).encode()).hexdigest()
     return (json.dumps(record | {"manifest_sha256": seal}) + "\n").encode()
 
 
 def read_manifest(file: Path) -> dict[str, Any] | None:
-    """A shard's manifest, or None if it is not there or not byte for byte as it was written."""
+    """A shard's manifest; None if it is missing or not byte for byte as it was written."""
     try:
         data = file.read_bytes()
         record = json.loads(data)
@@ -353,8 +362,8 @@ def read_manifest(file: Path) -> dict[str, Any] | None:
 def _read_shard(
     path: Path, drawn: _Drawn, where: np.ndarray
 ) -> tuple[dict[str, np.ndarray], float] | None:
-    """A shard's arrays and the seconds that it took, or None if it is not there, damaged, or of
-    another address."""
+    """A shard's arrays and the seconds that drawing took; None if the shard is missing, damaged or
+    has another address."""
     record = read_manifest(path.with_suffix(".json"))
     if record is None or not _address(drawn, where).items() <= record.items():
         return None

@@ -1,4 +1,4 @@
-"""Batches that fit: rows are processed in parts, and the parts shrink when memory runs out."""
+"""Process rows in parts that fit into memory; the parts shrink when memory runs out."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Result = TypeVar("Result")
 
 
 class MicroBatches:
-    """Cuts rows into parts; half as large for good, each time that one does not fit.
+    """Splits rows into parts. Each time a part does not fit, the part size is halved for good.
 
     Attributes:
-        rows: of a part, at most.
-        what: the work, for the line that says that it shrank.
+        rows: largest number of rows in a part.
+        what: name of the work, for the message that its parts shrank.
     """
 
     def __init__(self, rows: int, what: str) -> None:
@@ -41,7 +41,7 @@ class MicroBatches:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                failure = said(error)  # what it held is free only behind this block
+                failure = said(error)  # the error's tensors are freed only after this block
             else:
                 failure = None
             if failure is None:

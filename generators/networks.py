@@ -1,9 +1,9 @@
 """The UNet and VAE of a diffusion model, and the path of the text into the UNet.
 
-The UNet reads a text embedding c only through the keys and values of its cross-attention. ‖c‖ is
-hundreds of times the ε that text optimisation may move it by, so neither c nor its keys and values
-survive 16 bits: they are one float32 matrix product of c, and a 16-bit network reads each of them
-as the sum of two numbers.
+The UNet reads a text embedding c only through the keys and values of its cross-attention. Text
+optimisation moves c by at most ε, and ‖c‖ is hundreds of times ε. So the move would be lost if c,
+or its keys and values, were rounded to 16 bits. The keys and values are therefore one float32
+matrix product of c, and a 16-bit network reads each of them as the sum of two 16-bit numbers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from deepal_galot.device import float64
 
 from .group_norm import norm_by_channels
 
-KERNEL_SINCE = (8, 0)  # compute capability: run on 9.0, compiled for 8.0 to 12.1; not AMD's
+KERNEL_SINCE = (8, 0)  # compute capability; run on 9.0, compiled for 8.0 to 12.1; not on AMD
 
 
 class Networks(nn.Module):
@@ -27,7 +27,7 @@ class Networks(nn.Module):
 
     Attributes:
         text: c -> keys and values; called once for each c.
-        unet: reads those keys and values in place of c.
+        unet: reads the keys and values in place of c.
         vae: latents -> images.
     """
 
@@ -37,11 +37,11 @@ class Networks(nn.Module):
         """
         Args:
             unet, vae: as diffusers loads them, in float32; they become part of this object.
-            dtype: of their weights and arithmetic.
+            dtype: of the weights and arithmetic.
         """
         super().__init__()
         self.text = KeysAndValues(unet).to(device)
-        # Convolutions on a GPU's matrix units want the channels last.
+        # A GPU's matrix units take convolutions with the channels last.
         layout = torch.channels_last if device.type == "cuda" else torch.preserve_format
         self.unet = unet.to(device, dtype, memory_format=layout)
         self.vae = vae.to(device, dtype, memory_format=layout)
@@ -49,12 +49,15 @@ class Networks(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the UNet and the VAE."""
+        """The dtype of the UNet and the VAE."""
         return self.unet.dtype
 
     def compile(self) -> None:
-        """The UNet and the decoder, for batches of one size each; on a GPU also with group norms
-        and cross-attention of our own, which a compiler makes faster than torch's."""
+        """Compile the UNet and the decoder, each for batches of one size.
+
+        On a GPU they also get our own group norms and, since KERNEL_SINCE, our own cross-attention.
+        Compiled, both are faster than torch's.
+        """
         device = self.text.weight.device
         if device.type == "cuda":
             norm_by_channels(self.unet)
@@ -66,18 +69,18 @@ class Networks(nn.Module):
         self.vae.decoder.compile(dynamic=False)
 
     def checkpoint(self) -> None:
-        """Keep no activations of a block for its gradient; they are computed again."""
+        """Recompute each block's activations for the gradient instead of keeping them."""
         self.unet.enable_gradient_checkpointing()
         self.vae.enable_gradient_checkpointing()
 
     def noise(self, x: Tensor, t: Tensor, text: Tensor, guidance: Tensor | None = None) -> Tensor:
-        """The UNet's answer for latents [B, *latent], in their dtype.
+        """The UNet's output for latents [B, *latent], in the latents' dtype.
 
         Args:
             x: latents; cast to the network's dtype.
             t: the time step.
             text: [B, P, L, M] from `read`.
-            guidance: [1, G] embedding of the guidance scale, for models that are told it.
+            guidance: [1, G] embedding of the guidance scale, for models that take it as input.
         """
         if guidance is not None:
             guidance = guidance.to(self.dtype).expand(len(x), -1)
@@ -85,7 +88,7 @@ class Networks(nn.Module):
         return noise.sample.to(x)
 
     def read(self, text: Tensor) -> Tensor:
-        """What the UNet reads of keys and values [B, L, M] from `text`: [B, P, L, M], its dtype."""
+        """Keys and values [B, L, M] from `text` -> [B, P, L, M] in the UNet's dtype."""
         return split(text, self.dtype)
 
     def images(self, x: Tensor) -> Tensor:
@@ -97,7 +100,8 @@ class Networks(nn.Module):
 class KeysAndValues(nn.Module):
     """c [B, L, D] -> the keys and values of all cross-attentions side by side, [B, L, M].
 
-    Making one takes the matrices out of the UNet, whose cross-attentions then read the product.
+    The constructor takes the key and value matrices out of the UNet. Its cross-attentions then read
+    their slices of the product.
 
     Attributes:
         weight: [M, D] float32.
@@ -123,7 +127,7 @@ class KeysAndValues(nn.Module):
         """The embedding that a UNet of this dtype reads in place of c.
 
         Returns:
-            [B, L, D] float64: the least-squares solution for c of W·c = what the parts sum to.
+            [B, L, D] float64: the least-squares solution x of W·x = the sum of the rounded parts.
         """
         read = float64(split(self(c), dtype)).sum(1).flatten(0, 1)
         solution = torch.linalg.lstsq(float64(self.weight), read.mT, driver="gels").solution
@@ -131,15 +135,15 @@ class KeysAndValues(nn.Module):
 
 
 def parts_in(dtype: torch.dtype) -> int:
-    """P, as how many numbers of this dtype a network reads each key and value.
+    """P, how many numbers of this dtype are summed for each key and value.
 
-    The sum of two is off by at most 2⁻¹⁷ of the value in bfloat16, where one is by 2⁻⁸.
+    In bfloat16 the sum of two is off by at most 2⁻¹⁷ of the value, a single number by 2⁻⁸.
     """
     return 1 if dtype.itemsize >= 4 else 2
 
 
 def split(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """[B, L, M] -> [B, P, L, M] in this dtype, which sum to it."""
+    """[B, L, M] -> [B, P, L, M] in this dtype; the sum over P gives x up to rounding."""
     parts = []
     for _ in range(parts_in(dtype)):
         parts.append(x.to(dtype))
@@ -148,10 +152,10 @@ def split(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class _TextAttention:
-    """Cross-attention whose keys and values are made already; a diffusers attention processor.
+    """A diffusers attention processor for cross-attention with precomputed keys and values.
 
     Attributes:
-        by_kernel: whether by ours of Triton, where that can.
+        by_kernel: whether to use our Triton kernel where it can be used.
     """
 
     def __init__(self, keys: slice, values: slice) -> None:
@@ -174,17 +178,17 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, by_kernel: bool = False)
         q: [B, S, H·d].
         k, v: [B, P, L, H·d], in q's dtype.
         heads: H.
-        by_kernel: by ours of Triton, if it is for these and no gradient is taken.
+        by_kernel: use our Triton kernel, if it fits these tensors and no gradient is taken.
 
     Returns:
         [B, S, H·d].
     """
     if by_kernel and not torch.is_grad_enabled():
-        from . import attention_kernel  # here, because Triton is where a compiler for GPUs is
+        from . import attention_kernel  # here, because only GPU builds of torch have Triton
 
         if attention_kernel.fits(q, k, heads):
             return attention_kernel.operator(q, k, v, heads)
-    # As heads P times as wide, whose answers are summed.
+    # The P parts lie side by side in heads P times as wide; their outputs are summed below.
     parts, width = k.shape[1], q.shape[-1] // heads
     wide = (
         x.unflatten(-1, (heads, width)).permute(0, 3, 2, 1, 4).flatten(3)
@@ -200,7 +204,7 @@ def cross_attentions(unet: nn.Module) -> list[Any]:
 
 
 def reads_text_plainly(unet: Any) -> bool:
-    """Whether c enters the UNet only as W·c, for the keys and values of its cross-attention."""
+    """Whether the UNet reads c only as W·c, the keys and values of its cross-attention."""
     config, found = unet.config, cross_attentions(unet)
     options = ("addition_embed_type", "encoder_hid_dim_type", "encoder_hid_dim", "class_embed_type")
     matrices = [m for a in found for m in (a.to_k, a.to_v)]

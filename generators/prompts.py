@@ -17,17 +17,20 @@ TEMPLATES = {
 }  # the six of the paper's Table 3; the paper elides the tail of the sixth
 
 
-# English goes by sound. These begin with a vowel's letter and a consonant's sound …
+# English chooses between "a" and "an" by sound.
+# Words that begin with a vowel letter but a consonant sound.
 CONSONANT_SOUND = re.compile(
     r"(?:one(?:s|\b)|once\b|oui|ew|eu(?!ler)|uni(?!n|dent|mp|mag|ss)"  # a one, ewe, European
     r"|u(?:s[aeub]|su|k|t[aeio]|ra[ln]|r[eiu]|v|bi|ga|fo|av))", re.I
 )  # fmt: skip
-# … these with an h that nobody says (herb as in American English) or a number that begins so …
+# Words that begin with a vowel sound: most with a vowel letter, those with a silent h (herb as in
+# American English), a single x, and numbers such as 8, 11 and 18.
 VOWEL_SOUND = re.compile(
     r"[aeiou]|hour|heir|hono[ru]|honest|herb(?!i|ert)|x(?![a-z])|8|1[18](?!\d)", re.I
 )  # fmt: skip
-# … and these are spelled out, from a letter whose name begins with a vowel: an X-ray, RV, MRI scan.
-# A word in capitals (FROG) is not; one that could be either is taken for a word, but for a few.
+# Abbreviations that are spelled out, from a letter whose name begins with a vowel: an X-ray, an RV,
+# an MRI scan. A word in capitals (FROG) is not spelled out. An abbreviation that could also be read
+# as a word is taken for a word, except for the few that are listed.
 SPELLED = re.compile(
     r"(?:[AEFHILMNORSX](?![A-Za-z])|[FHLMNRSX][B-DF-HJ-NP-TV-XZ]+(?![A-Za-z])"
     r"|(?:FBI|HIV|LED|MBA|MIT|MRI|NBA|NGO|SOS|SUV|XXL)s?\b)"
@@ -35,13 +38,13 @@ SPELLED = re.compile(
 
 
 def templates(names_or_texts: str) -> tuple[str, ...]:
-    """The templates of these names, or the texts themselves; several have | between them.
+    """Template names or texts, separated by |, as template texts.
 
     >>> templates("label | a photo of a {label}")
     ('{label}', 'a photo of a {label}')
 
     Raises:
-        UserError: neither a name nor a text with {label}, no UTF-8, or one of them twice.
+        UserError: a part is neither a name nor a text with {label}, is not UTF-8, or comes twice.
     """
     texts = tuple(TEMPLATES.get(t.strip(), t.strip()) for t in names_or_texts.split("|"))
     for text in texts:
@@ -61,7 +64,7 @@ def templates(names_or_texts: str) -> tuple[str, ...]:
 
 
 def fill(template: str, label: str) -> str:
-    """Put a class name into a template; "a" before it becomes "an" where English wants it.
+    """Put a class name into a template. "a" before it becomes "an" where English needs it.
 
     >>> fill("a photo of a {label}", "airplane")
     'a photo of an airplane'
@@ -72,8 +75,8 @@ def fill(template: str, label: str) -> str:
 
 
 def _takes_an(label: str) -> bool:
-    """Whether English says "an" before it."""
-    plain = unicodedata.normalize("NFD", label)  # é as e and its accent
+    """Whether English says "an" before this label."""
+    plain = unicodedata.normalize("NFD", label)  # é becomes e and its accent
     if SPELLED.match(plain):
         return True
     return bool(VOWEL_SOUND.match(plain)) and not CONSONANT_SOUND.match(plain)

@@ -8,8 +8,8 @@ from .base import Size
 from .diffusion import DiffusionGenerator
 from .flops import pipeline_size
 
-# The published configuration files, where they differ from diffusers' defaults; for counting FLOP
-# before anything is downloaded.
+# Fields of the published configuration files that differ from diffusers' defaults. They are used to
+# count FLOP before the model is downloaded.
 ARCHITECTURE = {
     "unet": {
         "_class_name": "UNet2DConditionModel",

@@ -1,8 +1,9 @@
-"""Text optimisation: raise the acquisition score of what a text embedding generates.
+"""Text optimisation: raise the acquisition score of the images that a text embedding generates.
 
 max_c A(f(x)), x ~ D(.|c), subject to ‖c - c0‖ ≤ ε (equation 2), by projected ascent (equation 5)
-    c ← Π_{‖c-c0‖≤ε}( c + η·u ),   g = (1/m) Σ_i ∂A(f(x_0^(i)))/∂c over m fresh images (equation 6),
-with the gradient through the last reverse step alone (Proposition 1, equation 7).
+    c ← Π_{‖c-c0‖≤ε}( c + η·u ),   g = (1/m) Σ_i ∂A(f(x_0^(i)))/∂c over m fresh images (equation 6).
+u is g, or another chosen direction, scaled to length 1. The gradient goes through the last reverse
+step alone (Proposition 1, equation 7).
 """
 
 from __future__ import annotations
@@ -20,22 +21,22 @@ from deepal_galot.errors import UserError
 
 from .base import ONE_IN, Generator, Graph, check_sample
 
-# [B, 3, S, S] float images in [0, 1], [B] rows of c that they were drawn from -> [B], higher is
-# better; differentiable.
+# ([B, 3, S, S] float images in [0, 1], [B] the row of c that each was drawn from) -> [B] scores,
+# higher is better; differentiable.
 ImageScore = Callable[[Tensor, Tensor], Tensor]
-Seeds = Sequence[Sequence[int]]  # of the images of each row of c
+Seeds = Sequence[Sequence[int]]  # for each row of c the seeds of its images
 
 
 @dataclass(frozen=True)
 class Ascent:
-    """What an ascent of R embeddings in K steps gave.
+    """The result of an ascent of R embeddings in K steps.
 
     Attributes:
         c: [R, L, D] float32, the optimised embeddings.
         score: [K, R] mean score of the images before each step; NaN for a random direction, which
-            looks at no image.
+            needs no images.
         gradient_norm: [K, R] ‖g‖₂; NaN for a random direction.
-        distance: [K, R] ‖c - c0‖ in the chosen norm after each step, from the c that is handed on.
+        distance: [K, R] ‖c - c0‖ in the chosen norm after each step, of c rounded to float32.
         failed: images left out because their score or gradient was not finite.
     """
 
@@ -47,12 +48,12 @@ class Ascent:
 
     @classmethod
     def none(cls, c0: Tensor) -> Ascent:
-        """No step was made."""
+        """The result without any step."""
         nothing = torch.zeros(0, len(c0))
         return cls(c0, nothing, nothing, nothing)
 
     def mean_over(self, n: int) -> Ascent:
-        """The traces of each n rows in a row as their mean."""
+        """Average the traces over each n consecutive rows."""
         traces = (self.score, self.gradient_norm, self.distance)
         means = (t.unflatten(1, (-1, n)).mean(2) for t in traces)
         return Ascent(self.c, *means, failed=self.failed)
@@ -66,7 +67,8 @@ def optimize(
     epsilon: float,
     round: int,
 ) -> Ascent:
-    """One embedding for all images of a prompt (the paper's): fresh noise in each step.
+    """Optimise one embedding for all images of a prompt, as the paper does; each step draws fresh
+    noise.
 
     Args:
         generator: draws the images.
@@ -74,7 +76,7 @@ def optimize(
         score: acquisition score of generated images.
         config: K, m, T, η/ε, direction, norm, seed.
         epsilon: this round's ε > 0.
-        round: names the random streams.
+        round: part of the random streams' addresses.
 
     Raises:
         UserError: more than one in ONE_IN images is not finite.
@@ -98,8 +100,12 @@ def optimize(
 
 def check_failed(failed: int, images: int, round: int) -> None:
     """
+    Args:
+        failed: how many of the images of a round's ascent are not finite.
+        images: how many there are.
+
     Raises:
-        UserError: of so many images of a round's ascent more than one in ONE_IN is not finite.
+        UserError: more than one in ONE_IN failed.
     """
     if failed * ONE_IN > images:
         raise UserError(
@@ -117,11 +123,11 @@ def optimize_each(
     config: RunConfig,
     epsilon: float,
 ) -> Ascent:
-    """An embedding for each image, optimised at the image's own noise.
+    """Optimise one embedding for each image, at the image's own noise.
 
     Args:
-        c0: [B, L, D] float32, of each image's prompt.
-        seeds: of the B images.
+        c0: [B, L, D] float32 embedding of each image's prompt.
+        seeds: B seeds, one for each image.
         score, config, epsilon: as for `optimize`; m is not read.
     """
     noise = [[[seed] for seed in seeds]] * config.ascent_steps
@@ -138,11 +144,11 @@ def _ascend(
     noise: Iterable[Seeds],
     directions: Sequence[tuple],
 ) -> Ascent:
-    """K projected steps from c0.
+    """Make K projected steps from c0.
 
     Args:
-        noise: of the images of each of the K steps.
-        directions: the random stream of each row, without the step.
+        noise: for each of the K steps the seeds of its images.
+        directions: for each row the address of its random stream, without the step.
     """
     delta, failed = torch.zeros_like(c0), 0
     traces = (config.ascent_steps, len(c0))
@@ -172,18 +178,18 @@ def score_gradient(
     graph: Graph = "last",
     steps: int | None = None,
 ) -> tuple[Tensor, Tensor, int]:
-    """The gradient of equation 6 and the mean score, over the images that are finite.
+    """The gradient of equation 6 and the mean score, over the images with finite values.
 
     Args:
         c: [R, L, D] float embeddings.
         seeds: for each row, the seeds of its m images.
         graph: "last" is Proposition 1; "all" goes through every reverse step.
-        steps: T, if not the generator's own.
+        steps: T; default: the generator's own.
 
     Returns:
-        g [R, L, D] in c's dtype on the CPU, the mean score [R], and how many images are left out,
-        because their score or gradient is not finite, as where a 16-bit network overflows; without
-        any image g is 0 and the score NaN.
+        g [R, L, D] in c's dtype on the CPU; the mean score [R]; the number of images left out
+        because their score or gradient is not finite, e.g. after an overflow in 16 bits. If all
+        images of a row are left out, its g is 0 and its score NaN.
     """
     images = [(r, seed) for r, of_row in enumerate(seeds) for seed in of_row]
     gradient, total = torch.zeros_like(c), torch.zeros(len(c), dtype=c.dtype)
@@ -215,9 +221,9 @@ def length(delta: Tensor, norm: str) -> Tensor:
 
 
 def unit(direction: Tensor, norm: str) -> Tensor:
-    """[R, L, D] scaled to length 1 in the norm, so that η is a length; zero stays zero."""
+    """[R, L, D] scaled to length 1 in the norm, so that η is the step length; zero stays zero."""
     largest = length(direction, "linf")[:, None, None]
-    # By the largest entry first, because the squares of a tiny gradient would underflow.
+    # Divide by the largest entry first. Otherwise the squares of a tiny gradient would underflow.
     scaled = torch.where(largest > 0, direction / largest, 0.0)
     size = length(scaled, norm)[:, None, None]
     return torch.where(size > 0, scaled / size, 0.0)
@@ -232,7 +238,8 @@ def project(delta: Tensor, epsilon: float, norm: str) -> Tensor:
 
 
 def freeze_bos(direction: Tensor) -> Tensor:
-    """Zero the direction at token 0: moving BOS changes every image and informs about none."""
+    """Zero the direction at token 0. BOS is the same for all prompts, so moving it would change
+    the images but say nothing about a class."""
     direction = direction.clone()
     direction[:, 0] = 0
     return direction

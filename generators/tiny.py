@@ -1,4 +1,4 @@
-"""The embedded generator: Stable Diffusion's format at 2 million parameters."""
+"""The embedded generator: Stable Diffusion's format at 2.6 million parameters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Tiny(DiffusionGenerator):
 
     name = "tiny"
     source = Path(__file__).parent / "tiny_sd" / "pipeline"
-    # So small that float32 costs nothing; a GPU then draws what a CPU draws.
+    # So small that float32 costs nothing. In float32 a GPU draws the same images as a CPU.
     defaults = {
         "steps": 10,
         "guidance": 2.0,

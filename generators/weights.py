@@ -1,4 +1,4 @@
-"""Where a diffusers pipeline's files come from, what they hash to, and how they are loaded."""
+"""Find, hash and load the files of a diffusers pipeline."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from deepal_galot.errors import UserError, did_you_mean, said
 
 from .networks import reads_text_plainly
 
-FEW_STEPS = ("LCMScheduler", "TCDScheduler")  # no model lists them, distilled ones are used so
+FEW_STEPS = ("LCMScheduler", "TCDScheduler")  # for distilled models; no model lists them itself
 COMPONENTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-MODELS = "DEEPAL_GALOT_MODELS"  # environment variable: a folder of models, looked at before the hub
+MODELS = "DEEPAL_GALOT_MODELS"  # environment variable: a folder of models, searched before the hub
 
 
 class MissingWeights(UserError):
@@ -26,12 +26,15 @@ class MissingWeights(UserError):
 
 @cache
 def find_weights(source: str | Path, download: bool = True) -> Path:
-    """The local folder of a model: as it is given, or of a hub id in the folder that MODELS names,
-    in the hub's cache, or downloaded into it.
+    """The local folder of a model.
+
+    Args:
+        source: this folder, or a hub id. A hub id is searched in the folder that MODELS names, then
+            in the hub's cache, and is then downloaded.
 
     Raises:
-        UserError: no such folder, and no such model on the hub or no network; MissingWeights if a
-            hub id is not here and `download` is false.
+        UserError: neither a folder with a pipeline nor a hub id.
+        MissingWeights: a hub id that is not on this machine, and `download` is false or fails.
     """
     folder = Path(source)
     if folder.is_dir():
@@ -66,10 +69,13 @@ def _is_hub_id(source: str) -> bool:
 
 
 def load(folder: Path, parts: Sequence[str]) -> Any:
-    """Some of COMPONENTS, as attributes of a pipeline, in float32 from local files only.
+    """Load some of COMPONENTS in float32, from local files only.
+
+    Returns:
+        A pipeline that has the components as attributes.
 
     Raises:
-        UserError: they are not there, or not those of a StableDiffusionPipeline.
+        UserError: they cannot be loaded, or are not those of a StableDiffusionPipeline.
     """
     from diffusers import DiffusionPipeline
     from diffusers.utils import logging
@@ -102,10 +108,10 @@ def load(folder: Path, parts: Sequence[str]) -> Any:
 
 
 def make_scheduler(name: str, original: Any) -> Any:
-    """A diffusers scheduler by class name, configured as the model's own.
+    """Make a diffusers scheduler by class name, configured like the model's own.
 
     Raises:
-        UserError: no such class, or it does not fit this model.
+        UserError: no such class, or it does not fit this model or cannot be made.
     """
     import diffusers
 
@@ -116,13 +122,13 @@ def make_scheduler(name: str, original: Any) -> Any:
         raise UserError(f"--scheduler {name!r}: {fault}; {did_you_mean(name, sorted(classes))}")
     try:
         return classes[name].from_config(original.config)
-    except ImportError as error:  # some need a library of their own
+    except ImportError as error:  # some schedulers need a further library
         raise UserError(f"--scheduler {name}: cannot be made ({said(error)})") from error
 
 
 @cache
 def hash_weights(folder: Path) -> str:
-    """Sixteen hex digits over the files of the components that are used."""
+    """Sixteen hex digits over the files of COMPONENTS."""
     digest = hashlib.sha256()
     for part in COMPONENTS:
         for file in sorted((folder / part).rglob("*")):
