@@ -13,9 +13,9 @@ class BadgeSampling(Strategy):
     """k-means++ seeds of the last layer's gradients at the predicted labels; Ash et al. 2020
 
     The gradient of image i is g_i = a_i ⊗ h_i with a = p - onehot(argmax p) and embedding h. It is
-    never written out: ‖g_i - g_j‖² = ‖a_i‖²‖h_i‖² + ‖a_j‖²‖h_j‖² - 2 (a_i·a_j)(h_i·h_j).
-    The first image is the one of the largest gradient, as in the authors' code.
-    Time: a pool pass + O(n·N·(C + D)). Memory: O(N·(C + D)).
+    never formed, because ‖g_i - g_j‖² = ‖a_i‖²‖h_i‖² + ‖a_j‖²‖h_j‖² - 2 (a_i·a_j)(h_i·h_j).
+    The first image is the one with the largest gradient, as in the authors' code.
+    Time: a pool pass + O(n·N·(K + D)). Memory: O(N·(K + D)).
     """
 
     aliases = ("BADGE",)

@@ -1,4 +1,4 @@
-"""BALD: mutual information between the prediction and the network's weights."""
+"""BALD: mutual information of the prediction and the network's weights."""
 
 from deepal_galot.acquisition import mutual_information
 

@@ -10,7 +10,7 @@ from .strategy import Strategy
 class EntropySampling(Strategy):
     """largest Shannon entropy of the prediction; Shannon 1948
 
-    Time: a pool pass + O(N·C + N log N). Memory: O(N·C).
+    Time: a pool pass + O(N·K + N log N). Memory: O(N·K).
     """
 
     def query(self, n: int) -> np.ndarray:

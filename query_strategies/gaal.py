@@ -21,10 +21,11 @@ from deepal_galot.pool import ImageSet, Pool, SyntheticQuery
 
 from .strategy import Strategy
 
-# The GAN: Radford et al. 2016 in layout; narrower, with fewer latents and at a higher rate than
-# theirs, so that a minute on one CPU core gives legible MNIST digits (chosen on MNIST and Digits).
+# The GAN has the layout of Radford et al. 2016. It is narrower than theirs, with fewer latents and
+# a higher learning rate, so that a minute on one CPU core gives legible MNIST digits. The values
+# were chosen on MNIST and Digits.
 LATENT = 32  # entries of z, standard normal
-WIDTH = 32  # channels at half the image's size, doubled with each halving
+WIDTH = 32  # channels at half the image's size, doubled with each further halving
 MOST_CHANNELS = 256
 GAN_BATCH = 64
 GAN_RATE, GAN_BETAS = 1e-3, (0.5, 0.999)  # Adam
@@ -32,29 +33,29 @@ GAN_RATE, GAN_BETAS = 1e-3, (0.5, 0.999)  # Adam
 # The descent to the boundary, chosen on MNIST.
 DESCENT_STEPS = 50
 DESCENT_RATE = 0.1  # Adam
-DESCENT_BATCH = 256  # bounds the memory; an image does not depend on the others of its batch
+DESCENT_BATCH = 256  # bounds the memory; images do not depend on the others in their batch
 
-SVM_C = 1.0  # scikit-learn's default; the best of 0.1, 1, 10 on 1,000 images of (Fashion)MNIST
-SVM_ITERATIONS = 300  # at most; 10,000 CIFAR10 images get within 0.1 % of the least loss
+SVM_C = 1.0  # scikit-learn's default; best of 0.1, 1, 10 on 1,000 images of MNIST, FashionMNIST
+SVM_ITERATIONS = 300  # maximum; on 10,000 CIFAR10 images within 0.1 % of the smallest loss
 
 
 class GAAL(Strategy):
     """GAN images at the decision boundary of an SVM on pixels; Zhu & Bento 2017
 
-    The GAN sees all images of the pool and no label, and is trained once a run. The SVM is linear,
-    one against the rest, and is fitted to every label of the round. A query starts at a random
-    latent z and minimises, over z, the squared distance of the image to the boundary between the
-    two classes that lead there (multi-class as in arXiv 2412.16227; two classes in the original).
-    z keeps its length, because nearly all of a Gaussian in many dimensions lies at one distance
-    from 0; the queries are diverse because they start apart.
+    The GAN is trained once a run, on all images of the pool without labels. The SVM is linear,
+    one-vs-rest, and is fitted in each round to all human labels. A query starts at a random latent
+    z. Over z it minimises the squared distance of the image to the boundary between the two classes
+    with the highest decision values there. (Multi-class as in arXiv 2412.16227; the original has
+    two classes.) z keeps its length, because nearly all of a Gaussian in many dimensions lies at
+    one distance from 0. Queries are diverse because their starting points are random.
 
-    Time: gan_steps batches through both networks once a run; O(|L|·D·K) an iteration of the SVM
-    on D pixel values, K classes; n·DESCENT_STEPS passes of the generator. Memory: the pool as
+    Time: gan_steps batches through both networks once a run; O(|L|·D·K) for an iteration of the
+    SVM on D pixel values, K classes; n·DESCENT_STEPS passes of the generator. Memory: the pool as
     uint8, O(|L|·D) for the SVM, DESCENT_BATCH images with gradients for the descent.
 
     Class attributes:
-        gan_steps: optimiser steps of each of the GAN's networks, for images of up to 28 × 28
-            pixels; four times as many with each further doubling of the size.
+        gan_steps: optimiser steps of each of the GAN's networks for images whose smaller side is
+            below 32 pixels; four times as many for each further doubling of it.
     """
 
     remark = "queries are images that its GAN makes; a classifier trained on all labels names them"
@@ -77,23 +78,25 @@ class GAAL(Strategy):
         return SyntheticQuery(np.concatenate(batches))
 
     def measure(self) -> dict[str, float]:
-        """The SVM's accuracy on the test images, which is what publications show for GAAL."""
+        """The SVM's accuracy on the test images, because publications report it for GAAL."""
         if 0 in (self.dataset.n_test, self.dataset.n_labeled):
             return {}
         return {"svm_accuracy": self.dataset.cal_test_acc(self.svm().predict(self.dataset.X_test))}
 
     @cached_property
     def generator(self) -> GANGenerator:
-        """Trained on first use; from streams of its own, so after a restart it is the same (as all
-        training: on a CPU always, on a GPU under --deterministic)."""
+        """The GAN's generator, trained on first use from random streams of its own.
+
+        So it is the same after a restart: on a CPU always, on a GPU with --deterministic.
+        """
         images, device = self.dataset.X_train, self.net.device
         with self.net.extra_training():
             return train_gan(images, self.gan_steps, self.args_input.seed, device)
 
     def svm(self) -> LinearSVM:
-        """Fitted to all human labels so far."""
+        """The SVM, fitted to all human labels so far."""
         data = self.dataset.human_labeled()
-        if self._svm is None or self._svm_size != len(data):  # labels are never given back
+        if self._svm is None or self._svm_size != len(data):  # labels are only ever added
             with self.net.extra_training():
                 self._svm, self._svm_size = fit_svm(data, self.net.device), len(data)
         return self._svm
@@ -103,7 +106,7 @@ class GAAL(Strategy):
 
 
 def doublings(image_shape: tuple[int, int, int]) -> int:
-    """How often the generator doubles the size: from 4 … 7 pixels to the smaller side."""
+    """How often the generator doubles the size, from 4 … 7 pixels to the smaller side."""
     return max(1, int(math.log2(min(image_shape[:2]) / 4)))
 
 
@@ -113,8 +116,8 @@ def channels(level: int) -> int:
 
 
 class GANGenerator(nn.Module):
-    """[B, LATENT] -> [B, C, H, W] in [0, 1]; sizes that halving leaves odd are cut from the centre
-    of the next larger one."""
+    """[B, LATENT] -> [B, C, H, W] in [0, 1]. A side that is no multiple of 2^doublings is cut from
+    the centre of the next larger multiple."""
 
     def __init__(self, image_shape: tuple[int, int, int]) -> None:
         super().__init__()
@@ -166,10 +169,10 @@ class Discriminator(nn.Module):
 
 
 def train_gan(images: np.ndarray, gan_steps: int, seed: int, device: torch.device) -> GANGenerator:
-    """A generator of images like these, in eval mode and without gradients of its weights.
+    """Train a GAN on images; return its generator, in eval mode with frozen weights.
 
-    Its random numbers come from the run's stream `model`; the global generators are left alone.
-    Each step draws its images with replacement, so any number of them will do.
+    Random numbers come from the run's stream `model`; the global generators do not change. Each
+    step draws its images with replacement, so any N ≥ 1 works.
 
     Args:
         images: [N, H, W, C] uint8.
@@ -193,7 +196,7 @@ def train_gan(images: np.ndarray, gan_steps: int, seed: int, device: torch.devic
 
 
 def update(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    """One step down the loss."""
+    """Take one optimiser step on the loss."""
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     optimizer.step()
@@ -204,12 +207,12 @@ def update(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
 
 @dataclass(frozen=True, eq=False)
 class LinearSVM:
-    """A linear decision value for each class that has a label.
+    """A linear decision value for each of the K classes that have a label.
 
     Attributes:
         weights: [K, D] float32; biases: [K].
         classes: [K] int64.
-        mean, std: [C, 1, 1], the data set's.
+        mean, std: [C, 1, 1], the data set's pixel statistics.
     """
 
     weights: Tensor
@@ -223,8 +226,8 @@ class LinearSVM:
         return pixel_values(images, self.mean, self.std) @ self.weights.T + self.biases
 
     def distance(self, images: Tensor) -> Tensor:
-        """[B] distance to the boundary of the two leading classes a and b, in the SVM's space:
-        |f_a - f_b| / ‖w_a - w_b‖. Differentiable.
+        """[B] distance to the boundary between the classes a and b with the two highest decision
+        values, in the SVM's space: |f_a - f_b| / ‖w_a - w_b‖. Differentiable.
 
         Args:
             images: [B, C, H, W] float in [0, 1].
@@ -248,9 +251,11 @@ def pixel_values(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 
 def fit_svm(data: ImageSet, device: torch.device) -> LinearSVM:
-    """One class against the rest: min_w ‖w‖²/2 + C·Σ max(0, 1 - t·w·x)², t = ±1, x with a 1 for
-    the bias. scikit-learn's LinearSVC minimises the same; here all classes are one problem for
-    L-BFGS in matrix products on the device.
+    """Fit the SVM one-vs-rest: min_w ‖w‖²/2 + SVM_C·Σ max(0, 1 - t·w·x)², t = ±1, x with a 1 for
+    the bias.
+
+    scikit-learn's LinearSVC minimises the same loss. Here L-BFGS minimises it for all classes at
+    once, with matrix products on the device.
 
     Args:
         data: at least one image with its label.
@@ -282,12 +287,15 @@ def fit_svm(data: ImageSet, device: torch.device) -> LinearSVM:
 
 
 def descend(generator: GANGenerator, svm: LinearSVM, z: Tensor) -> Tensor:
-    """[B, C, H, W] in [0, 1]: of the images on each latent's way down, the nearest to the boundary.
+    """Move latents towards the boundary; return for each the nearest image that was on its way.
 
-    With a single class there is no boundary, and the images are those of the starting latents.
+    With a single class there is no boundary. The result then is the starting latents' images.
 
     Args:
         z: [B, LATENT] starting latents.
+
+    Returns:
+        [B, C, H, W] in [0, 1].
     """
     best = generator(z)
     if len(svm.classes) == 1:

@@ -1,4 +1,4 @@
-"""GALOT: a pool sampler for real images, and generated images beside them."""
+"""GALOT: a pool sampler queries real images, and generated images are added to them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ class GALOT(Strategy):
     """any base sampler + pseudo-labeled images from optimised text embeddings; arXiv 2412.16227
 
     Time: the base sampler's + the images of the ascent, each with the gradient of its last
-    denoising step: K·m for each class and prompt, or K for each image made, if each has a text of
-    its own; + N_GAL images. Memory: the base sampler's + the images, N_GAL·H·W·C bytes.
+    denoising step + N_GAL images. The ascent makes ascent_steps·ascent_samples images for each
+    class and template, or ascent_steps for each image made, if each image has a text of its own.
+    Memory: the base sampler's + the images, N_GAL·H·W·C bytes.
     """
 
     generates = True
@@ -30,7 +31,7 @@ class GALOT(Strategy):
         self, dataset: Pool, net: Learner, args_input: RunConfig, args_task: dict[str, Any]
     ) -> None:
         super().__init__(dataset, net, args_input, args_task)
-        self.base: Strategy | None = None  # in mode gal nothing is picked
+        self.base: Strategy | None = None  # mode gal picks no real images
         if args_input.uses_real_images:
             base = strategies.get(args_input.base_sampler)
             self.base = base(dataset, net, args_input, args_task)

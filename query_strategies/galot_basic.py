@@ -6,7 +6,7 @@ from .galot import GALOT
 class GALOTBasic(GALOT):
     """the paper's "GALOT (basic)": prompt "{label}", no text optimisation (ε = 0)
 
-    arXiv 2412.16227. Time and memory: GALOT's without the ascent.
+    arXiv 2412.16227. Time and memory: as GALOT without the ascent.
     """
 
     aliases = ("GALOT-basic", "GALOT (basic)")

@@ -11,8 +11,8 @@ from .strategy import Strategy
 class KCenterGreedy(Strategy):
     """images farthest from all labeled ones in embedding space (CoreSet); Sener & Savarese 2018
 
-    Greedy k-center from the labeled images on, with one running minimum of distances.
-    Time: a pool pass + O((L + n)·N·D). Memory: O(N·D).
+    Greedy k-center that starts from the labeled images. Each image keeps one distance, to the
+    nearest center so far. Time: a pool pass + O((L + n)·N·D). Memory: O(N·D).
     """
 
     aliases = ("CoreSet",)
@@ -25,5 +25,5 @@ class KCenterGreedy(Strategy):
         return idxs[k_center(points, centers, min(n, len(idxs))).cpu().numpy()]
 
     def reduce(self, points: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
-        """The space in which distances are taken: the embeddings themselves."""
+        """Map embeddings to the space in which distances are taken; here they stay unchanged."""
         return points, centers

@@ -10,7 +10,7 @@ from .strategy import Strategy
 class KMeansSampling(Strategy):
     """the image nearest to each of n k-means centroids of the embeddings; Zhdanov 2019, unweighted
 
-    Each centroid takes the nearest image that no earlier one took.
+    Each centroid takes the nearest image that no earlier centroid has taken.
     Time: a pool pass + O(i·n·N·D) for i ≤ 100 Lloyd iterations. Memory: O(N·D).
     """
 

@@ -17,7 +17,7 @@ from deepal_galot.pool import Pool
 
 from .strategy import Strategy
 
-WIDTH = 128  # of the loss module's branches
+WIDTH = 128  # outputs of each branch of the loss module
 MARGIN = 1.0  # ξ
 WEIGHT = 1.0  # λ
 DETACH_AFTER = 120 / 200  # share of the fit, as published: 120 of 200 epochs
@@ -26,8 +26,8 @@ DETACH_AFTER = 120 / 200  # share of the fit, as published: 120 of 200 epochs
 class LossPredictionLoss(Strategy):
     """largest predicted loss; the predictor is trained jointly; Yoo & Kweon 2019
 
-    Time: a pool pass + O(N log N), and a loss module in each training step, whose seconds are the
-    results' column of extra training. Memory: O(N).
+    Time: a pool pass + O(N log N), and the loss module in each training step. Its seconds are in
+    the results' column of extra training. Memory: O(N).
     """
 
     aliases = ("LossPrediction",)
@@ -47,8 +47,9 @@ class LossPredictionLoss(Strategy):
 class LearningLoss(Objective):
     """Cross-entropy + λ times the ranking loss of the predicted losses.
 
-    The loss module averages each stage's feature map, maps it to WIDTH, and adds up to one number.
-    After DETACH_AFTER of the fit its gradients no longer reach the classifier.
+    The loss module averages each stage's feature map and maps it to WIDTH numbers. A last linear
+    layer maps all of them to one loss. After DETACH_AFTER of the fit the module's gradients no
+    longer reach the classifier.
     """
 
     def __init__(self, net: Learner) -> None:
@@ -82,7 +83,7 @@ class LearningLoss(Objective):
             losses = self.losses(logits, batch)
         true_losses = F.cross_entropy(logits.detach().float(), batch.y, reduction="none")
         with self.net.extra_training():
-            # On copies of the maps, so that this part's time can be told from the classifier's.
+            # Detached copies of the maps, so that the module's time is measured by itself.
             copies = [m.detach().requires_grad_() for m in maps]
             with autocast():
                 predicted = self.score(copies).float()
@@ -94,9 +95,11 @@ class LearningLoss(Objective):
 
 
 def ranking_loss(predicted: Tensor, losses: Tensor) -> Tensor:
-    """mean over pairs of max(0, ξ - s·(p_i - p_j)) with s = 1 if l_i > l_j, else -1 (also for equal
-    losses, as published). The second half is paired with the first in reverse; with an odd number
-    the middle one has no partner; 0 for a single one.
+    """Mean over pairs of max(0, ξ - s·(p_i - p_j)) with s = 1 if l_i > l_j, else -1 (also for equal
+    losses, as published).
+
+    Image i is paired with image B - 1 - i. With an odd B the middle image has no partner. A single
+    image gives 0.
 
     Args:
         predicted, losses: [B] predicted and true losses of one batch.

@@ -1,4 +1,4 @@
-"""Strategies that score several stochastic passes: a subclass needs a `score` alone."""
+"""Base of the strategies that score several stochastic passes; a subclass only defines `score`."""
 
 from abc import ABC, abstractmethod
 
@@ -11,7 +11,7 @@ from .strategy import Strategy
 class MonteCarloStrategy(Strategy, ABC):
     """The images of highest `score` over T Monte Carlo passes.
 
-    Time: a pool pass + O(T·N·C·D) for T passes through the head. Memory: O(N·(C + D)).
+    Time: a pool pass + O(T·N·K·D) for T passes through the head. Memory: O(N·(K + D)).
     """
 
     reads = ("mc_passes", "mc_noise", "head_dropout")
@@ -25,4 +25,4 @@ class MonteCarloStrategy(Strategy, ABC):
     @staticmethod
     @abstractmethod
     def score(p: Tensor) -> Tensor:
-        """[T, B, K] class probabilities of T passes -> [B], higher = more informative."""
+        """[T, B, K] class probabilities of T passes -> [B] scores, higher = more informative."""

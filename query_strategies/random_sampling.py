@@ -1,4 +1,4 @@
-"""Random sampling, the baseline of all baselines."""
+"""Random sampling, the baseline."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from .strategy import Strategy
 class RandomSampling(Strategy):
     """uniformly random images; the reference that every other strategy must beat
 
-    Time and Memory: O(N), without a pool pass.
+    Time and memory: O(N), without a pool pass.
     """
 
     aliases = ("Random", "RandomSamping")  # the second is how the paper's Table 1 spells it

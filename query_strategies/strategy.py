@@ -1,8 +1,8 @@
-"""What a strategy is, and how one is added.
+"""Base class of strategies.
 
 To add one, write a file in this folder (or a plug-in) with a subclass of Strategy that has a
-`query`. Constructor, methods and shapes are DeepALPlus's, so its score- and embedding-based
-strategies run unchanged.
+`query`. Constructor, methods and shapes are the same as in DeepALPlus, so DeepALPlus's score- and
+embedding-based strategies run unchanged.
 """
 
 from __future__ import annotations
@@ -25,16 +25,20 @@ from deepal_galot.registry import class_name
 class Strategy:
     """Base class of strategies; the first docstring line is shown by --list.
 
+    Docstrings of strategies state time and memory for N unlabeled and L labeled images, n queries,
+    K classes, embeddings of length D and T Monte Carlo passes. A pool pass is one forward pass over
+    the unlabeled images.
+
     Class attributes:
         aliases: further names, e.g. the paper's.
-        fixed: RunConfig fields that the strategy is defined by.
-        preset: RunConfig fields that it sets unless the user does.
+        fixed: RunConfig fields that define the strategy; the user cannot change them.
+        preset: RunConfig fields that the strategy sets unless the user does.
         reads: RunConfig fields that only some strategies read, see --help.
-        settings: its own hyper-parameters and their defaults, numbers or text by name; the command
-            line sets them behind the strategy's name, `Mine:width=5`.
+        settings: the strategy's own hyper-parameters, numbers or text, name -> default. On the
+            command line they follow the strategy's name: `Mine:width=5`.
         generates: whether `synthesize` makes training images.
-        picks_real: whether `query` gives images of the pool, as a base sampler must.
-        remark: how its network or training differs from the others', for the tables.
+        picks_real: whether `query` returns images of the pool. A base sampler must do so.
+        remark: how its network or training differs from the other strategies', for the tables.
 
     Attributes:
         dataset: the pool; net: the learner; args_input: the RunConfig;
@@ -61,47 +65,50 @@ class Strategy:
 
     @classmethod
     def without_images(cls, config: RunConfig) -> str:
-        """The name of the strategy that this one is in mode `al`, where no image is generated."""
+        """Name of the equivalent strategy in mode `al`, where no images are generated."""
         return class_name(cls)
 
     def query(self, n: int) -> np.ndarray | SyntheticQuery:
-        """n distinct pool indices of unlabeled images to be labeled; all, where fewer are left.
+        """n distinct pool indices of unlabeled images to label; all, if fewer than n are left.
 
-        A strategy that makes its own queries returns n images instead. The global NumPy and torch
-        generators are seeded from stream query(round) before the call.
+        A strategy that makes its own queries returns n images instead. Before the call, the global
+        NumPy and torch generators are seeded from stream query(round).
         """
         raise TypeError(f"{type(self).__name__} defines no query(n)")
 
     def synthesize(self, galot: Galot, round: int) -> SyntheticBatch:
-        """Make this round's pseudo-labeled images and put them beside the pool's real ones.
+        """Make this round's pseudo-labeled images and add them to the pool's training set.
 
-        Called after the labels are bought and before the fit, if `generates` and the mode wants it.
+        Called after the labels are bought and before the fit, if `generates` is true and the mode
+        uses generated images.
         """
         raise TypeError(f"{type(self).__name__} generates no images")
 
     def measure(self) -> dict[str, float]:
-        """Further numbers in [0, 1] for a round's row, taken after its fit, by column name."""
+        """Further columns of a round's row, name -> number in [0, 1]; called after the fit."""
         return {}
 
     def state_dict(self) -> dict[str, np.ndarray | Tensor]:
-        """What `query` remembers from round to round, as arrays of numbers by name; taken after
-        each query. A run that is stopped, or gets more rounds, goes on with it."""
+        """State that `query` keeps between rounds, name -> array of numbers.
+
+        Called after each query. A run that is resumed or extended goes on with this state.
+        """
         return {}
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
-        """Remember it again; called after the constructor, if state_dict() had given something."""
+        """Restore the state; called after the constructor, if state_dict() returned any."""
 
     def top(self, n: int, idxs: np.ndarray, scores: Tensor | np.ndarray) -> np.ndarray:
         """The n indices of highest score.
 
-        Ties are broken at random, from stream query(round): many images may share a score, and by
-        index the first classes of a sorted pool would win.
+        Ties are broken at random, from stream query(round). Otherwise, because many images may
+        share a score, the first classes of a sorted pool would win.
 
         Args:
             idxs: [U] pool indices; scores: [U] of the same images, higher = more informative.
 
         Raises:
-            UserError: a score is NaN, or there is not one for each image.
+            UserError: a score is NaN, or the number of scores is not the number of images.
         """
         idxs, scores = np.asarray(idxs), torch.as_tensor(scores).detach().cpu().double()
         if scores.shape != idxs.shape:
@@ -135,7 +142,7 @@ class Strategy:
         self.dataset.label(pos_idxs)
 
     def train(self, data: ImageSet | None = None) -> None:
-        """Fit the classifier, on the current training set if no other is given."""
+        """Fit the classifier on `data`; default: the current training set."""
         self.net.train(self.dataset.training_set() if data is None else data)
 
     def predict(self, data: ImageSet) -> Tensor:
@@ -155,7 +162,7 @@ class Strategy:
         return self.net.get_embeddings(data)
 
     def get_grad_embeddings(self, data: ImageSet) -> np.ndarray:
-        """[N, K·D] float32, the last layer's gradients at the predicted labels."""
+        """[N, K·D] float32 gradients of the last layer at the predicted labels."""
         return self.net.get_grad_embeddings(data)
 
     def predict_prob_dropout(self, data: ImageSet, n_drop: int | None = None) -> Tensor:

@@ -6,7 +6,7 @@ from .monte_carlo import MonteCarloStrategy
 
 
 class VarRatio(MonteCarloStrategy):
-    """largest share of Monte Carlo passes off the most frequent class; Freeman 1965, Gal 2017
+    """largest share of Monte Carlo passes that differ from the modal class; Freeman 1965, Gal 2017
 
     1 - (count of the modal class) / T over T Monte Carlo passes.
     Time and memory: see MonteCarloStrategy.
@@ -15,5 +15,5 @@ class VarRatio(MonteCarloStrategy):
     @staticmethod
     def score(p: Tensor) -> Tensor:
         votes = p.argmax(2)  # [T, B]
-        agreeing = (votes == votes[:, None]).sum(1)  # passes that say the same as this one
+        agreeing = (votes == votes[:, None]).sum(1)  # passes that predict the same class
         return 1 - agreeing.amax(0) / len(p)
