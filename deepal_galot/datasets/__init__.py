@@ -1,1 +1,1 @@
-"""Data sets: one file a family; each class is found by deepal_galot.registry.datasets."""
+"""Data sets: one file for each family; found by deepal_galot.registry.datasets."""

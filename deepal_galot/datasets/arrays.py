@@ -1,4 +1,4 @@
-"""From an .npz file or bare arrays to a DatasetSpec."""
+"""Make a DatasetSpec from an .npz file or from arrays."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Arrays = dict[str, np.ndarray]
 
 
 def read_npz(path: Path, keys: Sequence[str] = NPZ_KEYS, optional: Sequence[str] = ()) -> Arrays:
-    """The named arrays of an .npz file; of the optional ones, those that are there.
+    """Read the named arrays of an .npz file, and the optional ones if they are there.
 
     Raises:
         UserError: not an .npz, damaged, an array is missing or holds Python objects.
     """
     try:
-        with np.load(path, allow_pickle=False) as npz:  # an .npy under another name gives an array
+        with np.load(path, allow_pickle=False) as npz:  # an .npy under this name fails here
             missing = [k for k in keys if k not in npz.files]
             if missing:
                 raise UserError(f"{path}: holds {npz.files}, lacks {missing}")
@@ -34,7 +34,8 @@ def read_npz(path: Path, keys: Sequence[str] = NPZ_KEYS, optional: Sequence[str]
                 f"{path}: an array holds Python objects, which are not read: save images as one "
                 f"uint8 array, labels as whole numbers, names as text"
             ) from error
-        why = "" if "pickle" in str(error) else f" ({said(error)})"  # no advice to load unsafely
+        # NumPy's message on pickles is left out, because it advises to load unsafely.
+        why = "" if "pickle" in str(error) else f" ({said(error)})"
         raise UserError(f"{path}: damaged or not an .npz file{why}") from error
 
 
@@ -45,16 +46,16 @@ def spec_of(
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
 ) -> DatasetSpec:
-    """A data set that was read from files; grey images may come without a channel axis.
+    """Make a DatasetSpec from arrays; grey images may lack a channel axis.
 
     Args:
-        name: a folder name in the results.
+        name: the data set's name, a folder name in the results.
         arrays: x_train, y_train, x_test, y_test.
         class_names: K names.
-        mean, std: published ones; computed from x_train if None.
+        mean, std: published statistics; None computes them from x_train.
 
     Raises:
-        UserError: a part has no images, or DatasetSpec refuses it.
+        UserError: a part has no images, or DatasetSpec refuses the arrays.
     """
     arrays = {k: with_channels(v) if k.startswith("x") else v for k, v in arrays.items()}
     for part in ("train", "test"):
@@ -67,5 +68,5 @@ def spec_of(
 
 
 def with_channels(x: np.ndarray) -> np.ndarray:
-    """[N, H, W] -> [N, H, W, 1]; [N, H, W, C] as it is; contiguous."""
+    """[N, H, W] -> [N, H, W, 1]; [N, H, W, C] stays. The result is contiguous."""
     return np.ascontiguousarray(x[..., None] if x.ndim == 3 else x)

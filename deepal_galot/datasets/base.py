@@ -1,6 +1,6 @@
-"""What a data set is: arrays, class names, pixel statistics; and how one is added.
+"""Base class of data sets, and the data that they load: arrays, class names, pixel statistics.
 
-To add one, write a file in this folder (or a plug-in) with a subclass of Dataset.
+To add a data set, write a file in this folder (or a plug-in) with a subclass of Dataset.
 """
 
 from __future__ import annotations
@@ -19,20 +19,21 @@ import numpy as np
 
 from ..errors import UserError, some_of
 
-MIN_SIDE = 8  # pixels; below it the networks' strides leave nothing
+MIN_SIDE = 8  # pixels; with fewer, the networks' strides leave no pixel
 
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """A data set in memory; checked when made.
+    """A data set in memory; the constructor checks it.
 
     Attributes:
         name: the data set's name, a folder name in the results.
         x_train: [N, H, W, C] uint8 pool images, C = 1 or 3; H, W ≥ 8. N = 0 if there is no pool.
-        y_train: [N] int64 labels in 0 … K-1, each at least once; hidden from the strategies until
-            bought.
-        x_test, y_test: the same for the test set; M = 0 images if there is none.
-        class_names: K names, as they go into the prompts.
+        y_train: [N] int64 labels in 0 … K-1, each at least once if N > 0; hidden from the
+            strategies until bought.
+        x_test, y_test: the same for the M test images; M = 0 if there is no test set. A class may
+            be absent.
+        class_names: K names, as they are put into prompts.
         mean, std: per channel, of pixels in [0, 1], for normalisation.
     """
 
@@ -62,7 +63,7 @@ class DatasetSpec:
             )
         self._check_every_class_has_images()
         for name, kind in (("class_names", str), ("mean", float), ("std", float)):
-            # Lists, or NumPy's numbers, would hash and compare as other values.
+            # Otherwise lists and NumPy's numbers would hash and compare as other values.
             object.__setattr__(self, name, tuple(map(kind, getattr(self, name))))
 
     def _check_statistics(self) -> None:
@@ -94,19 +95,20 @@ class DatasetSpec:
 
     @property
     def n_classes(self) -> int:
-        """K."""
+        """K, the number of classes."""
         return len(self.class_names)
 
     @property
     def n_in_both(self) -> int:
-        """Images of the pool that are images of the test set as well, pixel for pixel."""
+        """Number of pool images that are also in the test set, pixel for pixel."""
         train, test = ([_digest(image) for image in x] for x in (self.x_train, self.x_test))
         tested = set(test)
         return sum(digest in tested for digest in train)
 
     @cached_property
     def content_hash(self) -> str:
-        """Sixteen hex digits over all arrays and names: what a result may depend on."""
+        """Sixteen hex digits over all arrays, class names and statistics, because results depend
+        on them."""
         digest = hashlib.sha256(repr((self.class_names, self.mean, self.std)).encode())
         for array in (self.x_train, self.y_train, self.x_test, self.y_test):
             digest.update(repr((array.shape, array.dtype.str)).encode())
@@ -119,7 +121,8 @@ def _digest(image: np.ndarray) -> bytes:
 
 
 def _read_only(x: np.ndarray) -> np.ndarray:
-    """Every run of a process reads the same images: what one wrote, the others would train on."""
+    """Make a read-only view. All runs of a process share the images, so a run that wrote into them
+    would change the other runs' training data."""
     x = x.view()
     x.setflags(write=False)
     return x
@@ -128,7 +131,7 @@ def _read_only(x: np.ndarray) -> np.ndarray:
 def check_class_names(what: str, names: Sequence[str]) -> None:
     """
     Raises:
-        UserError: fewer than two, one twice, one empty or with control characters.
+        UserError: fewer than two names, a name twice, empty or with control characters.
     """
     if len(names) < 2:
         raise UserError(
@@ -170,7 +173,7 @@ def check_images(what: str, x: np.ndarray) -> None:
 def check_labels(what: str, y: np.ndarray, n_images: int, n_classes: int | None = None) -> None:
     """
     Raises:
-        UserError: not one whole number for each image, or outside 0 … n_classes-1.
+        UserError: not one whole number for each image, or a number outside 0 … n_classes-1.
     """
     if y.shape != (n_images,) or not np.issubdtype(y.dtype, np.integer):
         hint = ""
@@ -192,8 +195,9 @@ def check_labels(what: str, y: np.ndarray, n_images: int, n_classes: int | None 
 def pixel_statistics(x: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """(mean, std) per channel of [N, H, W, C] uint8 images, in units of [0, 1].
 
-    Exact, and from counts of the 256 levels, so that no float copy of a whole data set is made. A
-    channel that never varies gets 1 as its deviation: normalised it is 0 then, not NaN.
+    They are exact. They are computed from counts of the 256 levels, so that no float copy of the
+    data set is needed. A constant channel gets the deviation 1, so that it normalises to 0, not to
+    NaN.
     """
     counts = np.zeros((x.shape[3], 256), np.int64)
     for start in range(0, len(x), 4096):
@@ -202,7 +206,8 @@ def pixel_statistics(x: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...
     levels, total = np.arange(256) / 255, x[..., 0].size
     mean = [float(c @ levels / total) for c in counts]
     std = [float(np.sqrt(c @ (levels - m) ** 2 / total)) for c, m in zip(counts, mean, strict=True)]
-    varies = [np.count_nonzero(c) > 1 for c in counts]  # exactly, where std may be 1e-18
+    # Test the counts, because rounding may give a constant channel a std of 1e-18.
+    varies = [np.count_nonzero(c) > 1 for c in counts]
     return tuple(mean), tuple(s if v else 1.0 for s, v in zip(std, varies, strict=True))
 
 
@@ -211,8 +216,8 @@ class Dataset(ABC):
 
     Class attributes:
         name: as on the command line (default: the class name).
-        class_names: known before loading, so that a generator can be refused early.
-        defaults: RunConfig fields (and "protocol") that this data set prefers.
+        class_names: must be known before loading, so that an unsuitable generator is refused early.
+        defaults: preferred values of RunConfig fields and of "protocol".
     """
 
     class_names: ClassVar[tuple[str, ...]]
@@ -220,17 +225,18 @@ class Dataset(ABC):
 
     @abstractmethod
     def load(self, data_dir: Path) -> DatasetSpec:
-        """Read it, downloading into data_dir if it must.
+        """Read the data set; download it into data_dir if necessary.
 
         Raises:
-            UserError: it is not there and cannot be fetched, or it is damaged.
+            UserError: the files are missing and cannot be fetched, or are damaged.
         """
 
 
 def load_dataset(cls: type[Dataset], data_dir: Path) -> DatasetSpec:
-    """
+    """Load a data set.
+
     Raises:
-        UserError: it cannot be had, or `load` is not what it must be.
+        UserError: it cannot be had, or `load` has another signature or result than it must have.
     """
     try:
         inspect.signature(cls.load).bind(None, data_dir)
@@ -243,10 +249,10 @@ def load_dataset(cls: type[Dataset], data_dir: Path) -> DatasetSpec:
 
 
 def names_of(cls: type[Dataset]) -> tuple[str, ...]:
-    """Its class names, before it is loaded.
+    """Class names of a data set that is not loaded yet.
 
     Raises:
-        UserError: the class does not say them.
+        UserError: the class has no attribute `class_names`.
     """
     if not hasattr(cls, "class_names"):
         raise UserError(

@@ -1,5 +1,8 @@
-"""Class names from a text file: in place of any data ("text to model"), with optional test images;
-or other words for a data set's classes in its prompts."""
+"""Class names from a text file.
+
+They replace the training data ("text to model", with optional test images), or they are other words
+for a data set's classes in prompts.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ def names_only(file: Path, image_size: int, test_folder: Path | None = None) -> 
         test_folder: optional folder with one sub-folder of images for each class name.
 
     Raises:
-        UserError: unreadable, fewer than two names, a name twice.
+        UserError: the file is unreadable, has fewer than two names, or a name twice.
     """
     names = tuple(line for line in _lines(file) if line)
     check_class_names(f"--class-names {file}", names)
@@ -34,7 +37,7 @@ def names_only(file: Path, image_size: int, test_folder: Path | None = None) -> 
 
 
 class _NamesOnly(Dataset):
-    """Class names without images to train on; `names_only` fills in the rest."""
+    """Class names without training images; `names_only` sets the class attributes."""
 
     name: ClassVar[str]
     image_size: ClassVar[int]
@@ -46,23 +49,23 @@ class _NamesOnly(Dataset):
         x_test, y_test = x_train, y_train
         if self.test_folder is not None:
             x_test, y_test = _test_images(self.test_folder, self.class_names, self.image_size)
-        # Without data there are no pixel statistics: [0, 1] is mapped to [-1, 1].
+        # Without data there are no pixel statistics, so [0, 1] is mapped to [-1, 1].
         half = (0.5, 0.5, 0.5)
         parts = (x_train, y_train, x_test, y_test)
         return DatasetSpec(self.name, *parts, self.class_names, half, half)
 
 
 def prompt_words(file: Path, class_names: Sequence[str]) -> tuple[str, ...]:
-    """What each class is called in prompts; in tables and predictions it keeps its name.
+    """The word for each class in prompts. In tables and predictions classes keep their names.
 
     Args:
-        file: a word for each class in their order, one a line, UTF-8; or, for some of them, lines
-            "class name = word". Lines starting with # are skipped.
-        class_names: the data set's.
+        file: UTF-8 text, either one word a line, for each class in order; or lines "class name =
+            word" for some of the classes. Lines starting with # are skipped.
+        class_names: the data set's class names.
 
     Raises:
-        UserError: unreadable, an empty line, another number of words than classes, no such class,
-            a class or a word twice.
+        UserError: the file is unreadable, has an empty line, an unknown class, a class or a word
+            twice, or another number of words than there are classes.
     """
     where, lines = f"--class-names {file}", _lines(file)
     if "" in lines:
@@ -84,7 +87,7 @@ def prompt_words(file: Path, class_names: Sequence[str]) -> tuple[str, ...]:
 def _replaced(
     where: str, pairs: Sequence[Sequence[str]], class_names: Sequence[str]
 ) -> tuple[str, ...]:
-    """The class names, those that a pair begins with by its second."""
+    """The class names, with the first of each pair replaced by the second."""
     words: dict[str, str] = {}
     for old, *new in pairs:
         old = old.strip()
@@ -99,10 +102,10 @@ def _replaced(
 
 
 def _lines(file: Path) -> list[str]:
-    """The file's lines without comments.
+    """The file's lines, stripped, without comments.
 
     Raises:
-        UserError: it cannot be read as text.
+        UserError: the file cannot be read as text.
     """
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()

@@ -20,16 +20,17 @@ PUBLISHED_KEYS = tuple(
 class PneumoniaMNIST(PublishedSet):
     """5,856 chest X-rays of children, healthy or not, 28×28 grey; pool 5,232, test 624
 
-    Yang et al. 2023, "MedMNIST v2". Its train (4,708) and val (524) parts together are the pool:
-    no part is held out for tuning here, and the two are what its source and DeepALPlus train on.
-    Reads `<data-dir>/pneumoniamnist.npz` as published, too.
+    Yang et al. 2023, "MedMNIST v2". Its train (4,708) and val (524) parts together are the pool,
+    because nothing is held out for tuning here. The data's original source and DeepALPlus also
+    train on both. Also reads `<data-dir>/pneumoniamnist.npz` as published.
     """
 
     class_names = ("healthy lungs", "lungs with pneumonia")
     defaults = {"template": "a chest X-ray of {label}"}
 
     def arrays(self, data_dir: Path) -> Arrays:
-        # One loop, as a file system that folds case finds the published file by both names.
+        # Either file may be in either format, because a case-insensitive file system finds the
+        # published file by both names.
         for stem in ("PneumoniaMNIST", "pneumoniamnist"):
             if (data_dir / f"{stem}.npz").is_file():
                 return _read(data_dir / f"{stem}.npz")
@@ -40,7 +41,7 @@ class PneumoniaMNIST(PublishedSet):
 
 
 def _read(file: Path) -> Arrays:
-    """Our four arrays, from a file of them or from the six of the published one."""
+    """Read our four arrays, from a file that has them or from the six of the published file."""
     found = read_npz(file, (), (*NPZ_KEYS, *PUBLISHED_KEYS))
     if set(NPZ_KEYS) <= set(found):
         return {k: found[k] for k in NPZ_KEYS}

@@ -19,15 +19,15 @@ NAME = "tiny-imagenet-200"
 URL = f"http://cs231n.stanford.edu/{NAME}.zip"
 MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
 SIDE = 64
-Place = Path | zipfile.Path  # of a folder, or inside the zip: the same files either way
+Place = Path | zipfile.Path  # in the folder or inside the zip; both have the same files
 
 
 class TinyImageNet(PublishedSet):
     """110,000 photographs in 200 classes, 64×64 RGB; pool 100,000, test 10,000 (its val part)
 
     Le & Yang 2015, Stanford CS231N. Read from `tiny-imagenet-200/` or `tiny-imagenet-200.zip` in
-    the data folder, the zip without unpacking. Labels follow the sorted WordNet ids, as
-    torchvision's ImageFolder counts them; the images of a class follow its annotation file. Grey
+    the data folder; the zip is not unpacked. Labels follow the sorted WordNet ids, as in
+    torchvision's ImageFolder. The images of a class are in the order of its annotation file. Grey
     photographs become RGB.
     """
 
@@ -53,7 +53,7 @@ class TinyImageNet(PublishedSet):
 def _open_zip(file: Path) -> zipfile.Path:
     """
     Raises:
-        UserError: damaged or not a zip.
+        UserError: the file is damaged or not a zip.
     """
     try:
         return zipfile.Path(file, f"{NAME}/")
@@ -76,10 +76,10 @@ def _check_classes(root: Place) -> None:
 
 
 def _rows(listing: Place, columns: int = 1) -> list[list[str]]:
-    """The lines of a tab-separated text file.
+    """The lines of a tab-separated text file, split into columns.
 
     Raises:
-        UserError: it cannot be read, is empty, or has shorter lines.
+        UserError: the file cannot be read, is empty, or a line has fewer columns.
     """
     try:
         rows = [line.split("\t") for line in listing.read_text(encoding="utf-8").splitlines()]
@@ -91,10 +91,10 @@ def _rows(listing: Place, columns: int = 1) -> list[list[str]]:
 
 
 def _read_part(part: str, files: Sequence[tuple[Place, str]]) -> Arrays:
-    """x_<part> [N, 64, 64, 3] and y_<part> [N] of (image, WordNet id) pairs.
+    """Read x_<part> [N, 64, 64, 3] uint8 and y_<part> [N] int64 from (image, WordNet id) pairs.
 
     Raises:
-        UserError: an image that cannot be read or has another size, an unknown id.
+        UserError: an image cannot be read or has another size, or an id is unknown.
     """
     label_of = {wnid: label for label, wnid in enumerate(WORDS)}
     x, y = np.empty((len(files), SIDE, SIDE, 3), np.uint8), np.empty(len(files), np.int64)

@@ -1,9 +1,9 @@
 """The 200 classes of TinyImageNet: WordNet id -> prompt word."""
 
-# The words of words.txt (WordNet 3.0), reviewed by hand. Latin names are left out; a second name
-# stands after "or" where both are in common use, with the article that English wants; a word that
-# names more than one thing is told apart by what the images show: crane -> construction crane.
-# The order, that of the sorted ids, is the order of the labels.
+# The words come from words.txt (WordNet 3.0) and were reviewed by hand. Latin names are left out.
+# If two names are common, both stand here, joined by "or", with the article that English needs. An
+# ambiguous word is made precise by what the images show: crane -> construction crane. The ids are
+# sorted; their order is the order of the labels.
 WORDS = {
     "n01443537": "goldfish",
     "n01629819": "European fire salamander",

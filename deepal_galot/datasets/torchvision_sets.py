@@ -15,19 +15,20 @@ from .published import PublishedSet
 
 
 class _TorchvisionSet(PublishedSet):
-    """Base of the data sets that torchvision knows by this name; it checks its archives' md5."""
+    """Base of the data sets that torchvision has under the same name. torchvision checks the md5 of
+    their archives."""
 
     def published(self, data_dir: Path) -> Arrays:
         try:
             (x_train, y_train), (x_test, y_test) = (
                 self.part(data_dir, train) for train in (True, False)
             )
-        except Exception as error:  # urllib, ssl, OSError, RuntimeError: all mean "not to be had"
+        except Exception as error:  # urllib, ssl, OSError, RuntimeError: the download failed
             raise self.missing(data_dir, error) from error
         return {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
 
     def part(self, data_dir: Path, train: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Images [N, H, W] or [N, H, W, C] and labels [N] of one part."""
+        """Load one part: images [N, H, W] or [N, H, W, C], and labels [N]."""
         import torchvision
 
         cls = getattr(torchvision.datasets, class_name(type(self)))
@@ -65,8 +66,8 @@ class FashionMNIST(_TorchvisionSet):
 class EMNIST(_TorchvisionSet):
     """814,255 handwritten digits and letters, 62 classes, 28×28 grey; pool 697,932, test 116,323
 
-    Cohen et al. 2017, the split "byclass", as in DeepALPlus. Its files hold the images with rows
-    and columns swapped; here they stand upright, and so they do in an offline EMNIST.npz.
+    Cohen et al. 2017, the split "byclass", as in DeepALPlus. In its files rows and columns of the
+    images are swapped. Here they are upright, and they must be upright in an offline EMNIST.npz.
     """
 
     class_names = tuple(
@@ -100,7 +101,7 @@ class SVHN(_TorchvisionSet):
     def part(self, data_dir: Path, train: bool) -> tuple[np.ndarray, np.ndarray]:
         import torchvision
 
-        # A folder of its own, as the names of its files do not say what they are.
+        # It gets its own folder, because the names of its files do not show what they are.
         data = torchvision.datasets.SVHN(
             data_dir / "SVHN", "train" if train else "test", download=True
         )
@@ -128,10 +129,10 @@ class CIFAR10(_TorchvisionSet):
 class CIFAR10_imb(CIFAR10):
     """CIFAR10 with an unbalanced pool of 27,499: 10 % of the airplanes … all of the trucks
 
-    DeepALPlus's rule and its very images: in the published order one number in [0, 1) is drawn for
-    each pool image from Python's generator with seed 4666, and an image of class k stays if its
-    number is below (k + 1) / 10. The test part stays balanced. CIFAR10.npz serves it as well; a
-    CIFAR10_imb.npz is taken as thinned already.
+    DeepALPlus's rule, which gives the same images as there. For each pool image, in the published
+    order, Python's generator with seed 4666 draws one number in [0, 1). An image of class k stays
+    if its number is below (k + 1) / 10. The test part stays balanced. An offline CIFAR10.npz is
+    thinned in the same way. An offline CIFAR10_imb.npz must already be thinned.
     """
 
     def published(self, data_dir: Path) -> Arrays:
@@ -144,8 +145,8 @@ class CIFAR10_imb(CIFAR10):
 class CIFAR100(_TorchvisionSet):
     """60,000 photographs in 100 classes, 32×32 RGB; pool 50,000, test 10,000; Krizhevsky 2009
 
-    The fine labels in their published (alphabetical) order. Words that name more than one thing,
-    or read badly after "a photo of a", carry what the images show: ray -> stingray, cattle -> cow.
+    The fine labels in their published (alphabetical) order. Words that are ambiguous, or read badly
+    after "a photo of a", are replaced by what the images show: ray -> stingray, cattle -> cow.
     """
 
     # fmt: off

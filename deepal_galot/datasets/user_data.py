@@ -18,13 +18,13 @@ from ..images import IMAGE_SUFFIXES, image_files, read_image, resize_image
 from .arrays import Arrays, read_npz, spec_of
 from .base import Dataset, DatasetSpec, check_class_names, check_labels
 
-RESERVED = {"images", "report", "exhibits"}  # folders beside the data sets' in the results
-MAX_SIDE = 1024  # pixels; larger ones are photographs that somebody forgot to reduce
+RESERVED = {"images", "report", "exhibits"}  # other folders in the results folder
+MAX_SIDE = 1024  # pixels; larger images are probably photographs that should be reduced
 NO_IMAGES = f"no images in it ({', '.join(sorted(IMAGE_SUFFIXES))})"
 
 
 def is_path(source: str) -> bool:
-    """Whether --dataset names a path; a registered name wins over a folder that is called alike."""
+    """Whether --dataset names a path. A registered name wins over a folder of the same name."""
     if source in registry.datasets:
         return False
     separators = {os.sep, os.altsep or os.sep, "/"}
@@ -33,12 +33,12 @@ def is_path(source: str) -> bool:
 
 
 def results_name(path: Path) -> str:
-    """A path's stem as a folder name of the results: letters, digits, . + - _.
+    """A folder name in the results, made of a path's stem: letters, digits, . + - _.
 
     >>> results_name(Path("my photos/cats & dogs.npz"))
     'cats_dogs'
     """
-    path = Path(os.path.abspath(path))  # "." and ".." have names too, then
+    path = Path(os.path.abspath(path))  # so that "." and ".." have names, too
     stem = path.stem if path.suffix.lower() == ".npz" else path.name
     name = re.sub(r"[^\w.+-]+", "_", unicodedata.normalize("NFC", stem)).strip("_.+-") or "data"
     taken = name.casefold() in RESERVED or name in registry.datasets
@@ -46,16 +46,16 @@ def results_name(path: Path) -> str:
 
 
 def dataset_at(source: str | Path, image_size: int | None = None) -> type[Dataset]:
-    """A data set class for an image folder or an .npz; its class names are read at once.
+    """Make a data set class for an image folder or an .npz; reads the class names, not the images.
 
     Args:
         source: a folder with train/ and test/, each with a folder of images for every class; or
             an .npz with x_train, y_train, x_test, y_test and optionally class_names.
-        image_size: side in pixels to which a folder's images are resized; None takes them as they
-            are, and then all must be of one size.
+        image_size: side in pixels to which a folder's images are resized. None leaves them as they
+            are; then all must have one size.
 
     Raises:
-        UserError: no such path, or its classes cannot be told.
+        UserError: no such path, or its classes cannot be found out.
     """
     path = Path(source)
     if path.is_dir():
@@ -74,7 +74,7 @@ def dataset_at(source: str | Path, image_size: int | None = None) -> type[Datase
 
 
 class _UserData(Dataset):
-    """Base of the two kinds; `dataset_at` fills in the rest."""
+    """Base of the two kinds; `dataset_at` sets the class attributes."""
 
     name: ClassVar[str]
     path: ClassVar[Path]
@@ -89,10 +89,10 @@ class _NpzFile(_UserData):
 
 
 def _npz_class_names(path: Path) -> tuple[str, ...]:
-    """class_names, else the numbers of the labels as words.
+    """The class_names of the file; without them, the label numbers as text.
 
     Raises:
-        UserError: it cannot be read, or names and labels are not what they must be.
+        UserError: the file cannot be read, class_names are not [K] text, or the labels are wrong.
     """
     arrays = read_npz(path, ("y_train",), ("class_names",))
     y, names = arrays["y_train"], arrays.get("class_names")
@@ -136,10 +136,10 @@ class _ImageFolder(_UserData):
 
 
 def _class_folders(part: Path) -> list[str]:
-    """The names of train/'s or test/'s folders, sorted; hidden ones left out.
+    """Sorted names of the class folders in train/ or test/, without hidden ones.
 
     Raises:
-        UserError: no such part, no folders in it, or images beside them.
+        UserError: no such part, no folders in it, or images beside the folders.
     """
     if not part.is_dir():
         raise UserError(
@@ -155,12 +155,12 @@ def _class_folders(part: Path) -> list[str]:
 
 
 def prompt_word(folder: str) -> str:
-    """A folder's name as it goes into a prompt."""
+    """A folder's name as a word for prompts: _ becomes a space."""
     return " ".join(unicodedata.normalize("NFC", folder).replace("_", " ").split())
 
 
 def _labeled_files(part: Path, folders: Sequence[str]) -> list[tuple[Path, int]]:
-    """(image file, label) of every class; a class without a folder here has none.
+    """(image file, label) pairs of all classes; a class may have no folder in this part.
 
     Raises:
         UserError: a folder inside a class folder.
@@ -176,10 +176,10 @@ def _labeled_files(part: Path, folders: Sequence[str]) -> list[tuple[Path, int]]
 
 
 def _read_images(files: Sequence[Path], name: str, image_size: int | None) -> np.ndarray:
-    """All images [N, H, W, C] uint8; C = 1 if every one of them is grey.
+    """Read images as [N, H, W, C] uint8; C = 1 if all of them are grey, else 3.
 
     Raises:
-        UserError: one cannot be read, or their sizes differ.
+        UserError: an image cannot be read or is too large, or sizes differ.
     """
     images: list[np.ndarray] = []
     for file in tqdm(files, f"reading {name}", unit="image", leave=False, disable=None):
