@@ -1,6 +1,6 @@
-"""What a classifier is, and how one is added.
+"""Base class of classifiers, and parts that they share.
 
-To add one, write a file in this folder (or a plug-in) with a subclass of Classifier.
+To add a classifier, write a file in this folder (or a plug-in) with a subclass of Classifier.
 """
 
 from __future__ import annotations
@@ -17,22 +17,23 @@ from ..errors import UserError
 class Classifier(nn.Module):
     """Base class of classifiers; the first docstring line is shown by --list.
 
-    A subclass is made as `cls(image_shape, n_classes)` with image_shape = (H, W, C), from 8×8 to
-    224×224 pixels, and sets the attributes below. All its randomness comes from torch's global
+    A subclass is called as `cls(image_shape, n_classes)` with image_shape = (H, W, C), from 8×8 to
+    224×224 pixels, and sets the attributes below. All its random numbers come from torch's global
     generator, which the learner seeds.
 
     Attributes:
-        stages: the body in the order of computation; the output of each is a feature map
-            [B, C_i, H_i, W_i], of ever coarser resolution.
+        stages: the body in the order of computation. Each stage outputs a feature map
+            [B, C_i, H_i, W_i]; resolution falls from stage to stage.
         neck: the last feature map -> embedding [B, D].
         head: embedding -> logits [B, K], linear.
         embedding_dim: D.
-        capturable: whether a training step may be recorded as a CUDA graph, several times as fast
-            with small batches: forward asks nothing of the CPU (`.item()`, `nonzero`), nothing in
-            Python changes from step to step (counters, random numbers, hooks), and weights of
-            convolutions and linear layers, which may be in 16 bits then, are used by calling these
-            under the autocast that is open.
-            Each class says so for itself; it is not inherited.
+        capturable: whether a training step may be recorded as a CUDA graph, which is several times
+            as fast with small batches. It may if three conditions hold:
+            forward does not wait for the CPU (`.item()`, `nonzero`);
+            nothing in Python changes from step to step (counters, random numbers, hooks);
+            weights of convolutions and linear layers are only used by calling the layer, under the
+            autocast that is active, because they may be 16-bit copies.
+            Each class must set it for itself; it is not inherited.
     """
 
     capturable: ClassVar[bool] = False
@@ -49,7 +50,7 @@ class Classifier(nn.Module):
         """[B, C, H, W] normalised images -> the feature map of each stage.
 
         Raises:
-            UserError: a subclass with a forward of its own has no stages.
+            UserError: a subclass defines its own forward and has no stages.
         """
         if not hasattr(self, "stages"):
             raise UserError(
@@ -68,15 +69,16 @@ class Classifier(nn.Module):
         return self.head(embedding), embedding
 
     def get_embedding_dim(self) -> int:
-        """D, by DeepALPlus's name."""
+        """D; DeepALPlus calls this method."""
         return self.embedding_dim
 
 
 def check_answer(clf: Classifier, answer: object, n: int, n_classes: int) -> None:
-    """Hold what `forward` gave for n images, with gradients on, against what it must give.
+    """Check what `forward` returned for n images with gradients enabled.
 
     Raises:
-        UserError: it is something else.
+        UserError: not ([n, n_classes] logits with a gradient, [n, D] embeddings), or the classifier
+            has no embedding_dim.
     """
     who = f"the classifier {type(clf).__name__}"
     if not isinstance(getattr(clf, "embedding_dim", None), Integral):
@@ -102,20 +104,21 @@ def check_answer(clf: Classifier, answer: object, n: int, n_classes: int) -> Non
 
 
 def frozen_call(clf: nn.Module, x: Tensor) -> Any:
-    """clf(x), with gradients to x and none to the weights."""
+    """clf(x), with gradients to x but not to the weights."""
     tensors = dict(clf.named_parameters()) | dict(clf.named_buffers())
     return torch.func.functional_call(clf, {k: v.detach() for k, v in tensors.items()}, (x,))
 
 
 class GlobalAverage(nn.Module):
-    """[B, C, H, W] -> [B, C], the mean over the pixels; its gradient is deterministic on a GPU."""
+    """[B, C, H, W] -> [B, C], the mean over pixels; the gradient is deterministic on a GPU."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.mean((2, 3))
 
 
 def init_convolutions(module: nn.Module) -> None:
-    """He et al. 2015, by fan-out: how torchvision draws those of ResNet, VGG and MobileNetV2."""
+    """Initialise convolutions by He et al. 2015 with fan-out, as torchvision does for ResNet, VGG
+    and MobileNetV2."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")

@@ -20,7 +20,7 @@ class DenseNet121(Classifier):
         net = torchvision.models.densenet121(weights=None, num_classes=n_classes)
         body = net.features
         stem = nn.Conv2d(image_shape[2], 64, 3, padding=1, bias=False)
-        nn.init.kaiming_normal_(stem.weight)  # fan-in, as torchvision's DenseNet
+        nn.init.kaiming_normal_(stem.weight)  # fan-in, as in torchvision's DenseNet
         # torchvision applies the last ReLU outside `features`.
         self.stages = nn.ModuleList(
             [

@@ -13,8 +13,8 @@ from .base import Classifier, GlobalAverage, init_convolutions
 class DLA(Classifier):
     """residual blocks in trees, each tree's outputs merged by a 1×1 convolution; Yu et al. 2018
 
-    The usual form for 32 px: DLA-34's channels and trees, with three halvings instead of five and
-    residual blocks as the links that carry a stage's input to its root.
+    The usual form for 32 px: the channels and trees of DLA-34, but three halvings instead of five,
+    and residual blocks as the links from a stage's input to its root.
     """
 
     name = "dla"
@@ -42,9 +42,9 @@ class DLA(Classifier):
 class Tree(nn.Module):
     """Hierarchical deep aggregation: 2^depth residual blocks below one root.
 
-    The parts run one after the other, each on the output of the one before: trees of depth
-    depth − 1, …, 1, then two blocks. The root merges the outputs of all of them and, of a tree
-    deeper than one, the input, which a further block brings to their shape.
+    The parts run one after the other, each on the output of the part before: trees of depth
+    depth − 1, …, 1, then two blocks. The root merges the outputs of all parts. If depth > 1, it
+    also merges the input, which another block brings to the same shape.
     """
 
     def __init__(self, depth: int, in_channels: int, out_channels: int, stride: int) -> None:

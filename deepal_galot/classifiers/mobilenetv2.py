@@ -7,8 +7,9 @@ from torch import nn
 
 from .base import Classifier, GlobalAverage, init_convolutions
 
-# Expansion, channels, blocks, stride of each group, as in the paper's table 2 but for the
-# stride of the second: with the stem's it makes 8× fewer pixels a side where ImageNet has 32×.
+# Expansion, channels, blocks and stride of each group, as in the paper's table 2, except that the
+# second group has stride 1. The stem, too, has stride 1 and not 2. So each side has 8 times fewer
+# pixels at the end, where ImageNet's form has 32 times fewer.
 GROUPS = [
     [1, 16, 1, 1],
     [6, 24, 2, 1],

@@ -29,7 +29,7 @@ class SmallCNN(Classifier):
                 height, width = height // 2, width // 2
             self.stages.append(nn.Sequential(*stage))
             channels = out_channels
-        # AdaptiveAvgPool2d(2) written out, because its gradient is not deterministic on a GPU.
+        # The same as AdaptiveAvgPool2d(2), whose gradient is not deterministic on a GPU.
         window = (height - height // 2, width - width // 2)
         pool = nn.AvgPool2d(window, stride=(height // 2, width // 2))
         hidden = nn.Linear(4 * channels, self.embedding_dim)

@@ -11,7 +11,7 @@ from .base import Classifier, GlobalAverage, init_convolutions
 class VGG16(Classifier):
     """13 convolutions with BatchNorm and 5 max-poolings, one linear layer; Simonyan, Zisserman 2015
 
-    Configuration D. The two hidden layers of 4,096 are left out, as is usual for small images.
+    Configuration D without the two hidden layers of 4,096, as usual for small images.
     """
 
     name = "vgg16"
@@ -27,7 +27,7 @@ class VGG16(Classifier):
         self.stages, stage = nn.ModuleList(), []
         for layer in layers:
             if isinstance(layer, nn.MaxPool2d):
-                # Five halvings are too many below 32 px: an axis of one pixel is pooled no more.
+                # Below 32 px, five halvings are too many: an axis of one pixel is not pooled again.
                 window = (min(2, height), min(2, width))
                 height, width = height // window[0], width // window[1]
                 self.stages.append(nn.Sequential(*stage, nn.MaxPool2d(window)))

@@ -1,10 +1,10 @@
 """GALOT inside an unmodified DeepALPlus checkout (github.com/SineZHAN/deepALplus).
 
-`python -m deepal_galot.deepalplus` runs its demo.py with GALOT among its strategies. Whoever
-drives DeepALPlus from Python, in its folder, calls `register` before importing its modules.
+`python -m deepal_galot.deepalplus` runs DeepALPlus's demo.py with GALOT among its strategies. To
+use DeepALPlus from Python, call `register` in its folder before you import its modules.
 
-Nothing in here imports deepal-galot's query_strategies: in a DeepALPlus checkout that name is its
-own.
+Nothing in here imports deepal-galot's query_strategies, because in a DeepALPlus checkout this name
+belongs to DeepALPlus.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from .settings import parse_flags
 
 __all__ = ["main", "register", "run"]
 
-_registered: list[contextlib.ExitStack] = []  # at most one; closing it undoes all
+_registered: list[contextlib.ExitStack] = []  # at most one; closing it undoes `register`
 
 
 def register(*flags: str) -> None:
-    """Make GALOT known to the DeepALPlus that `import utils` finds.
+    """Add GALOT to the DeepALPlus checkout that `import utils` finds.
 
     >>> from deepal_galot.deepalplus import register
     >>> register("--epsilon", "0.5")                                      # doctest: +SKIP
     >>> from utils import get_strategy                                    # doctest: +SKIP
     >>> get_strategy("GALOT", dataset, net, args_input, args_task)        # doctest: +SKIP
 
-    Its bridges (see bridges.py) stay as well. Called again it takes other flags; `unregister`
-    undoes it.
+    The bridges (see bridges.py) stay in place, too. A second call replaces the flags; `unregister`
+    undoes everything.
 
     Args:
-        flags: GALOT's, as on the command line.
+        flags: GALOT's flags, as on the command line.
 
     Raises:
-        UserError: a bad flag; no DeepALPlus on the path, or one that has changed.
+        UserError: a bad flag; no DeepALPlus on the path, or one with another interface.
     """
     parsed = parse_flags(flags)
     unregister()
@@ -55,6 +55,6 @@ def register(*flags: str) -> None:
 
 
 def unregister() -> None:
-    """Leave DeepALPlus's modules and torch as they were before `register`."""
+    """Restore DeepALPlus's modules and torch to their state before `register`."""
     while _registered:
         _registered.pop().close()

@@ -4,5 +4,5 @@ import sys
 
 from .command import main
 
-if __name__ == "__main__":  # loader workers that are spawned import this file
+if __name__ == "__main__":  # spawned loader workers import this file
     sys.exit(main())

@@ -1,5 +1,8 @@
-"""What lets DeepALPlus's code of 2021 run today. Every bridge is here, and nothing on disk changes
-but folders that its README has the user make."""
+"""Bridges that let DeepALPlus's code of 2021 run today.
+
+On disk nothing changes, except that missing folders are made. DeepALPlus's README tells the user to
+make them.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +26,12 @@ FOLDERS = ("logfile", "results", "modelpara")
 
 @dataclass(frozen=True)
 class Bridge:
-    """One thing that is bridged.
+    """A fix for one obstacle.
 
     Attributes:
-        reason: why, said to the user where it is needed.
-        needed: whether it is, for a checkout on this machine.
-        cross: makes it so, and leaves on the stack how to undo it.
+        reason: shown to the user if the bridge is needed.
+        needed: whether a checkout needs it on this machine.
+        cross: applies the fix, and pushes the function that undoes it onto the stack.
     """
 
     name: str
@@ -43,7 +46,7 @@ def _make_folders(root: Path, stack: contextlib.ExitStack) -> None:
 
 
 class _NoFaiss(ModuleType):
-    """A module that says what is missing when something of it is asked for."""
+    """Stand-in for faiss; reading an attribute raises the error that says what is missing."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -60,8 +63,11 @@ def _stand_in_for_faiss(root: Path, stack: contextlib.ExitStack) -> None:
 
 
 def _stay_on_cpu(root: Path, stack: contextlib.ExitStack) -> None:
-    """`.cuda()` gives back what it is called on where there is no GPU. Asked at each call, because
-    asking now would fix the visible devices before demo.py has read --gpu."""
+    """Without a GPU, make `.cuda()` return the object unchanged.
+
+    Each call checks for a GPU anew. Otherwise checking now would fix the visible devices before
+    demo.py has read --gpu.
+    """
     for cls in (torch.Tensor, torch.nn.Module):
         original = cls.cuda
 
@@ -74,7 +80,7 @@ def _stay_on_cpu(root: Path, stack: contextlib.ExitStack) -> None:
 def _refuses_pretrained(root: Path) -> bool:
     try:
         with warnings.catch_warnings(), torch.device("meta"):  # no random number is drawn
-            warnings.simplefilter("ignore")  # of its end one day
+            warnings.simplefilter("ignore")  # torchvision warns that pretrained= will be removed
             torchvision.models.resnet18(pretrained=False)
     except TypeError:
         return True
@@ -82,7 +88,7 @@ def _refuses_pretrained(root: Path) -> bool:
 
 
 def _take_pretrained(root: Path, stack: contextlib.ExitStack) -> None:
-    original = torchvision.models.resnet18  # the only one that its networks are made of
+    original = torchvision.models.resnet18  # the only model that DeepALPlus's networks call
 
     def resnet18(*args: Any, pretrained: bool = False, **kwargs: Any) -> torch.nn.Module:
         return original(*args, weights="DEFAULT" if pretrained else None, **kwargs)
@@ -125,10 +131,10 @@ BRIDGES = (
 
 
 def cross(root: Path) -> tuple[list[Bridge], contextlib.ExitStack]:
-    """Cross what is needed.
+    """Apply the bridges that this checkout needs.
 
     Returns:
-        Which bridges those are, and a stack that takes them down when it is closed.
+        These bridges, and a stack that undoes them when it is closed.
     """
     stack = contextlib.ExitStack()
     needed = [bridge for bridge in BRIDGES if bridge.needed(root)]

@@ -1,4 +1,4 @@
-"""`python -m deepal_galot.deepalplus`: DeepALPlus's demo.py, unmodified, with GALOT known to it."""
+"""`python -m deepal_galot.deepalplus`: run DeepALPlus's unmodified demo.py with GALOT added."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .host import Host, check_folder, import_host, inside
 from .plugin import Plugin, warn
 from .settings import build_parser, parse_flags
 
-# What single data sets of DeepALPlus import when they are read.
+# Packages that only some of DeepALPlus's data sets import: module -> package to install.
 PACKAGES = {"cv2": "opencv-python-headless", "wilds": "wilds", "openml": "openml"}
 
 
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             root, theirs, ours = split(argv)
             run(root, theirs, ours)
             return 0
-        except (UserError, OSError) as error:  # or a data file that is not there, a full disk
+        except (UserError, OSError) as error:  # OSError: e.g. a missing data file, a full disk
             return complain(error)
         except KeyboardInterrupt:
             heard.append(signal.SIGINT)
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fault(error: RuntimeError) -> str | None:
-    """The line about an error that is none of ours; None if it is one."""
+    """The message for an error that the machine causes; None for a bug, which is raised again."""
     if "DataLoader worker" in str(error):
         return f"a process that loads images was killed, as happens when memory runs out: {error}"
     return compiler_fault(error)
@@ -56,8 +56,11 @@ def _fault(error: RuntimeError) -> str | None:
 
 @contextlib.contextmanager
 def _interrupts() -> Iterator[list[int]]:
-    """Collects interrupts, which stop Python as ever: Ctrl-C also ends the processes that load
-    images, and torch may speak of their end instead."""
+    """Record interrupts (SIGINT) in the list; they still raise KeyboardInterrupt.
+
+    Ctrl-C also ends the processes that load images. torch may then raise a RuntimeError about them
+    in place of KeyboardInterrupt, so the list shows that the user interrupted the run.
+    """
     heard: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -75,7 +78,7 @@ def _interrupts() -> Iterator[list[int]]:
 
 
 def split(argv: Sequence[str]) -> tuple[Path, list[str], list[str]]:
-    """(the checkout, DeepALPlus's flags, ours); --help prints ours and leaves.
+    """(path of the checkout, DeepALPlus's flags, our flags). --help prints our flags and exits.
 
     Raises:
         UserError: --root without a path, or a flag of ours before the --.
@@ -106,11 +109,11 @@ def run(
 
     Args:
         root: the checkout.
-        theirs: its flags; ours: GALOT's.
-        prepare: called with its imported modules before demo.py starts, e.g. to change args_pool.
+        theirs: DeepALPlus's flags; ours: GALOT's.
+        prepare: called with the imported modules before demo.py starts, e.g. to change args_pool.
 
     Raises:
-        UserError: what the user can mend.
+        UserError: a fault that the user can mend.
     """
     flags = parse_flags(ours)
     check_folder(root)
@@ -126,7 +129,7 @@ def run(
             prepare(host)
         sys.argv = ["demo.py", *theirs]
         try:
-            # Not as __main__: where loader workers are spawned, they would run it once more each.
+            # Not as __main__. Otherwise each loader worker that is spawned would run it again.
             runpy.run_path(str(root / "demo.py"), run_name="deepalplus_demo")
         except ModuleNotFoundError as error:
             if error.name not in PACKAGES:

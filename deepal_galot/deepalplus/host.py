@@ -1,4 +1,4 @@
-"""A DeepALPlus checkout: where it is, whether it is one, and what of it the plug-in uses."""
+"""A DeepALPlus checkout: check it, import it, and restore Python afterwards."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..plugins import NEEDS_MORE
 
 FILES = ("demo.py", "utils.py", "data.py", "handlers.py", "nets.py", "parameters.py",
          "arguments.py", "query_strategies/strategy.py")  # fmt: skip
-# module -> what must be in it: a name, or "Class.method(parameters that are given)".
+# module -> what the plug-in uses of it: a name, or "Class.method(the parameters it passes)".
 INTERFACE = {
     "utils": ("get_strategy(name, dataset, net, args_input, args_task)",),
     "arguments": ("get_args()",),
@@ -48,7 +48,7 @@ class Host:
 
     @property
     def strategies(self) -> dict[str, type]:
-        """The strategies of its query_strategies by class name."""
+        """The strategies in the checkout's query_strategies, by class name."""
         found = vars(sys.modules["query_strategies"])
         return {
             name: cls
@@ -58,14 +58,14 @@ class Host:
 
     @property
     def samplers(self) -> dict[str, type]:
-        """Those that pick images by `query(n)` alone, so that they can be A_AL."""
+        """The strategies that only need `query(n)` to pick images, so that they can be A_AL."""
         return {name: cls for name, cls in self.strategies.items() if name not in NEEDS_MORE}
 
 
 def check_folder(root: Path) -> None:
     """
     Raises:
-        UserError: it is not a DeepALPlus checkout.
+        UserError: the folder is not a DeepALPlus checkout.
     """
     missing = [name for name in FILES if not (root / name).is_file()]
     if missing:
@@ -77,10 +77,11 @@ def check_folder(root: Path) -> None:
 
 
 def import_host() -> Host:
-    """The modules of the checkout that is first on the path.
+    """Import the modules of the checkout that is first on the path.
 
     Raises:
-        UserError: one fails to import, is not DeepALPlus's, or lacks what the plug-in uses.
+        UserError: a module fails to import, is not DeepALPlus's, or lacks a name that the plug-in
+            uses.
     """
     modules = {name: _import(name) for name in INTERFACE}
     root = Path(modules["utils"].__file__).resolve().parent
@@ -115,7 +116,7 @@ def _import(name: str) -> ModuleType:
         return importlib.import_module(name)
     except UserError:
         raise
-    except Exception as error:  # their code, which may raise anything
+    except Exception as error:  # DeepALPlus's code may raise anything
         raise UserError(
             f"DeepALPlus's {name.replace('.', '/')}.py fails to import: {type(error).__name__}: "
             f"{said(error)}"
@@ -123,7 +124,7 @@ def _import(name: str) -> ModuleType:
 
 
 def _offers(module: ModuleType, what: str) -> bool:
-    """Whether a module has a name, and it can be called with these parameters."""
+    """Whether a module has this name and, if parameters are given, takes them in a call."""
     path, call, parameters = what.partition("(")
     found: Any = module
     for part in path.split("."):
@@ -142,7 +143,7 @@ def _offers(module: ModuleType, what: str) -> bool:
 def check_data(dataset: Any, name: str) -> None:
     """
     Raises:
-        UserError: the data set lacks what the plug-in reads.
+        UserError: the data set lacks an attribute that the plug-in reads.
     """
     wanted = ("X_train", "Y_train", "X_test", "labeled_idxs", "n_pool", "handler")
     missing = [attribute for attribute in wanted if not hasattr(dataset, attribute)]
@@ -154,8 +155,11 @@ def check_data(dataset: Any, name: str) -> None:
 
 @contextlib.contextmanager
 def inside(root: Path) -> Iterator[None]:
-    """Python as `python demo.py` finds it in the checkout: its folder is the current one and the
-    first of the path, and its file names are its modules. All is as it was afterwards."""
+    """Set Python up as for `python demo.py` in the checkout, and restore it afterwards.
+
+    The checkout is the current folder and the first entry of sys.path. Modules named like its files
+    are imported anew, from there.
+    """
     names = {p.stem for p in root.glob("*.py")} | {"query_strategies"}
 
     def theirs() -> dict[str, ModuleType]:
@@ -169,7 +173,7 @@ def inside(root: Path) -> Iterator[None]:
     os.chdir(root)
     importlib.invalidate_caches()
     try:
-        with warnings.catch_warnings():  # demo.py silences all
+        with warnings.catch_warnings():  # demo.py silences all warnings
             yield
     finally:
         for name in theirs():
@@ -185,7 +189,7 @@ def inside(root: Path) -> Iterator[None]:
 
 
 def _close_logger(stdout: Any) -> None:
-    """demo.py puts a Logger in place of stdout, whose file nobody closes."""
+    """Close the log file of the Logger that demo.py puts in place of stdout; demo.py does not."""
     log = getattr(sys.stdout, "log", None)
     if sys.stdout is not stdout and log is not None:
         log.close()

@@ -1,4 +1,4 @@
-"""What one trial of DeepALPlus's demo leaves behind of its generated images."""
+"""Files that a trial of DeepALPlus's demo writes: texts of its generated images, and its rows."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ..disk import atomic_write, json_bytes
 
 
 class TextJournal:
-    """A round's tensors on disk (galot.Journal), each with what it was made against.
+    """A round's tensors on disk (galot.Journal), each with a hash of the classifier and labels.
 
-    DeepALPlus starts every run from nothing. Played again, a round finds its texts here if it has
-    come to the very classifier and labels that they were optimised against, as it does on a CPU;
-    if it has not, they are made anew.
+    DeepALPlus starts every run from the beginning. When a run is repeated, a round takes its texts
+    from here if its classifier and labels are exactly those that the texts were optimised against.
+    On a CPU they are. Otherwise the texts are optimised anew.
 
     Attributes:
-        against: hash of the classifier and the labels of this round; None knows nothing.
+        against: hash of this round's classifier and labels; None finds nothing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -31,7 +31,7 @@ class TextJournal:
         self.against: str | None = None
 
     def has(self, name: str, round: int) -> bool:
-        """Whether it is there, undamaged, and made against the same."""
+        """Whether the tensors are there, undamaged, and made against the same hash."""
         try:
             with safetensors.safe_open(self._file(name, round), "pt") as opened:
                 return (opened.metadata() or {}).get("against") == self.against
@@ -39,11 +39,11 @@ class TextJournal:
             return False
 
     def load(self, name: str, round: int) -> dict[str, Tensor]:
-        """What was saved."""
+        """Read a round's tensors."""
         return safetensors.torch.load_file(self._file(name, round))
 
     def save(self, name: str, round: int, tensors: dict[str, Tensor]) -> None:
-        """Keep a round's tensors."""
+        """Write a round's tensors."""
         own = {k: v.detach().cpu().clone() for k, v in tensors.items()}  # c may be c0 itself
         metadata = {"against": str(self.against)}
         atomic_write(self._file(name, round), safetensors.torch.save(own, metadata=metadata))
@@ -53,7 +53,7 @@ class TextJournal:
 
 
 def seen(classifier: nn.Module | None, labeled: np.ndarray) -> str:
-    """Forty hex digits over a classifier and the labels it knows."""
+    """Forty hex digits over a classifier's state and which images are labeled."""
     digest = hashlib.sha256(np.packbits(labeled).tobytes())
     state = {} if classifier is None else classifier.state_dict()
     for name, tensor in state.items():
@@ -62,14 +62,14 @@ def seen(classifier: nn.Module | None, labeled: np.ndarray) -> str:
 
 
 class Record:
-    """config.json and rows.jsonl of a trial; played again, they are written anew."""
+    """config.json and rows.jsonl of a trial; a repeated trial writes them anew."""
 
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
         self.folder, self.rows = folder, []
         atomic_write(folder / "config.json", json_bytes(config))
 
     def write(self, **columns: Any) -> None:
-        """Begin a round's row, or add to it: a row has one value of a column."""
+        """Add columns to the last row, or begin a new row if `round` is a new one."""
         if not self.rows or columns.get("round", self.rows[-1]["round"]) != self.rows[-1]["round"]:
             self.rows.append({})
         self.rows[-1] |= columns

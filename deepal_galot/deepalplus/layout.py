@@ -1,4 +1,4 @@
-"""How a DeepALPlus data set holds its images: generated ones in the arrays of its real ones."""
+"""Array formats of DeepALPlus's data sets, to add generated images to the arrays of real images."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from torch import Tensor
 
 from ..errors import UserError
 
-SWAPPED = ("EMNIST",)  # its files hold rows and columns swapped, and DeepALPlus keeps them so
+SWAPPED = ("EMNIST",)  # rows and columns are swapped in its files and stay so in DeepALPlus
 BGR = ("TinyImageNet",)  # DeepALPlus reads it with OpenCV, blue first
 
 
 @dataclass(frozen=True)
 class Layout:
-    """One data set's form of an image.
+    """The array format of a data set's images.
 
     Attributes:
         kind: "grey" [N, H, W]; "channels first" [N, C, H, W] (SVHN style); "channels last" [N, H,
             W, C] (CIFAR style); "objects" [N] of separate [H, W, C] arrays (images of several
             sizes).
-        image_shape: (H, W, C) of an image as people see it.
-        tensor: whether the array is a torch tensor (MNIST style), else NumPy's.
+        image_shape: (H, W, C) of an upright image.
+        tensor: whether the array is a torch tensor (MNIST style), else a NumPy array.
         swapped: whether rows and columns are swapped; bgr: whether blue comes first.
     """
 
@@ -36,10 +36,10 @@ class Layout:
 
     @classmethod
     def of(cls, images: Any, dataset: str) -> Layout:
-        """Of X_train, a uint8 array or tensor.
+        """The layout of X_train, a uint8 array or tensor, or an array of uint8 arrays.
 
         Raises:
-            UserError: not images, or in none of the forms.
+            UserError: X_train does not have one of the known formats.
         """
         kind, shape = _form(images, dataset)
         swapped = dataset in SWAPPED
@@ -48,7 +48,7 @@ class Layout:
         return cls(kind, shape, isinstance(images, Tensor), swapped, dataset in BGR)
 
     def pack(self, x: np.ndarray) -> Any:
-        """[N, H, W, C] uint8 RGB or grey -> their array of N images."""
+        """[N, H, W, C] uint8 RGB or grey -> N images in the data set's format."""
         if self.swapped:
             x = x.swapaxes(1, 2)
         if self.bgr:
@@ -65,11 +65,11 @@ class Layout:
         return torch.from_numpy(x) if self.tensor else x
 
     def join(self, real: Any, generated: Any) -> Any:
-        """The real images followed by the generated ones, in their array."""
+        """Real images followed by generated ones; all in the data set's format."""
         return torch.cat([real, generated]) if self.tensor else np.concatenate([real, generated])
 
     def unpack(self, images: Any) -> np.ndarray:
-        """Their array of N images of one size -> [N, H, W, C] uint8, the inverse of `pack`."""
+        """N images of one size in the data set's format -> [N, H, W, C] uint8; undoes `pack`."""
         x = np.stack(images) if self.kind == "objects" else np.asarray(images)
         if self.kind == "grey":
             x = x[..., None]
@@ -80,7 +80,7 @@ class Layout:
         return np.ascontiguousarray(x.swapaxes(1, 2) if self.swapped else x)
 
     def as_stored(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] as people see it -> as their handler finds it; differentiable."""
+        """[B, C, H, W] upright RGB or grey -> as DeepALPlus's handler reads it; differentiable."""
         if self.swapped:
             x = x.transpose(2, 3)
         return x.flip(1) if self.bgr else x
@@ -90,7 +90,7 @@ def _form(images: Any, dataset: str) -> tuple[str, tuple[int, int, int]]:
     """(kind, (H, W, C) as stored).
 
     Raises:
-        UserError: not images, or in none of the forms.
+        UserError: the images do not have one of the known formats.
     """
     shape = tuple(images.shape)
     if images.dtype == np.object_ and len(shape) == 1 and len(images):

@@ -1,4 +1,4 @@
-"""GALOT as a strategy of a DeepALPlus checkout: what get_strategy gives for that name."""
+"""GALOT as a strategy of a DeepALPlus checkout, made by its get_strategy."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from .trial import Trial, undisturbed
 
 
 class Plugin:
-    """Puts GALOT into a checkout's modules, and makes it when it is asked for.
+    """Adds GALOT to a checkout's modules, and makes it when get_strategy is called.
 
     Attributes:
         host: the checkout.
-        flags: GALOT's, parsed; given: whether there were any.
-        trials: how many strategies it has made in this process.
+        flags: GALOT's parsed flags; given: whether the user gave any.
+        trials: number of GALOT strategies made so far in this process.
     """
 
     def __init__(self, host: Host, flags: argparse.Namespace, given: bool) -> None:
@@ -34,7 +34,7 @@ class Plugin:
         self._get_strategy = host.utils.get_strategy
 
     def install(self) -> None:
-        """From now on the checkout's get_args checks and its get_strategy knows GALOT."""
+        """Replace the checkout's get_args and get_strategy by those of this class."""
         self.host.arguments.get_args = self.get_args
         self.host.utils.get_strategy = self.get_strategy
 
@@ -44,13 +44,14 @@ class Plugin:
         self.host.utils.get_strategy = self._get_strategy
 
     def get_args(self) -> argparse.Namespace:
-        """DeepALPlus's arguments, checked with ours before any data are read.
+        """DeepALPlus's arguments, checked together with ours before any data are read.
 
         Raises:
-            UserError: of settle; or flags of GALOT for another strategy.
+            UserError: see `settle`; or GALOT's flags with another strategy.
         """
         theirs = self._get_args()
-        if hasattr(theirs, "gpu"):  # demo.py does so next; libraries imported here may ask for GPUs
+        # demo.py does this next. It is done here, because libraries imported here may use the GPUs.
+        if hasattr(theirs, "gpu"):
             os.environ["CUDA_VISIBLE_DEVICES"] = str(theirs.gpu)
         check_strategy(self.host, theirs.ALstrategy)
         check_dataset(self.host, theirs.dataset_name)
@@ -64,7 +65,7 @@ class Plugin:
     def get_strategy(
         self, name: str, dataset: Any, net: Any, args_input: Any, args_task: dict[str, Any]
     ) -> Any:
-        """DeepALPlus's strategy of that name, or GALOT."""
+        """Make DeepALPlus's strategy of this name, or GALOT."""
         if name != NAME:
             return self._get_strategy(name, dataset, net, args_input, args_task)
         settings = self._settle(args_input)
@@ -72,7 +73,7 @@ class Plugin:
         trial = Trial(dataset, net, args_task, settings, self.trials, generator)
         self.trials += 1
         base = self.host.samplers[settings.config.base_sampler]
-        # By name, because one of DeepALPlus's has its parameters in another order.
+        # Keywords, because one of DeepALPlus's strategies has its parameters in another order.
         sampler = base(dataset=dataset, net=net, args_input=args_input, args_task=args_task)
         print(
             f"{NAME}: trial {self.trials}, {settings.config.base_sampler} picks, images of seed "
@@ -83,13 +84,13 @@ class Plugin:
         )
 
     def _settle(self, theirs: Any) -> Settings:
-        """Once for the same arguments."""
+        """`settle`, computed once for the same arguments."""
         if self._settled is None or self._settled[0] != vars(theirs):
             self._settled = dict(vars(theirs)), settle(self.host, self.flags, theirs)
         return self._settled[1]
 
     def _load(self, settings: Settings, device: torch.device) -> Generator:
-        """The generator, once for all trials; DeepALPlus's random numbers are left alone."""
+        """Load the generator once for all trials, without changing DeepALPlus's random numbers."""
         kind = settings.generator
         if self._generator is None or self._generator[:2] != (kind, device):
             size = kind.size(settings.config)
@@ -109,15 +110,15 @@ class Plugin:
 
 
 def warn(text: str) -> None:
-    """A line for the user beside DeepALPlus's own output, which goes into its log."""
+    """Print a line for the user to stderr, because DeepALPlus's own output goes into its log."""
     print(f"deepal-galot: {text}", file=sys.stderr)
 
 
 def strategy_class(base: type) -> type:
-    """GALOT as a subclass of DeepALPlus's Strategy."""
+    """Make GALOT a subclass of DeepALPlus's Strategy."""
 
     class GALOT(base):  # demo.py prints this name
-        """One of DeepALPlus's samplers picks; the network trains on generated images as well."""
+        """One of DeepALPlus's samplers picks; the network also trains on generated images."""
 
         def __init__(
             self,

@@ -1,4 +1,4 @@
-"""What GALOT does in a DeepALPlus run: from its flags and DeepALPlus's to one configuration."""
+"""Make GALOT's configuration in a DeepALPlus run from GALOT's and DeepALPlus's flags."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from ..plugins import NEEDS_MORE
 from .host import Host
 
 NAME = "GALOT"
-# DeepALPlus's own training loop weighs all images alike, and its runs leave no images to borrow.
+# DeepALPlus's training loop weights all images alike, and its runs leave no images to reuse.
 NOT_HERE = ("synthetic_weight", "synthetic_norm", "synthetic_from", "align")
-ELSEWHERE = (*PROTOCOLS, "Digits")  # the recipe is DeepALPlus's, and so are the data
+ELSEWHERE = (*PROTOCOLS, "Digits")  # not in --help: recipe and data are DeepALPlus's
 READ = ("dataset_name", "initseed", "batch", "quota", "seed")  # of DeepALPlus's arguments
 WNIDS = Path("data", "TinyImageNet", "tiny-imagenet-200", "wnids.txt")
 PROG = "python -m deepal_galot.deepalplus"
@@ -36,12 +36,12 @@ run demo.py; its flags are the same (python demo.py --help), and GALOT's follow 
 
 @dataclass(frozen=True)
 class Settings:
-    """One run of DeepALPlus with GALOT.
+    """Settings of one DeepALPlus run with GALOT.
 
     Attributes:
-        config: of its first trial; the budget is DeepALPlus's.
-        class_names: as they go into the prompts.
-        generator: not loaded yet.
+        config: configuration of the first trial, with DeepALPlus's budget.
+        class_names: the words for prompts.
+        generator: the class; it is not loaded yet.
         output: the results folder.
         compile, checkpointing: how the generator runs.
     """
@@ -55,7 +55,7 @@ class Settings:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """GALOT's flags, those that follow the bare --."""
+    """The parser of GALOT's flags, which follow the bare --."""
     parser = Parser(
         prog=PROG,
         usage=f"{PROG} [--root PATH] DEEPALPLUS'S FLAGS [-- GALOT'S FLAGS]",
@@ -92,7 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def parse_flags(flags: Sequence[str]) -> argparse.Namespace:
-    """GALOT's flags; paths among them become absolute, because the demo runs in its own folder.
+    """Parse GALOT's flags. Paths become absolute, because the demo runs in its own folder.
 
     Raises:
         UserError: an unknown flag or a value that does not parse.
@@ -110,15 +110,15 @@ def parse_flags(flags: Sequence[str]) -> argparse.Namespace:
 
 
 def settle(host: Host, flags: argparse.Namespace, theirs: Any) -> Settings:
-    """Check all that can be checked before data are read.
+    """Make the settings, and check everything that can be checked before data are read.
 
     Args:
-        flags: of parse_flags.
+        flags: from parse_flags.
         theirs: DeepALPlus's parsed arguments.
 
     Raises:
-        UserError: a value out of range, an unknown name, classes without names, a generator that
-            does not know them or cannot be had.
+        UserError: a value out of range, an unknown name, classes without names, or a generator that
+            does not know the classes or cannot be had.
     """
     missing = [field for field in READ if not hasattr(theirs, field)]
     if missing:
@@ -153,14 +153,15 @@ def settle(host: Host, flags: argparse.Namespace, theirs: Any) -> Settings:
 
 
 def read_fields(config: RunConfig) -> dict[str, Any]:
-    """The fields that count in a DeepALPlus run: its training is its own."""
+    """The fields that matter in a DeepALPlus run. Training fields do not, because DeepALPlus has
+    its own."""
     read = config.fields_read()
     kept = ("n_init", "n_query", "n_rounds", *fields_of(GALOT, GENERATOR))
     return {name: read[name] for name in kept if name in read and name not in NOT_HERE}
 
 
 def known_as(dataset: str) -> str:
-    """DeepALPlus's X_pretrain is the data set X on a pretrained network."""
+    """The data set's name without DeepALPlus's suffix _pretrain, which only names the network."""
     return dataset.removesuffix("_pretrain")
 
 
@@ -188,7 +189,7 @@ def check_dataset(host: Host, name: str) -> None:
 def check_base_sampler(host: Host, name: str) -> None:
     """
     Raises:
-        UserError: DeepALPlus has no such sampler, or it is not an A_AL.
+        UserError: DeepALPlus has no such sampler, or it cannot be A_AL.
     """
     if name in NEEDS_MORE:
         raise UserError(f"--base-sampler {name}: {NEEDS_MORE[name]}; use e.g. MarginSampling")
@@ -201,7 +202,7 @@ def check_base_sampler(host: Host, name: str) -> None:
 def check_numbers(theirs: Any) -> None:
     """
     Raises:
-        UserError: a number of DeepALPlus's that leaves nothing to do.
+        UserError: one of DeepALPlus's numbers leaves nothing to do.
     """
     batch = getattr(theirs, "batch", 1)
     for flag, field, least, what in (
@@ -217,15 +218,16 @@ def check_numbers(theirs: Any) -> None:
 
 
 def _budget(theirs: Any) -> dict[str, int]:
-    """Its budget in our words."""
-    rounds = theirs.quota // theirs.batch  # demo.py drops the rest, too
+    """DeepALPlus's budget as our RunConfig fields."""
+    rounds = theirs.quota // theirs.batch  # demo.py drops the remainder, too
     return {"n_init": theirs.initseed, "n_query": theirs.batch, "n_rounds": rounds}
 
 
 def _class_names(host: Host, name: str, file: Path | None) -> tuple[str, ...]:
-    """
+    """Prompt words of the data set's classes.
+
     Raises:
-        UserError: nobody has said what the classes are called.
+        UserError: the class names are not known.
     """
     check_dataset(host, name)
     if name == "openml":
@@ -244,8 +246,8 @@ def _class_names(host: Host, name: str, file: Path | None) -> tuple[str, ...]:
 
 
 def _known_names(root: Path, name: str) -> tuple[str, ...] | None:
-    """Prompt words in the order of DeepALPlus's labels."""
-    if name == "TinyImageNet":  # labels follow wnids.txt there, which is not sorted
+    """Prompt words in the order of DeepALPlus's labels; None for an unknown data set."""
+    if name == "TinyImageNet":  # DeepALPlus's labels follow wnids.txt, which is not sorted
         if not (root / WNIDS).is_file():
             raise UserError(f"-d TinyImageNet: {root / WNIDS} is not there; unzip the data set")
         ids = (root / WNIDS).read_text(encoding="utf-8").split()

@@ -1,4 +1,4 @@
-"""A data set's test transform as tensor operations that autograd can pass through."""
+"""A data set's test transform as differentiable tensor operations."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ Step = Callable[[Tensor], Tensor]
 
 
 def differentiable(transform: Any) -> Step:
-    """What a torchvision transform of a PIL image does, for tensors of pixels in [0, 1].
+    """Turn a torchvision transform of PIL images into a function of tensors.
 
     Args:
-        transform: of ToTensor, Resize, CenterCrop, Normalize, Grayscale, or a Compose of them.
+        transform: ToTensor, Resize, CenterCrop, Normalize, Grayscale, or a Compose of them.
 
     Returns:
-        [B, C, H, W] float in [0, 1] -> [B, C', H', W']; the transform itself rounds to 1/255 where
-        it resizes, this does not.
+        [B, C, H, W] float in [0, 1] -> [B, C', H', W']. Where the transform resizes, it rounds to
+        1/255; this function does not.
 
     Raises:
-        UserError: a step that has no gradient here.
+        UserError: no gradient can be taken through a step.
     """
     steps = list(_steps(transform))
 
@@ -47,7 +47,7 @@ def _steps(transform: Any) -> Iterator[Step]:
         yield _resize(transform)
     elif isinstance(transform, transforms.CenterCrop | transforms.Normalize | transforms.Grayscale):
         yield transform
-    elif not isinstance(transform, transforms.ToTensor):  # which only divides by 255
+    elif not isinstance(transform, transforms.ToTensor):  # ToTensor only divides by 255
         raise UserError(
             f"the test transform of parameters.py has the step {transform}, through which no "
             f"gradient can be taken here; ToTensor, Resize (bilinear, bicubic), CenterCrop, "
@@ -56,10 +56,10 @@ def _steps(transform: Any) -> Iterator[Step]:
 
 
 def _resize(of: transforms.Resize) -> Step:
-    """PIL antialiases whatever `of.antialias` says; so must this."""
+    """Resize with antialiasing whatever `of.antialias` says, because PIL does so, too."""
 
     def resize(x: Tensor) -> Tensor:
         resized = F.resize(x, of.size, of.interpolation, of.max_size, antialias=True)
-        return resized.clamp(0, 1)  # bicubic overshoots, which bytes cannot
+        return resized.clamp(0, 1)  # bicubic overshoots; PIL's bytes are clipped
 
     return resize

@@ -1,4 +1,4 @@
-"""One trial of DeepALPlus's demo with generated images beside its real ones."""
+"""One trial of DeepALPlus's demo with generated images added to the real ones."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from .transform import Step, differentiable
 
 
 class Trial:
-    """DeepALPlus's data set and network, and the images that are made for them.
+    """DeepALPlus's data set and network, and the images that are generated for them.
 
     Attributes:
-        config: with the seed of this trial's images.
-        round: the next one to be trained, 0 first.
+        config: the configuration, with the seed of this trial's images.
+        round: the next round to be trained; the first is 0.
     """
 
     def __init__(
@@ -52,13 +52,13 @@ class Trial:
         """
         Args:
             dataset, net, task: DeepALPlus's Data, Net and args_task.
-            number: of the trial, from 0; its images are of seed + number, because the demo seeds
-                its trials once for all of them.
+            number: number of the trial, from 0. Its images have the seed `seed + number`, because
+                the demo seeds all its trials only once.
             generator: loaded, on the network's device.
 
         Raises:
-            UserError: the data set's images are not in a form that is known, a prompt is too long,
-                or the pool is too small.
+            UserError: the data set's images have an unknown format or pass through a transform
+                without a gradient, a prompt is too long, or the pool is too small.
         """
         self.dataset, self.net, self.task, self.settings = dataset, net, task, settings
         self.config = replace(settings.config, seed=settings.config.seed + number)
@@ -80,18 +80,18 @@ class Trial:
         if self._needs_gradients:
             self._check_transform()
         with undisturbed(net.device):
-            _ = self.galot.c0  # a bad prompt shows before the first fit
+            _ = self.galot.c0  # so that a bad prompt fails before the first fit
         self.record = Record(
             self.folder, {"number": number, "seed": self.config.seed, **self._identity(generator)}
         )
 
-    # -- what DeepALPlus's demo asks for -----------------------------------------------------
+    # -- called by DeepALPlus's demo ---------------------------------------------------------
 
     def fit(self) -> None:
-        """Make this round's images and train the network on them and the labeled ones.
+        """Make this round's images; train the network on them and on the labeled images.
 
-        The images are made for the classifier of the round before; in round 0, where there is none,
-        for one that is trained for that on the initial labels, if the text is to be optimised.
+        The images are made for the previous round's classifier. Round 0 has no previous classifier.
+        If it needs one, e.g. to optimise the text, it first trains one on the initial labels.
         """
         if self.round >= self.config.cycles:
             raise UserError(
@@ -112,8 +112,8 @@ class Trial:
         self.round += 1
 
     def training_set(self) -> Any:
-        """DeepALPlus's handler of the labeled images followed by the generated ones, under its
-        training transform; neither the pool nor the labels know of the latter."""
+        """DeepALPlus's handler, with its training transform, of the labeled images followed by the
+        generated ones. DeepALPlus's pool and labels stay as they are."""
         x, y = self.dataset.get_partial_labeled_data()
         x_new = self.layout.pack(np.concatenate([b.x for b in self._batches]))
         y_new = torch.as_tensor(np.concatenate([b.y for b in self._batches]), dtype=y.dtype)
@@ -124,10 +124,10 @@ class Trial:
         if self.record.rows:
             self.record.write(accuracy=accuracy)
 
-    # -- the classifier as the generator sees it ---------------------------------------------
+    # -- the classifier for the generator ----------------------------------------------------
 
     def logits(self, images: Tensor) -> Tensor:
-        """What the network says of images as its test transform gives them to it; differentiable.
+        """Logits of the network for images after its test transform; differentiable.
 
         No gradient reaches the network's parameters.
 
@@ -138,7 +138,7 @@ class Trial:
             [B, K] logits on the network's device.
 
         Raises:
-            UserError: the network gives something else.
+            UserError: the network returns something else.
         """
         clf: nn.Module = self.net.clf
         first = next(itertools.chain(clf.parameters(), clf.buffers()), images)
@@ -152,7 +152,7 @@ class Trial:
         return answer[0]
 
     def network_input(self, images: Tensor) -> Tensor:
-        """[B, C, H, W] in [0, 1] as people see them -> what the network gets in testing."""
+        """[B, C, H, W] upright images in [0, 1] -> the network's input in testing."""
         return self._transform(self.layout.as_stored(images))
 
     @cached_property
@@ -181,7 +181,8 @@ class Trial:
             )
 
     def _check_transform(self) -> None:
-        """The first real image, seen both ways: by DeepALPlus's handler and by the gradient.
+        """Compare two network inputs of the first real image: from DeepALPlus's handler, and from
+        `network_input`, which the gradient uses.
 
         Raises:
             UserError: they differ by more than rounding.
@@ -189,7 +190,8 @@ class Trial:
         first = self.dataset.X_train[:1]
         theirs = self.dataset.handler(first, self.dataset.Y_train[:1], self.task["transform"])[0][0]
         ours = self.network_input(to_unit_float(self.layout.unpack(first)))[0]
-        # What two grey levels, of resizing in bytes, are after the transform: it is affine in them.
+        # Resizing in bytes may be off by two grey levels. `step` is this difference after the
+        # transform, which is affine in grey levels.
         shape = (1, self.layout.image_shape[2], *self.layout.image_shape[:2])
         step = self.network_input(torch.full(shape, 2 / 255)) - self.network_input(
             torch.zeros(shape)
@@ -202,7 +204,7 @@ class Trial:
             )
 
     def _identity(self, generator: Generator) -> dict[str, Any]:
-        """What the texts and images of this run depend on, beside the classifier."""
+        """Everything the texts and images of this run depend on, except the classifier."""
         return {
             "schema": SCHEMA,
             "galot": read_fields(self.config),
@@ -238,14 +240,14 @@ class Trial:
 
 @contextlib.contextmanager
 def undisturbed(device: torch.device) -> Iterator[None]:
-    """Leave all global random generators, and what the ascent needs of cuDNN, as they were.
+    """Restore all global random generators and cuDNN's TF32 flag afterwards. TF32 is off inside.
 
-    DeepALPlus's pool, weights and samplers draw from the global generators; with the same seed they
-    then draw what they would draw without generated images.
+    DeepALPlus's pool, weights and samplers draw from the global generators. So with the same seed
+    they draw the same numbers as without generated images.
     """
     python, numpy = random.getstate(), np.random.get_state()
     tf32 = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False  # the ascent needs float32's digits
+    torch.backends.cudnn.allow_tf32 = False  # the ascent needs full float32 precision
     try:
         with torch.random.fork_rng([device] if torch.device(device).type == "cuda" else []):
             yield
@@ -257,7 +259,7 @@ def undisturbed(device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def evaluating(classifier: nn.Module | None) -> Iterator[None]:
-    """A network in eval mode, and then each of its modules as it was."""
+    """Put the network into eval mode; restore the mode of each of its modules afterwards."""
     modes = [] if classifier is None else [(m, m.training) for m in classifier.modules()]
     if classifier is not None:
         classifier.eval()
