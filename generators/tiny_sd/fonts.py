@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 GROUPS = ("handwritten", "printed", "held_out")
-_BATCH = 20  # packages asked for in one npm call
+_BATCH = 20  # packages in one npm call
 
 
 class FontError(RuntimeError):
@@ -28,7 +28,7 @@ class FontError(RuntimeError):
 
 @dataclass(frozen=True)
 class Font:
-    """One face; the fields are those of an entry of fonts.json."""
+    """One face; the fields are those of its entry in fonts.json."""
 
     package: str
     version: str
@@ -51,7 +51,7 @@ def font_list() -> list[Font]:
 
 
 def font_files(folder: Path, group: str) -> list[Path]:
-    """Return the files of one group after checking each.
+    """Check and return the font files of one group.
 
     Args:
         folder: where `fetch` put the fonts.
@@ -72,13 +72,13 @@ def font_files(folder: Path, group: str) -> list[Path]:
 
 
 def fetch(folder: Path) -> int:
-    """Fetch every font that the folder lacks, with `npm pack`, and check all.
+    """Fetch every font that the folder lacks with `npm pack`, and check all fonts.
 
     Args:
         folder: made if absent; good files in it are kept.
 
     Returns:
-        How many fonts were fetched.
+        Number of fonts that were fetched.
 
     Raises:
         FontError: npm is missing or fails, or a file is not the recorded one.

@@ -31,13 +31,13 @@ JUDGE_EPOCHS = 6
 def generate(
     pipeline: StableDiffusionPipeline, prompts: list[str], seed: int, guidance: float = GUIDANCE
 ) -> np.ndarray:
-    """Generate one image a prompt, with DPM-Solver++ in ten steps.
+    """Generate one image for each prompt, with DPM-Solver++ in ten steps.
 
     Args:
         pipeline: the tiny pipeline, on any device.
         prompts: N texts.
-        seed: of the noise, drawn on the CPU.
-        guidance: classifier-free guidance; 1 is none.
+        seed: of the noise, which is drawn on the CPU.
+        guidance: scale of classifier-free guidance; 1 switches it off.
 
     Returns:
         Grey images, uint8 [N, 32, 32]: the mean of the three channels.
@@ -95,7 +95,7 @@ def train_judge(glyphs: list[Glyph], seed: int) -> nn.Module:
 
 @torch.no_grad()
 def agreement(judge: nn.Module, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return for each image whether the judge reads its label: bool [N].
+    """Return for each image whether the judge predicts its label: bool [N].
 
     Args:
         judge: from `train_judge`.

@@ -1,11 +1,12 @@
 """Seeded renders of digits with captions that describe them: the tiny model's training data.
 
-A font glyph is reduced to its skeleton: points with a stroke radius. Everything that varies
-between hands (slant, width, bends, pen, framing) then acts on points, and the image is drawn from
-them once, at the final size, so a stroke keeps the width its caption names whatever the warp.
+A font glyph is reduced to its skeleton: points with a stroke radius. Slant, width, bends, pen and
+framing, which vary between hands, then act on the points. The image is drawn from the points once,
+at the final size, so warping does not change the stroke width that the caption names.
 
-No data set is read. The ranges below were chosen by the accuracy of a small network, trained on
-renders only, on MNIST digits cropped and refitted to the full height of the frame.
+No data set is read. The ranges below were chosen by the accuracy of a small network on MNIST
+digits, cropped and refitted to the full height of the frame. The network was trained on renders
+only.
 """
 
 from __future__ import annotations
@@ -38,14 +39,14 @@ PREFIXES = (
     "an image of the {}",
 )
 
-_GLYPH_HEIGHT = 96  # pixels in which a glyph is thinned
-_GLYPH_POINTS = 192  # skeleton points kept
+_GLYPH_HEIGHT = 96  # pixels; height of a glyph when it is thinned
+_GLYPH_POINTS = 192  # skeleton points that are kept
 _EXTRA_POINTS = 24  # points of the bar of a crossed seven or the loop of a two
-_NIST_WIDTH = 20  # columns that a full-height shape is stretched towards
-_STRETCH = (0.6, 2.4)  # of the columns; a narrow one is not blown up to a block
+_NIST_WIDTH = 20  # columns to which a full-height shape is stretched, on average
+_STRETCH = (0.6, 2.4)  # limits of this stretch, so that a narrow shape does not become a block
 _SMALL = IMAGE_SIZE * 20 / 28  # MNIST keeps a digit in the central 20 of 28 pixels
 _HALF_STROKE = (1.3, 3.4)  # pixels, at full height
-_BOLD, _THIN = 2.7, 2.0  # half-strokes beyond which a caption may say so
+_BOLD, _THIN = 2.7, 2.0  # half-strokes above and below which a caption may say bold and thin
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def load_glyphs(files: Sequence[Path], printed: bool) -> list[Glyph]:
         printed: whether these fonts imitate print.
 
     Returns:
-        Ten glyphs a font, in the order of the files.
+        Ten glyphs for each font, in the order of the files.
 
     Raises:
         OSError: a file is missing or is not a font.
@@ -120,7 +121,7 @@ def _glyph_mask(file: Path, text: str) -> np.ndarray:
     glyph = canvas.crop(box).resize((width, _GLYPH_HEIGHT), Image.Resampling.LANCZOS)
     framed = Image.new("L", (width + 8, _GLYPH_HEIGHT + 8))
     framed.paste(glyph, (4, 4))
-    # Rough outlines would grow a hair of skeleton at every bump.
+    # Blur, because the skeleton of a rough outline would have a spur at every bump.
     return np.asarray(framed.filter(ImageFilter.GaussianBlur(1.5))) > 110
 
 
@@ -167,7 +168,7 @@ def _distance_to_background(mask: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Style:
-    """What is drawn at random for N renders; every field is an array of length N."""
+    """Random style of N renders; every field is an array of length N."""
 
     printed: np.ndarray
     small: np.ndarray
@@ -193,9 +194,9 @@ def render(
     """Draw n captioned digits.
 
     Args:
-        glyphs: what to draw, from `load_glyphs`; a group that is absent takes no share.
-        n: how many.
-        seed: same seed and glyphs, same renders.
+        glyphs: from `load_glyphs`. If all are printed or none is, printed_share is not used.
+        n: number of renders.
+        seed: the same seed and glyphs give the same renders.
         printed_share: share of renders from printed fonts, 0..1.
         batch: renders drawn at once; changes memory, not the result.
 
@@ -227,10 +228,11 @@ def render(
 def _skeletons(
     glyphs: Sequence[Glyph], pick: np.ndarray, style: _Style, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Gather points [N, 216, 2] and radius ratios [N, 216]; some twos and sevens get more."""
+    """Gather points [N, 216, 2] and radius ratios [N, 216]; add loops and bars to some twos and
+    sevens."""
     points = np.stack([glyph.points for glyph in glyphs])[pick]
     ratio = np.stack([glyph.ratio for glyph in glyphs])[pick] ** style.contrast_of_pen[:, None]
-    # Every skeleton carries these points; where nothing is added they repeat its first point.
+    # Every skeleton has 24 extra points. If nothing is added, they repeat its first point.
     points = np.concatenate([points, np.repeat(points[:, :1], _EXTRA_POINTS, axis=1)], axis=1)
     ratio = np.concatenate([ratio, np.repeat(ratio[:, :1], _EXTRA_POINTS, axis=1)], axis=1)
     added = {2: _two_loop, 7: _seven_bar}
@@ -252,7 +254,7 @@ def _two_loop(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _seven_bar(points: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
-    """Return a short stroke [24, 2] across the stem, or None where the font crosses its seven."""
+    """Return a short stroke [24, 2] across the stem; None if the font already crosses its seven."""
     y = rng.uniform(-0.05, 0.12)
     stem = points[np.abs(points[:, 1] - y) < 0.06, 0]
     if not len(stem) or np.ptp(stem) > 0.25:
@@ -269,7 +271,7 @@ def _bend(points: np.ndarray, style: _Style, rng: np.random.Generator) -> np.nda
     hand = np.where(style.printed, 0.15, 1.0)
     turn = rng.normal(0, 0.12, n) * hand
     turn += style.tilted * rng.choice([-1.0, 1.0], n) * rng.uniform(0.3, 0.65, n)
-    # NIST's reader takes the slant out of what it frames; MNIST keeps it.
+    # NIST's reader removes most of the slant; MNIST keeps it.
     shear = rng.normal(0, 1, n) * np.where(style.small, 0.25, 0.1) * hand
     stretch = np.exp(rng.normal(0, 0.14, n) * np.maximum(hand, 0.5))
     strength = hand * rng.uniform(0.1, 1.0, n)
@@ -296,14 +298,14 @@ def _fit(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Scale and centre skeletons in the frame.
 
-    Full-height digits are framed as NIST's form reader frames them (NISTIR 5469, from which UCI's
-    optical digits come): the drawn shape, stroke included, spans 32 rows and is stretched or
-    squeezed towards 20 columns. Small ones have their larger side in the central box and their
-    centre of mass in the middle, as MNIST has.
+    Full-height digits are framed as in NIST's form reader (NISTIR 5469), the source of UCI's
+    optical digits: the drawn shape, stroke included, spans 32 rows and is stretched or squeezed
+    towards 20 columns. Small digits are framed as in MNIST: the larger side fits the central box,
+    and the centre of mass is in the middle.
 
     Returns:
         points [N, P, 2] and radii [N, P] in pixels, and the stretch [N] of the columns about the
-        middle, which widens the strokes with the shape.
+        middle. The stretch also widens the strokes.
     """
     n = len(points)
     side = np.where(style.small, _SMALL, IMAGE_SIZE)
@@ -337,7 +339,7 @@ def _rasterise(points: np.ndarray, radius: np.ndarray, stretch: np.ndarray) -> n
 
 
 def _caption(label: int, style: _Style, i: int, rng: np.random.Generator) -> str:
-    """Describe render i; words that the default look does not need are left out half the time."""
+    """Describe render i. "handwritten", "printed", "bold" and "thin" are left out half the time."""
 
     def perhaps(word: str, chance: float) -> list[str]:
         return [word] if rng.random() < chance else []
@@ -357,7 +359,7 @@ def _caption(label: int, style: _Style, i: int, rng: np.random.Generator) -> str
     after = words and rng.random() < 0.2
     caption = prefix.format(" ".join(([] if after else words) + noun + [name]))
     caption = ", ".join([caption, *words]) if after else caption
-    if rng.random() < 0.1:  # a word the tokenizer must spell: it should change nothing
+    if rng.random() < 0.1:  # a word that the tokenizer must spell, and that should change nothing
         letters = rng.integers(97, 123, rng.integers(2, 6)).astype(np.uint8)
         caption = f"{letters.tobytes().decode()} {caption}"
     return caption

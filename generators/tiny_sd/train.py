@@ -2,10 +2,10 @@
 
     python -m generators.tiny_sd.train --fonts DIR --out DIR
 
-First an AutoencoderKL (32x32 RGB to 8x8x4), then a UNet2DConditionModel and a CLIPTextModel
-together, as latent diffusion (Rombach et al. 2022) with v-prediction (Salimans and Ho 2022) and
-min-SNR weights (Hang et al. 2023). The result is a diffusers StableDiffusionPipeline folder whose
-weights are stored in half precision and load as float32.
+First an AutoencoderKL (32x32 RGB to 8x8x4) is trained, then a UNet2DConditionModel together with a
+CLIPTextModel. The method is latent diffusion (Rombach et al. 2022) with v-prediction (Salimans and
+Ho 2022) and min-SNR weights (Hang et al. 2023). The result is a diffusers StableDiffusionPipeline
+folder. Its weights are stored in half precision and load as float32.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ CAPTION_DROPOUT = 0.1
 MIN_SNR = 5.0
 EMA_DECAY = 0.999
 KL_WEIGHT = 5e-4
-# The noise schedule of Stable Diffusion; DPM-Solver++ is the default sampler.
+# The noise schedule of Stable Diffusion. The default sampler is DPM-Solver++.
 SCHEDULE = {
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,
@@ -71,7 +71,7 @@ SCHEDULE = {
     "prediction_type": "v_prediction",
     "steps_offset": 1,
 }
-# Other words a prompt may well hold; like the caption words they become one token each.
+# Other words that are likely in prompts; like caption words, each becomes one token.
 EXTRA_WORDS = ("an", "in", "on", "with", "and", "black", "white", "background", "image", "style")
 
 
@@ -92,7 +92,7 @@ def learn_merges(words: Iterable[str]) -> list[tuple[str, str]]:
         words: lower-case ASCII words.
 
     Returns:
-        Merges in the order a tokenizer must apply them; the last letter carries `</w>`.
+        Merges in the order in which a tokenizer must apply them; a word's last letter has `</w>`.
     """
     pieces = [[*word[:-1], word[-1] + "</w>"] for word in sorted(set(words))]
     merges = []
@@ -115,7 +115,7 @@ def _merge(piece: list[str], pair: tuple[str, str]) -> list[str]:
 
 
 def build_tokenizer() -> CLIPTokenizer:
-    """Make a CLIP tokenizer: one token a caption word, letters and bytes for everything else."""
+    """Make a CLIP tokenizer: one token for each caption word, pieces or bytes for others."""
     text = " ".join([*PREFIXES, *STYLE_WORDS, *NOUNS, *NAMES, *EXTRA_WORDS])
     words = ["".join(c for c in word if "a" <= c <= "z") for word in text.split()]
     merges = learn_merges(word for word in words if len(word) > 1)
@@ -137,10 +137,10 @@ def _byte_symbol(byte: int) -> str:
 
 
 def build_models() -> Models:
-    """Make the untrained networks from the global torch seed."""
+    """Make the untrained networks; torch's global generator draws the weights."""
     tokenizer = build_tokenizer()
     text_encoder = _build_text_encoder(tokenizer)
-    # Attention only on the 4x4 grid and in the middle: on 8x8 it doubles the time of a step.
+    # Attention only on the 4x4 grid and in the middle, because on 8x8 it doubles a step's time.
     unet = UNet2DConditionModel(
         sample_size=LATENT_SIZE,
         in_channels=4,
@@ -184,7 +184,7 @@ def _build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def to_rgb(images: torch.Tensor) -> torch.Tensor:
-    """Turn uint8 [B, 32, 32] into float32 [B, 3, 32, 32] in -1..1, three equal channels."""
+    """Turn uint8 [B, 32, 32] into float32 [B, 3, 32, 32] in -1..1 with three equal channels."""
     return (images.float() / 127.5 - 1)[:, None].expand(-1, 3, -1, -1)
 
 
@@ -193,7 +193,7 @@ def _optimizer(
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     parameters = [p for module in modules for p in module.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.99), weight_decay=0.01)
-    # A short linear start, then a cosine to nearly nothing.
+    # 100 steps of linear warm-up, times a cosine from 1 to 0.02.
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
         lambda step: min(1, (step + 1) / 100) * (0.51 + 0.49 * math.cos(math.pi * step / steps)),
@@ -205,7 +205,7 @@ def train_vae(vae: AutoencoderKL, images: torch.Tensor, steps: int, seed: int) -
     """Train the autoencoder; return the reconstruction error (mean square, -1..1) of each step.
 
     Args:
-        vae: changed in place; its scaling factor is set so that latents have unit variance.
+        vae: trained in place; its scaling factor is set so that latents have unit variance.
         images: uint8 [N, 32, 32] on the device of the vae.
         steps: batches of 64.
         seed: of batches and latent noise.
@@ -249,7 +249,7 @@ class DiffusionTrainer:
     """Trains the UNet and the text encoder on fixed latents and token ids.
 
     Args:
-        models: networks on their device; the vae is only read.
+        models: networks on their device; the vae is not trained.
         latents: scaled latents, float32 [N, 4, 8, 8], on the device.
         tokens: int64 [N, 24], on the device.
         steps: batches of 128.
@@ -295,7 +295,7 @@ class DiffusionTrainer:
 
     @torch.no_grad()
     def _average_weights(self) -> None:
-        # A short memory at first, or the average would keep the random start for long.
+        # A short memory at first. Otherwise the average would keep the random start for long.
         decay = min(EMA_DECAY, 1 - 10 / (10 + self.schedule.last_epoch))
         torch._foreach_lerp_(
             list(self.average.parameters()), list(self.trained.parameters()), 1 - decay
@@ -310,12 +310,12 @@ class DiffusionTrainer:
 def export(models: Models, out: Path, facts: dict[str, object]) -> None:
     """Write `out` (the pipeline folder) and `training.json` beside it.
 
-    The folder is written under a temporary name and renamed, so a reader never sees half of it.
+    The folder is written under a temporary name and then renamed, so no reader sees half of it.
 
     Args:
-        models: networks to store, in half precision.
-        out: replaced if it is a pipeline folder.
-        facts: what training.json says, besides the hashes of the weights.
+        models: networks; they are stored in half precision.
+        out: replaced if it exists; `parse_args` refuses other folders than pipelines.
+        facts: entries of training.json, besides the hashes of the weights.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
@@ -358,17 +358,17 @@ def _save_vocabulary(folder: Path) -> None:
 
 
 def _declare_float32(config: Path) -> None:
-    """Make transformers load the half-precision file as float32: it follows what this file says."""
+    """Make transformers load the half-precision weights as float32, which it reads from here."""
     settings = json.loads(config.read_text(encoding="utf-8"))
     settings["dtype"] = "float32"
     config.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def _save_scheduler(config: Path) -> None:
-    """Write only what is not a default, so that other schedulers made from it keep theirs.
+    """Write only settings that are not defaults, so that other schedulers keep their own defaults.
 
-    With these, PNDM and DDIM step as Stable Diffusion's own configuration has them; a written-out
-    `timestep_spacing` of DPM-Solver++ would leave their last step without effect.
+    With these settings PNDM and DDIM step as in Stable Diffusion's own configuration. If
+    DPM-Solver++'s `timestep_spacing` were written, their last step would have no effect.
     """
     settings = {"_class_name": "DPMSolverMultistepScheduler"} | SCHEDULE
     settings |= {"skip_prk_steps": True, "set_alpha_to_one": False}
@@ -383,7 +383,7 @@ def describe_machine(device: torch.device) -> str:
 
 
 def describe_versions() -> dict[str, str]:
-    """Name the versions of what the result depends on."""
+    """Name the versions of Python and of the libraries that the result depends on."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -400,7 +400,7 @@ def make_renders(fonts: Path, n: int, seed: int) -> Renders:
 
 
 def train(args: argparse.Namespace, renders: Renders) -> None:
-    """Train both stages and export; see `parse_args` for what args holds."""
+    """Train both stages and export; `args` comes from `parse_args`."""
     started = time.monotonic()
     device = torch.device(args.device)
     torch.manual_seed(args.seed)
