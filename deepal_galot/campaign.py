@@ -272,7 +272,7 @@ def environment(request: Request, spec: DatasetSpec) -> dict[str, Any]:
     where = os.path.abspath(path) if isinstance(path, Path) else None
     data = {"pool": len(spec.x_train), "test": len(spec.x_test), "path": where}
     return {
-        "command": " ".join(sys.argv[1:]),
+        "command": request.command,
         "data": data,
         **machine(request.device),
         "deterministic": request.deterministic or request.device.type == "cpu",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import shlex
 import signal
 import sys
 from collections.abc import Iterable, Sequence
@@ -20,13 +21,15 @@ from .stdio import mended_streams
 
 @mended_streams()
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+    """Run the command line, of this process or as given; returns the exit code."""
     set_environment()
+    argv = sys.argv[1:] if argv is None else argv
     args = None
     try:
         with ended_like_interrupted():
             parser = build_parser()
             args = parser.parse_args(argv)
+            args.command = shlex.join(argv)
             _check_actions(args, parser)
             code = _dispatch(args)
             sys.stdout.flush()  # here, where a closed pipe is handled silently

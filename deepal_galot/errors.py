@@ -2,7 +2,7 @@
 
 import difflib
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 
 class UserError(Exception):
@@ -38,11 +38,21 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     'did you mean GALOT?'
     """
     known = sorted(known)
-    by_fold = {k.casefold(): k for k in known}
-    close = difflib.get_close_matches(name.casefold(), by_fold, n=3, cutoff=0.6)
-    if close:
-        return f"did you mean {' or '.join(by_fold[c] for c in close)}?"
-    return f"known: {', '.join(known)}"
+    close = near(name.casefold(), {k.casefold(): k for k in known})
+    return close or f"known: {', '.join(known)}"
+
+
+def near(name: str, known: Mapping[str, str]) -> str:
+    """The closest known names as a question; "" if none is close.
+
+    Args:
+        known: text to compare with -> how to show it.
+
+    >>> near("epoch", {"epochs": "--epochs"})
+    'did you mean --epochs?'
+    """
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    return f"did you mean {' or '.join(known[c] for c in close)}?" if close else ""
 
 
 def some_of(names: Sequence[str], most: int = 5) -> str:

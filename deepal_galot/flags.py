@@ -21,7 +21,7 @@ from .config import (
     field_type,
     option_fields,
 )
-from .errors import UserError
+from .errors import UserError, near
 
 SHORT = {"n_init": "-s", "n_query": "-b", "quota": "-q"}  # DeepALPlus's flags
 PREFIX = "config_"  # of the configuration's fields among the parsed flags
@@ -37,10 +37,21 @@ them, kill -9 too, the same command goes on."""
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are UserErrors of one line."""
+    """An argument parser whose errors are UserErrors of one line; an unknown flag gets a
+    suggestion."""
 
     def error(self, message: str) -> None:
         raise UserError(message)
+
+    def parse_args(
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            flags = {flag.strip("-"): flag for flag in self._option_string_actions}
+            hint = near(unknown[0].partition("=")[0].strip("-"), flags)
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint and f': {hint}'}")
+        return parsed
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -60,7 +71,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_where(parser.add_argument_group("where and how"))
     _add_report(parser.add_argument_group("what the report shows"))
     _add_instead(parser.add_argument_group("instead of running"))
-    parser.set_defaults(once=())  # strategies that an experiment plays with one seed
+    # once: strategies that an experiment plays with one seed; command: set by cli.main
+    parser.set_defaults(once=(), command="")
     return parser
 
 
@@ -102,7 +114,7 @@ def _add_what_to_run(group: argparse._ArgumentGroup) -> None:
         type=Path,
         help="with --class-names: a sub-folder of test images for each class",
     )
-    add("--seeds", nargs="+", metavar="K", type=int, help="run seeds (default: 0 1 2)")
+    add("--seeds", nargs="+", metavar="K", type=_seed, help="run seeds (default: 0 1 2)")
     add("--seed", metavar="K", type=int, help="first of -t seeds K, K+1, …")
     add("-t", dest="trials", metavar="N", type=int, help="number of seeds, from --seed or 0")
     add(
@@ -144,7 +156,7 @@ def _add_where(group: argparse._ArgumentGroup) -> None:
     add(
         "--output",
         metavar="DIR",
-        type=Path,
+        type=_folder,
         default=Path("results"),
         help="results, image store and reports (default: results)",
     )
@@ -243,7 +255,7 @@ def _add_report(group: argparse._ArgumentGroup) -> None:
     add(
         "--target-accuracy",
         nargs="+",
-        type=float,
+        type=percentage,
         metavar="X",
         default=[],
         help="say how many labels each method needs for X %% (default: the baseline's last)",
@@ -295,6 +307,35 @@ def _add_instead(group: argparse._ArgumentGroup) -> None:
         type=Path,
         help="with --predict: the run's seed folder",
     )
+
+
+# -- values that are often typed wrong ----------------------------------------------------------
+
+
+def _seed(text: str) -> int:
+    """A seed from its text, with advice for a range or a list."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a whole number: write 0 1 2 3 4, or -t 5 instead of --seeds"
+        ) from None
+
+
+def percentage(text: str) -> float:
+    """A percentage from its text; refuses a share such as 0.4. argparse shows this function's name
+    where the text is not a number."""
+    value = float(text)
+    if 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is in percent: did you mean {100 * value:g}?")
+    return value
+
+
+def _folder(text: str) -> Path:
+    """The path of a folder, which need not exist."""
+    if Path(text).is_file():
+        raise argparse.ArgumentTypeError(f"{text} is a file, not a folder")
+    return Path(text)
 
 
 # -- the fields of the configuration ----------------------------------------------------------

@@ -118,7 +118,7 @@ def make_plan(request: Request, download: bool = True) -> Plan:
         if config.uses_real_images and len(spec.x_train) == 0:
             raise UserError(f"{spec.name} has no images to label: only --mode gal can do without")
         if config.mode in ("al", "al+gal"):
-            check_budget(spec, config.budget(config.n_rounds))
+            check_budget(spec, config.budget(config.n_rounds), _or_demo(request, spec))
         height, width, _ = spec.image_shape
         if config.shift >= min(height, width):
             raise UserError(
@@ -133,6 +133,17 @@ def make_plan(request: Request, download: bool = True) -> Plan:
     if request.words and not any(run.generator for run in runs.values()):
         raise UserError("--class-names FILE: none of these runs makes prompts; leave it out")
     return Plan(spec, request.words or spec.class_names, tuple(runs.values()), by_entry)
+
+
+def _or_demo(request: Request, spec: DatasetSpec) -> str:
+    """Advice for a budget that is too large: the user's own data get the paper's budget where no
+    protocol is given."""
+    budget = {name: protocol("demo").sets[name] for name in ("n_init", "n_query", "n_rounds")}
+    wanted = budget["n_init"] + budget["n_rounds"] * budget["n_query"]
+    own = isinstance(getattr(request.dataset, "path", None), Path)
+    if not own or "protocol" in request.flags or len(spec.x_train) < wanted:
+        return ""
+    return f", or take --protocol demo, which asks for {wanted}"
 
 
 def unread_notes(request: Request, plan: Plan) -> list[str]:

@@ -272,8 +272,11 @@ def check_query(
     return array
 
 
-def check_budget(spec: DatasetSpec, wanted: int) -> None:
+def check_budget(spec: DatasetSpec, wanted: int, hint: str = "") -> None:
     """Check that the pool is large enough.
+
+    Args:
+        hint: further advice, the end of the error line.
 
     Raises:
         UserError: the run wants more labels than the pool has.
@@ -282,5 +285,5 @@ def check_budget(spec: DatasetSpec, wanted: int) -> None:
         raise UserError(
             f"the budget of {wanted:,} labels (n-init + all queries) is larger than the pool of "
             f"{spec.name} ({len(spec.x_train):,} images): lower --n-init, --n-query, --n-rounds "
-            f"or --quota"
+            f"or --quota{hint}"
         )

@@ -96,14 +96,13 @@ class Order:
 
     Attributes:
         args: its flags, with --device set according to the share.
-        argv, folder: its words, and the working directory.
+        folder: the working directory.
         share: resources of each run.
         code: hash of the sources and versions, see `_code`.
         runs: for each run of the plan, its folder and the hashes of what it reads.
     """
 
     args: argparse.Namespace
-    argv: tuple[str, ...]
     folder: str
     share: Share
     code: Mapping[str, str]
@@ -241,7 +240,7 @@ def _longest_first(campaign: Campaign, folders: Sequence[RunFolder]) -> list[int
 
 
 def _order(campaign: Campaign, args: argparse.Namespace, share: Share) -> Order:
-    return Order(args, tuple(sys.argv), os.getcwd(), share, _code(), _runs(campaign))
+    return Order(args, os.getcwd(), share, _code(), _runs(campaign))
 
 
 def _runs(campaign: Campaign) -> tuple[tuple[str, Mapping[str, str]], ...]:
@@ -384,7 +383,6 @@ def _as_if_typed_here(order: Order) -> None:
             f"command in a folder that all nodes share"
         ) from error
     set_environment()
-    sys.argv = list(order.argv)
     torch.set_num_threads(order.share.cpus)
     if 0 < order.share.gpus < 1:
         torch.cuda.set_per_process_memory_fraction(order.share.gpus)

@@ -85,7 +85,10 @@ class Registry:
         if name.casefold() in by_fold:
             return by_fold[name.casefold()]
         known = [n for n, _ in self._names_and_aliases()]
-        raise UserError(f"unknown {self.kind} {name!r}: {did_you_mean(name, known)}")
+        raise UserError(
+            f"unknown {self.kind} {name!r}: {did_you_mean(name, known)} "
+            f"(a class of your own needs --plugin FILE)"
+        )
 
     def __contains__(self, name: str) -> bool:
         return name.casefold() in {n.casefold() for n, _ in self._names_and_aliases()}

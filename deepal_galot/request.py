@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from .device import pick_device
 from .errors import UserError
 from .experiments import TABLE1
 from .flags import chosen_fields
+from .results import split_label
 
 MOST_SEEDS = 10_000
 
@@ -41,6 +42,7 @@ class Request:
         checkpointing: the ascent's gradient with less memory.
         save_full_size: how many images a class and round to keep as the generator made them.
         once: strategies that are played with the first seed only.
+        command: the command line, quoted for a shell.
     """
 
     strategies: tuple[str, ...]
@@ -58,6 +60,7 @@ class Request:
     words: tuple[str, ...] | None = None
     save_full_size: int = 0
     once: tuple[str, ...] = ()
+    command: str = ""
 
 
 def request_of(args: argparse.Namespace) -> Request:
@@ -70,6 +73,7 @@ def request_of(args: argparse.Namespace) -> Request:
     if args.protocol is not None:
         flags["protocol"] = args.protocol
     asked = args.strategy or ["MarginSampling", "GALOT"]
+    _check_commas(asked)
     strategies = [name for s in asked for name in (TABLE1 if s == "all" else [s])]
     words = None
     if args.class_names is not None and args.dataset is None:
@@ -96,7 +100,20 @@ def request_of(args: argparse.Namespace) -> Request:
         checkpointing=args.checkpointing,
         save_full_size=args.save_full_size,
         once=args.once,
+        command=args.command,
     )
+
+
+def _check_commas(asked: Sequence[str]) -> None:
+    """Check that no text holds several strategies.
+
+    Raises:
+        UserError: one does.
+    """
+    for text in asked:
+        names = split_label(text)[0].replace(",", " ").split()
+        if "," in split_label(text)[0] and all(n in registry.strategies for n in names):
+            raise UserError(f"--strategy {text!r}: separate names by spaces: {' '.join(names)}")
 
 
 def _dataset(args: argparse.Namespace) -> type[Dataset]:
@@ -115,7 +132,7 @@ def _dataset(args: argparse.Namespace) -> type[Dataset]:
     try:
         return registry.datasets.get(source)
     except UserError as error:
-        raise UserError(f"{error} (nor is there a folder {source} here)") from None
+        raise UserError(f"{error}; nor is there a folder {source} here") from None
 
 
 def _check_image_size(side: int | None) -> None:

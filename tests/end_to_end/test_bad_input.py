@@ -42,7 +42,10 @@ def stopped(capsys, *args) -> list[str]:
     [
         (["--strategy", "GALOTT"], "unknown strategy 'GALOTT': did you mean GALOT"),
         (["--dataset", "Digit"], "unknown data set 'Digit': did you mean Digits?"),
-        (["--dataset", "photo"], " (nor is there a folder photo here)"),
+        (["--strategy", "GALOT,Random"], "'GALOT,Random': separate names by spaces: GALOT Random"),
+        (["--strategy", "GALOT,Random:lr=1"], "separate names by spaces: GALOT Random"),
+        (["--strategy", "GALOT,Mine"], "unknown strategy 'GALOT,Mine': did you mean"),
+        (["--dataset", "photo"], "needs --plugin FILE); nor is there a folder photo here"),
         (["--classifier", "resnet"], "unknown classifier 'resnet': did you mean resnet18?"),
         (["--generator", "tinny"], "unknown generator 'tinny': did you mean tiny?"),
         (["--generator", "no/such/folder"], "no such folder"),
@@ -80,6 +83,8 @@ def stopped(capsys, *args) -> list[str]:
         (["--device", "cuda:99"], "this machine has none"),
         (["--device", "gpu"], "use auto, cpu, cuda"),
         (["--seeds", "-1"], "a seed is a whole number"),
+        (["--seeds", "0-4"], "'0-4' is not a whole number: write 0 1 2 3 4, or -t 5 instead of"),
+        (["--seeds", "0,1,2"], "'0,1,2' is not a whole number: write 0 1 2 3 4, or -t 5"),
         (["--seeds", "1", "-t", "2"], "leave out --seed and -t"),
         (["-t", "0"], "-t 0: at least 1 seed"),
         (["--strategy", "MarginSampling", "--mode", "gal"], "MarginSampling generates no images"),
@@ -98,8 +103,11 @@ def stopped(capsys, *args) -> list[str]:
         (["--dataset", "./photos", "--image-size", "4"], "--image-size 4: must be from 8 to 1024"),
         (["--dataset", "CIFAR1000"], "unknown data set 'CIFAR1000': did you mean CIFAR100"),
         (["--report", "--output", "nowhere"], "nowhere: no such results folder"),
-        (["--epsilonn", "1"], "unrecognized arguments: --epsilonn"),
-        (["--eps", "1"], "unrecognized arguments: --eps"),
+        (["--report", "--target-accuracy", "0.4"], "0.4 is in percent: did you mean 40?"),
+        (["--report", "--target-accuracy", "x"], "invalid percentage value: 'x'"),
+        (["--epsilonn", "1"], "unrecognized arguments: --epsilonn 1: did you mean --epsilon"),
+        (["--stratgy=X"], "unrecognized arguments: --stratgy=X: did you mean --strategy?"),
+        (["--eps", "1"], "unrecognized arguments: --eps 1: did you mean --steps or --epochs or"),
         ([*CIFAR, "--generator", "tiny"], "it serves Digits and MNIST"),
         (["--dataset", "MNIST", "--data-dir", "empty"], "MNIST is not in empty and could not be"),
     ],
@@ -180,6 +188,29 @@ def test_a_results_folder_that_is_read_only(tmp_path, capsys, monkeypatch):
     assert line.endswith(helps) and "goes on" not in line
     monkeypatch.setattr("deepal_galot.cli._dispatch", lambda args: refuse("/data/x", ""))
     assert refused(capsys, *args).endswith("'/data/x'; what is recorded is kept")
+
+
+def test_results_in_a_file(tmp_path, capsys):
+    file = tmp_path / "README.md"
+    file.write_text("text")
+    for flags in (["--strategy", "RandomSampling"], ["--report"]):
+        line = refused(capsys, *flags, "--output", file)
+        assert line.endswith(f"--output: {file} is a file, not a folder")
+
+
+@pytest.mark.parametrize(("images", "flags", "helps"), [
+    (300, [], True), (300, ["--n-init", "50"], True), (90, [], False),
+    (300, ["--protocol", "demo", "--n-init", "290"], False),
+])  # fmt: skip
+def test_a_budget_that_own_data_do_not_have(tmp_path, capsys, images, flags, helps):
+    """The paper's protocol, which nobody asked for, is no budget for a few hundred images."""
+    x = np.random.default_rng(0).integers(0, 255, (images, 8, 8), np.uint8)
+    y = np.arange(images) % 2
+    np.savez(tmp_path / "mine.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    args = ["--dataset", tmp_path / "mine.npz", "--strategy", "RandomSampling", *flags]
+    line = refused(capsys, *args, "--output", tmp_path / "r")
+    demo = ", or take --protocol demo, which asks for 100"
+    assert line.endswith(f"--n-rounds or --quota{demo if helps else ''}")
 
 
 def test_results_behind_a_link_that_leads_nowhere(tmp_path, capsys):
@@ -476,7 +507,6 @@ def test_paths_that_are_no_utf8(tmp_path, monkeypatch, capsys):
     x, y = np.random.default_rng(0).integers(0, 255, (40, 8, 8), np.uint8), np.arange(40) % 2
     np.savez(data, x_train=x, y_train=y, x_test=x, y_test=y)
     args = ["--dataset", str(data), "--strategy", "RandomSampling", "--output", str(output)]
-    monkeypatch.setattr(sys, "argv", ["run_benchmark.py", *QUICK, *args])
     assert main([*QUICK, *args]) == 0
     out = capsys.readouterr().out
     assert f"to look at: {tmp_path}/caf?/report/index.html" in out

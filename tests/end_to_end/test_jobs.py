@@ -1,6 +1,8 @@
 """Several runs at once: the rows they have alone, and what happens to a lost process."""
 
+import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -61,6 +63,19 @@ def test_runs_at_once_have_the_rows_they_have_alone(tmp_path, capsys):
     assert image_hashes(tmp_path / "1") == image_hashes(tmp_path / "2")
     assert main([*args, "--jobs", "2", "--output", str(tmp_path / "2")]) == 0
     assert capsys.readouterr().err.count(" labels + ") == 0  # all of it is there
+
+
+@pytest.mark.usefixtures("no_report")
+def test_each_run_knows_the_command_as_it_was_given(tmp_path, monkeypatch):
+    """To main(), in one process or several. Before, sys.argv stood there, which from Python is
+    another program's."""
+    monkeypatch.setattr(sys, "argv", ["notebook", "--of", "mine"])
+    for jobs, output in (("1", tmp_path / "one"), ("2", tmp_path / "with space")):
+        args = [*QUICK, "--strategy", "RandomSampling", "--seeds", "0", "1", "--jobs", jobs]
+        args += ["--output", str(output)]
+        assert main(args) == 0
+        parts = [json.loads(f.read_text())["parts"] for f in output.rglob("env.json")]
+        assert [shlex.split(part["command"]) for (part,) in parts] == [args, args]
 
 
 def test_a_killed_process_is_one_line_and_nothing_is_lost(tmp_path):

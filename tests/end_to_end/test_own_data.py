@@ -78,7 +78,9 @@ def test_the_same_name_with_other_images_is_another_run(tmp_path, photos):
 
 def test_a_plug_ins_path_of_its_own_kind_is_not_said(digits):
     dataset = type("Mine", (), {"path": property(lambda self: "here")})
-    request = SimpleNamespace(dataset=dataset, device=CPU, deterministic=False, compile=False)
+    request = SimpleNamespace(
+        dataset=dataset, device=CPU, deterministic=False, compile=False, command=""
+    )
     assert environment(request, digits)["data"] == {"pool": 1347, "test": 450, "path": None}
 
 

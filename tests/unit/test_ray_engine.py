@@ -1,5 +1,6 @@
 """What --engine ray refuses, and what a node that is not like the others says."""
 
+import argparse
 import dataclasses
 import os
 import sys
@@ -130,10 +131,10 @@ def test_long_runs_begin_first(engine, tmp_path):
 def order(engine, tmp_path, monkeypatch):
     """A command as another node hears of it."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["run_benchmark.py", "--engine", "ray"])
     monkeypatch.setattr(engine, "_node", lambda: "node 10.0.0.7")
     monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
     args = cli.build_parser().parse_args([*QUICK, "--strategy", "RandomSampling"])
+    args.command = "as --typed"
     request = request_of(args)
     campaign = Campaign(request, make_plan(request))
     campaign.prepare()
@@ -142,12 +143,12 @@ def order(engine, tmp_path, monkeypatch):
 
 
 def test_a_node_that_is_alike_does_as_if_the_command_was_typed_there(engine, order, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["worker"])
     monkeypatch.chdir("/")
     campaign = engine._campaign(order)
     assert campaign is engine._campaign(order)  # made once
-    assert os.getcwd() == order.folder and sys.argv == list(order.argv)
-    other = dataclasses.replace(order, argv=("another",))
+    assert os.getcwd() == order.folder and campaign.request.command == "as --typed"
+    args = argparse.Namespace(**{**vars(order.args), "command": "another"})
+    other = dataclasses.replace(order, args=args)
     assert engine._campaign(other) is not campaign
 
 

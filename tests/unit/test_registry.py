@@ -35,6 +35,13 @@ def test_typos_get_a_suggestion(typo):
         registry.generators.get("zzz")
 
 
+@pytest.mark.parametrize("kind", registry.ALL)
+def test_an_unknown_name_may_be_of_a_class_of_ones_own(kind):
+    for name in ("zzz", registry.ALL[kind].names()[0] + "s"):
+        with pytest.raises(UserError, match=r" \(a class of your own needs --plugin FILE\)$"):
+            registry.ALL[kind].get(name)
+
+
 def test_plugin_is_found_and_hashed(tmp_path):
     path = plugin(tmp_path, STRATEGY)
     assert load_plugin(path) == ["Mine"]
