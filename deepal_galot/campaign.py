@@ -154,7 +154,7 @@ class Campaign:
     def open(self, run: Run) -> RunFolder:
         """The folder of a run, made if it is new."""
         return RunFolder.create(
-            self.request.output, run.config, run.content, run.settings, run.remark
+            self.request.output, run.config, run.content, run.settings, run.remark, run.code
         )
 
     def play(

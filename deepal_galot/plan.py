@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ class Run:
         typed: budget and training settings written behind the strategy's name. Runs that differ in
             them stand in different tables.
         source: the run whose generated images this one trains on, if they are not its own.
+        code: NAME/path -> content of the user's own files that the class of that name is made of.
     """
 
     config: RunConfig
@@ -62,6 +63,7 @@ class Run:
     content: Mapping[str, str]
     remark: str
     source: RunFolder | None = None
+    code: Mapping[str, bytes] = field(default_factory=dict)
 
     def folder(self, output: Path) -> Path:
         return folder_of(output, self.config, self.content)
@@ -475,7 +477,7 @@ def _run(
     spec: DatasetSpec,
 ) -> Run:
     strategy, architecture, generator = _classes(config, request)
-    content, renamed, source = {"data": spec.content_hash}, [], None
+    content, renamed, source, code = {"data": spec.content_hash}, [], None, {}
     used = [(registry.strategies, config.strategy), (registry.classifiers, config.classifier)]
     if generator is not None and config.synthetic_from is not None:
         source = open_source(config.synthetic_from)
@@ -495,6 +497,7 @@ def _run(
         own = kind.sources(name)
         if own:
             content[f"plugin {name}"] = registry.files_hash(own)
+            code |= {f"{name}/{path}": data for path, data in registry.as_they_lie(own).items()}
     return Run(
         config,
         _settings(config, default, strategy.preset),
@@ -505,6 +508,7 @@ def _run(
         content,
         _remark(config, strategy, renamed),
         source,
+        code,
     )
 
 

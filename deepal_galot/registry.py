@@ -11,6 +11,7 @@ import ast
 import hashlib
 import importlib
 import inspect
+import os
 import pkgutil
 import re
 import sys
@@ -45,6 +46,17 @@ SHIPPED = {
 def files_hash(files: Sequence[Path]) -> str:
     """Sixteen hex digits over the bytes of files."""
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+
+
+def as_they_lie(files: Sequence[Path]) -> dict[str, bytes]:
+    """Path -> content of some files; paths are relative to the nearest folder with all of them,
+    which for a plug-in and files beside or below it is the plug-in's.
+
+    >>> list(as_they_lie([PACKAGE_ROOT / "generators" / "tiny.py"]))
+    ['tiny.py']
+    """
+    root = os.path.commonpath([file.parent for file in files])
+    return {file.relative_to(root).as_posix(): file.read_bytes() for file in files}
 
 
 class Registry:

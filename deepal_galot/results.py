@@ -3,6 +3,7 @@
 <output>/<data set>/<strategy>/<fingerprint>/seed<k>/
     config.json               the run's configuration; must hash to the folder's name
     env.json                  versions, device, determinism of the machine that ran it
+    code/                     copies of the user's own files that its classes are made of
     state.npz                 the picks of each round (indices, or images that the strategy made
                               and their labels), written before the next step
     text/round<r>.safetensors text embeddings, ascent and probe pictures of round r
@@ -87,11 +88,14 @@ class RunFolder:
         content: Mapping[str, Any],
         settings: Mapping[str, str],
         remark: str = "",
+        code: Mapping[str, bytes] | None = None,
     ) -> RunFolder:
         """This run's folder: made if it is new, checked if it exists.
 
         Args:
-            output: the results root. For the others see the class.
+            output: the results root.
+            code: path below code/ -> content of a file to keep in a new folder; never read again.
+                For the others see the class.
 
         Raises:
             UserError: the folder cannot be written, or holds another configuration.
@@ -101,7 +105,7 @@ class RunFolder:
         if not (path / "config.json").exists():
             try:
                 path.mkdir(parents=True, exist_ok=True)
-                new._configure()
+                new._configure(code)
             except OSError as error:
                 raise UserError(not_written(output, error)) from error
         stored = cls.open(path)
@@ -109,15 +113,17 @@ class RunFolder:
             new._configure()
         return cls(path, config, stored.content, stored.settings, stored.remark)
 
-    def _configure(self) -> None:
-        """Write the configuration, unless one with at least as many rounds is there. Takes the
-        lock, because seals.json is written as well."""
+    def _configure(self, code: Mapping[str, bytes] | None = None) -> None:
+        """Write the configuration, unless one with at least as many rounds is there; for a new run
+        the code first. Takes the lock, because seals.json is written as well."""
         with self.lock():
             if (self.path / "config.json").exists():
                 stored = self.open(self.path)
                 if stored.config.n_rounds < self.config.n_rounds:
                     stored._write_config(self.config.n_rounds)
             else:
+                for name, data in (code or {}).items():
+                    atomic_write(self.path / "code" / name, data)
                 self._write_config(self.config.n_rounds)
 
     def _write_config(self, n_rounds: int) -> None:
@@ -365,12 +371,13 @@ def label_of(strategy: str, settings: Mapping[str, str]) -> str:
     return ":".join(filter(None, (strategy, ",".join(f"{k}={v}" for k, v in settings.items()))))
 
 
-def find_runs(output: Path) -> list[RunFolder]:
+def find_runs(output: str | Path) -> list[RunFolder]:
     """Every run below a results folder, sorted by path.
 
     Raises:
         UserError: no such folder, no run in it, or a run that cannot be read.
     """
+    output = Path(output)
     if not output.is_dir():
         raise UserError(f"{output}: no such results folder")
     for rows in sorted(output.glob("*/*/*/seed*/rounds.jsonl")):

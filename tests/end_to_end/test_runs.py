@@ -420,6 +420,34 @@ def test_mnist_from_the_data_folder(tmp_path):
     assert (config.generator, config.template) == ("tiny", "a small handwritten digit {label}")
 
 
+HELPED = """
+from query_strategies.random_sampling import RandomSampling
+from my_parts.share import SHARE
+
+class Helped(RandomSampling):
+    "by a module beside it"
+"""
+
+
+def test_each_version_of_a_plugin_leaves_its_files_with_its_runs(tmp_path):
+    """Before, two versions in one table were told apart by a hash, and the older one was lost."""
+    helper, plugin = tmp_path / "my_parts" / "share.py", tmp_path / "mine.py"
+    helper.parent.mkdir()
+    plugin.write_text(HELPED)
+    args = ["--plugin", plugin, "--strategy", "Helped", "RandomSampling"]
+    for text in ("SHARE = 0.5\n", "SHARE = 0.7\n"):
+        helper.write_text(text)
+        env = os.environ | {"PYTHONPATH": str(tmp_path)}
+        run_benchmark(*QUICK, "--output", tmp_path / "r", *args, env=env)
+    assert not list((tmp_path / "r").glob("*/RandomSampling/*/*/code"))
+    kept = list((tmp_path / "r").glob("*/Helped/*/seed0/code/Helped"))
+    assert {(code / "my_parts" / "share.py").read_text() for code in kept} == {
+        "SHARE = 0.5\n",
+        "SHARE = 0.7\n",
+    }
+    assert [(code / "mine.py").read_text() for code in kept] == [HELPED] * 2
+
+
 @pytest.mark.usefixtures("brief")
 def test_settings_with_commas_and_all(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("deepal_galot.probe.PROBE_SECONDS", 0.01)

@@ -87,6 +87,17 @@ def test_a_plugins_hash_is_of_all_of_its_files(tmp_path):
     assert registry.files_hash(files) != before
 
 
+def test_files_are_named_as_they_lie_to_each_other(tmp_path):
+    files = {"own/mine.py": "1", "own/parts/a.py": "2", "base/mine.py": "3"}
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    of_own = [tmp_path / name for name in files if name.startswith("own")]
+    assert registry.as_they_lie(of_own) == {"mine.py": b"1", "parts/a.py": b"2"}
+    every = registry.as_they_lie([tmp_path / name for name in files])  # a base class elsewhere
+    assert every == {name: text.encode() for name, text in files.items()}
+
+
 def test_the_sources_of_a_file_in_an_open_folder(tmp_path, monkeypatch):
     """Its helpers lie there, too; what the package ships is not among them."""
     folder = tmp_path / "query_strategies"

@@ -39,6 +39,21 @@ def test_layout_and_round_trip(tmp_path):
     assert [f.path for f in find_runs(tmp_path)] == [folder.path]
 
 
+def test_the_code_of_a_new_run_is_kept_and_read_by_nothing(tmp_path):
+    """It lies there before the configuration does; an older run, and one that goes on, get none."""
+    plain = create(tmp_path, seed=3)
+    for n_rounds in (2, 3):
+        code = {"Mine/mine.py": b"x = 1\n", "Mine/parts/a.py": b""}
+        made = RunFolder.create(tmp_path, small_config(n_rounds=n_rounds), CONTENT, {}, code=code)
+        assert (made.path / "code" / "Mine" / "mine.py").read_bytes() == b"x = 1\n"
+        assert (made.path / "code" / "Mine" / "parts" / "a.py").exists()
+        shutil.rmtree(made.path / "code")
+        code["Mine/mine.py"] = b"x = 2\n"
+        again = RunFolder.create(tmp_path, small_config(n_rounds=n_rounds), CONTENT, {}, code=code)
+        assert not (again.path / "code").exists() and again.path.parent == plain.path.parent
+        shutil.rmtree(made.path)
+
+
 def test_a_path_in_the_configuration_that_is_no_utf8(tmp_path):
     """It is kept byte for byte; what pictures show of it has a ? there. Once it was a traceback."""
     config = small_config(strategy="GALOT", mode="gal", generator="folder:caf\udce9")
