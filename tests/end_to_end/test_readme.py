@@ -1,14 +1,17 @@
 """The commands and examples of the README and its pages do what they say."""
 
 import ast
+import csv
 import re
 import shlex
+import statistics
 import time
 
 import pytest
 
 from deepal_galot.cli import build_parser, main
 from deepal_galot.engines import check_engine
+from deepal_galot.results import find_runs
 from deepal_galot.speed.__main__ import build_parser as speed_parser
 from generators.tiny import Tiny
 from helpers import QUICK, ROOT, only_run, rows_of, run_benchmark
@@ -52,6 +55,25 @@ def test_the_examples_of_a_data_set_a_network_and_a_generator_run(tmp_path):
     assert rows[-1]["accuracy"] > 0.6
     run_benchmark(*args, "--generator", "MyModel", "--strategy", "GALOT:epsilon=0")
     assert rows_of(tmp_path / "out", "GALOT")
+
+
+def test_the_script_runs_when_cut_short(tmp_path, monkeypatch, capsys):
+    """Its last lines are the report's numbers, and a run has what is said of it."""
+    (script,) = [code for code in PYTHON if "main([" in code]
+    monkeypatch.chdir(tmp_path)
+    exec(script.replace("main([", f"main([*{QUICK}, "), {})
+    lines = capsys.readouterr().out.splitlines()[-2:]
+    with (tmp_path / "results" / "report" / "Digits_accuracy.csv").open() as file:
+        last = {row["strategy"]: float(row["15"]) for row in csv.DictReader(file)}
+    runs = find_runs("results")
+    for line in lines:
+        name, mean, sem = re.fullmatch(r"Digits/(\w+)/\w+: (\S+) ± (\S+) %", line).groups()
+        values = [r.rows()[-1]["accuracy"] for r in runs if r.config.strategy == name]
+        assert float(mean) == pytest.approx(last.pop(name), abs=0.006)
+        assert float(sem) == pytest.approx(100 * statistics.stdev(values) / 3**0.5, abs=0.006)
+    assert not last
+    assert [len(picks) for picks in runs[0].picks()] == [10, 5] and runs[0].finished
+    assert runs[0].classifier()[1]["class_names"][0] == "zero"
 
 
 def test_there_are_commands():
