@@ -48,6 +48,8 @@ def load_plugin(source: str | Path) -> list[str]:
     for registry in ALL.values():
         registry.names()  # registers shipped classes first
     name = f"query_strategies.{own_name or path.stem}"
+    if getattr(sys.modules.get(name), "__file__", None) == str(path):  # a notebook's next call
+        _forget(name)
     module = _new_module(source, name, path)
     sys.modules[name] = module
     try:
@@ -66,6 +68,13 @@ def load_plugin(source: str | Path) -> list[str]:
     if not added:
         raise UserError(f"--plugin {source} defines no {_why_nothing(module)}")
     return added
+
+
+def _forget(module: str) -> None:
+    """Make room for what the file defines now."""
+    for registry in ALL.values():
+        registry.forget(module)
+    del sys.modules[module]
 
 
 def _new_module(source: str | Path, name: str, path: Path) -> ModuleType:

@@ -149,6 +149,12 @@ class Registry:
                 self.plugin_files[class_name(cls)] = plugin
         return added
 
+    def forget(self, module: str) -> None:
+        """Remove the classes that a module defines."""
+        for name in [n for n, cls in self._discovered().items() if cls.__module__ == module]:
+            del self._classes[name]
+            self.plugin_files.pop(name, None)
+
     def belongs(self, cls: object, module: ModuleType) -> bool:
         """Whether `cls` is a concrete, public class of this kind that the module itself defines."""
         return (
