@@ -58,8 +58,8 @@ class Experiment:
         title: what it shows.
         mirrors: the part of the paper, and its data sets.
         arms: in the paper's order.
-        baseline: index of the arm that the others are compared with; None for the first that learns
-            from real images alone.
+        baseline: index of the arm that the others are compared with; None for the usual one, see
+            Comparison.reference.
         cycles: most rounds to play; None for the protocol's number.
         budget: (n_init, n_query, n_rounds) in place of the protocol's.
         kind: see report.exhibit.

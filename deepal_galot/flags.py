@@ -249,8 +249,9 @@ def _add_report(group: argparse._ArgumentGroup) -> None:
     add(
         "--baseline",
         metavar="LABEL",
-        help="method that the others are compared with, as tables call it (default: the first "
-        "that learns from real images alone and has no †, or the experiment's)",
+        help="method that the others are compared with, as tables call it (default: the "
+        "experiment's, or the base sampler of a method with generated images, RandomSampling, "
+        "MarginSampling, the first by name)",
     )
     add(
         "--target-accuracy",

@@ -13,7 +13,7 @@ from ..datasets.user_data import is_path, results_name
 from ..errors import UserError, did_you_mean
 from ..experiments import named
 from ..plan import Plan
-from ..results import RunFolder, find_runs, label_of
+from ..results import RunFolder, find_runs
 from .annotation import read_marks
 from .exhibit import Exhibit, find_exhibits
 from .write import ReportOptions, write_annotation_page, write_report
@@ -96,7 +96,7 @@ def find(args: argparse.Namespace) -> tuple[list[RunFolder], list[Exhibit]]:
     """
     roots = args.report or [args.output]
     where = ", ".join(map(str, roots))
-    folders = [folder for root in roots for folder in sorted(find_runs(root), key=_by_label)]
+    folders = [folder for root in roots for folder in find_runs(root)]
     exhibits = list({e.file_name: e for root in roots for e in find_exhibits(root)}.values())
     if args.dataset:
         wanted = _dataset(args.dataset, folders, where)
@@ -108,12 +108,6 @@ def find(args: argparse.Namespace) -> tuple[list[RunFolder], list[Exhibit]]:
         if not exhibits:
             raise UserError(f"--experiment {' '.join(names)}: has not been run in {where}")
     return folders, exhibits
-
-
-def _by_label(folder: RunFolder) -> tuple[str, str]:
-    """Where a run stands in tables; runs lie in the order of their hashes."""
-    config = folder.config
-    return config.dataset, label_of(config.strategy, folder.settings)
 
 
 def _dataset(asked: str, folders: Sequence[RunFolder], where: str) -> str:

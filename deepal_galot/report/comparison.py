@@ -23,6 +23,7 @@ COSTS = {
     "gen s": ("generate_seconds", "seconds_stored"),
 }
 COST_COLUMNS = tuple(column for columns in COSTS.values() for column in columns)
+PLAIN = ("RandomSampling", "MarginSampling")  # baselines, where no method's own sampler is there
 CONTROLS = ("epsilon", "direction", "mode")  # settings that are always said
 OWN = "own_"  # prefix of the columns that a strategy measures itself
 
@@ -96,8 +97,25 @@ class Curve:
         return len(self.budgets) > 1
 
     @property
+    def strategy(self) -> str:
+        """Name of its class."""
+        return self.folders[0].config.strategy
+
+    @property
     def uses_generated_images(self) -> bool:
         return self.folders[0].config.uses_generated_images
+
+    @property
+    def base_sampler(self) -> str | None:
+        """What picks real images for a method with generated ones; None where nothing does."""
+        if not self.uses_generated_images:
+            return None
+        return self.folders[0].config.fields_read().get("base_sampler")
+
+    @property
+    def is_users_own(self) -> bool:
+        """Whether the package does not ship its strategy."""
+        return f"plugin {self.strategy}" in self.folders[0].content
 
     @property
     def remark(self) -> str:
@@ -123,9 +141,9 @@ class Comparison:
         dataset: its name.
         name: of the table and its files; the data set's, unless it has several tables.
         shared: settings that all methods with generated images share; not in their labels.
-        curves: the methods.
-        baseline: label of the method that the others are compared with; None for the first that
-            learns from real images alone, without a remark.
+        curves: the methods, in the order of the rows.
+        baseline: label of the method that the others are compared with; None for the usual one,
+            see `reference`.
         exhibit: the table or figure of the paper that it mirrors, if it does.
         apart: what tells its title from another's that is alike.
     """
@@ -155,11 +173,24 @@ class Comparison:
 
     @property
     def reference(self) -> Curve:
-        """The method that the others are compared with."""
+        """The method that the others are compared with; the order of the methods plays no part.
+
+        The one called `baseline`, if there is one. Else one that learns from real images alone and
+        has no remark: the base sampler of a method with generated images, RandomSampling,
+        MarginSampling, another strategy of the package, one of the user's own, in this order; of
+        several the first by name.
+        """
         named = [c for c in self.curves if c.label == self.baseline]
         plain = [c for c in self.learning if not c.uses_generated_images]
         alike = [c for c in plain if not c.remark]  # of images and a network as the others have
-        return (named or alike or plain or self.learning)[0]
+        samplers = set(filter(None, (c.base_sampler for c in self.learning)))
+        ranks = [samplers, *({name} for name in PLAIN)]
+
+        def place(curve: Curve) -> tuple:
+            rank = next((i for i, of in enumerate(ranks) if curve.strategy in of), len(ranks))
+            return rank, curve.is_users_own and rank == len(ranks), curve.label
+
+        return min(named or alike or plain or self.learning, key=place)
 
     @property
     def title(self) -> str:
@@ -174,13 +205,15 @@ Methods = dict[str, list[RunFolder]]  # by RunFolder.method
 def compare(folders: Sequence[RunFolder]) -> list[Comparison]:
     """Group finished runs into tables; runs of another protocol go into another table.
 
-    A fully supervised run has no budget of its own and joins every table of its data and recipe.
+    A fully supervised run has no budget of its own and joins every table of its data and recipe,
+    as its last row.
 
     Args:
-        folders: runs of any data sets; unfinished ones and runs without test data are left out.
+        folders: runs of any data sets, in any order; unfinished ones and runs without test data
+            are left out.
     """
     tables: dict[tuple, dict[tuple, Methods]] = {}
-    for folder in filter(has_accuracy, folders):
+    for folder in sorted(filter(has_accuracy, folders), key=_place_of_row):
         by_budget = tables.setdefault(_recipe_key(folder), {})
         methods = by_budget.setdefault(_budget_key(folder), {})
         methods.setdefault(folder.method, []).append(folder)
@@ -237,6 +270,13 @@ def merge(folders: Sequence[RunFolder]) -> tuple[list[RunFolder], list[str]]:
             f"different machines may have; the first folder's count, not {differ[0].path}"
         ]
     return list(found.values()), lines
+
+
+def _place_of_row(folder: RunFolder) -> tuple:
+    """Where a run stands in tables: those without generated images first, then by name."""
+    config = folder.config
+    label = label_of(config.strategy, folder.settings)
+    return config.dataset, config.uses_generated_images, label, folder.key
 
 
 def _recipe_key(folder: RunFolder) -> tuple:

@@ -52,8 +52,8 @@ class Exhibit:
         kind: which tables and pictures it has, one of KINDS.
         dataset: the data set's name.
         arms: in the paper's order.
-        baseline: label of the arm that the others are compared with; None for the first without
-            generated images.
+        baseline: label of the arm that the others are compared with; None for the
+            usual one, see Comparison.reference.
         judge: folder of the classifier that was trained on every real label, if one belongs to it.
         notes: what is known of the paper's version, for people.
     """

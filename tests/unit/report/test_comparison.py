@@ -1,5 +1,7 @@
 """Which runs are compared, as what, and what of them."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -27,6 +29,47 @@ def test_others_are_compared_with_what_learns_as_they_do(tmp_path):
     real = finished(tmp_path, [0.5, 0.6], strategy="RandomSampling")
     for runs, label in (([gaal, galot, real], real), ([gaal, galot], gaal), ([galot], galot)):
         assert compare(runs)[0].reference.label == label.config.strategy
+
+
+def test_the_baseline_is_the_same_in_any_order(tmp_path):
+    """Before, it was the first of the command, so the same results gave other differences."""
+
+    def run(strategy, own=False, **fields):
+        content = {f"plugin {strategy}": "p"} if own else {}
+        return finished(tmp_path, [0.5, 0.6], content=content, strategy=strategy, **fields)
+
+    def baseline(*runs):
+        found = {compare(order)[0].reference.label for order in itertools.permutations(runs)}
+        (label,) = found
+        return label
+
+    mine, bald = run("AMine", own=True), run("BALD")
+    margin, random = run("MarginSampling"), run("RandomSampling")
+    galot = run("GALOT", mode="al+gal", base_sampler="MarginSampling")
+    badge = run("GALOT", mode="al+gal", base_sampler="BALD")
+    alone = run("GALOT", mode="gal", base_sampler="MarginSampling")  # which it does not read
+    marked = finished(tmp_path, [0.5, 0.6], strategy="CoreSet", remark="another network")
+    assert baseline(mine, marked) == "AMine"
+    assert baseline(mine, bald, marked) == "BALD"
+    assert baseline(mine, bald, margin) == "MarginSampling"
+    assert baseline(bald, margin, random, alone) == "RandomSampling"
+    assert baseline(random, margin, galot) == "MarginSampling"
+    assert baseline(margin, bald, galot, badge) == "BALD"
+    assert baseline(random, galot) == "RandomSampling"
+    own = run("GALOT", mode="al+gal", base_sampler="AMine")
+    assert baseline(mine, random, own) == "AMine"
+
+
+def test_rows_have_the_same_order_for_a_run_and_for_its_folders(tmp_path):
+    """Before, that of the command and that of the names."""
+    names = ("RandomSampling", "GALOT", "BALD", "FullySupervised")
+    modes = {"GALOT": "al+gal", "FullySupervised": "full"}
+    runs = [finished(tmp_path, [0.5] * (2 - (n == "FullySupervised")), strategy=n,
+                     mode=modes.get(n, "al")) for n in names]  # fmt: skip
+    for order in itertools.permutations(runs):
+        (comparison,) = compare(order)
+        labels = [c.label for c in comparison.curves]
+        assert labels == ["BALD", "RandomSampling", "GALOT", "FullySupervised"]
 
 
 def test_costs_are_sums_over_rounds_and_means_over_seeds(tmp_path):
@@ -72,7 +115,7 @@ def test_the_fully_supervised_run_joins_every_table_of_its_recipe(tmp_path):
     full = finished(tmp_path, [0.9], strategy="FullySupervised", mode="full")
     runs = [finished(tmp_path, [0.5, 0.6, 0.7]), finished(tmp_path, [0.5, 0.6], n_init=11),
             finished(tmp_path, [0.4, 0.5], strategy="RandomSampling"), full]  # fmt: skip
-    first, second = compare(runs)
+    second, first = sorted(compare(runs), key=lambda c: len(c.curves))
     assert [c.label for c in first.curves] == [
         "MarginSampling", "RandomSampling", "FullySupervised",
     ]  # fmt: skip

@@ -61,7 +61,7 @@ def test_a_tie_marks_all_of_it_and_nothing_where_there_is_nothing_else(tmp_path)
     b = finished(tmp_path, [0.5, 0.6], strategy="RandomSampling")
     c = finished(tmp_path, [0.4, 0.59], strategy="EntropySampling")
     rows = tables.accuracy_table(compare([a, b, c])[0]).rows
-    assert [[cell.best for cell in row[1:4]] for row in rows] == [[True] * 3] * 2 + [[False] * 3]
+    assert [[cell.best for cell in row[1:4]] for row in rows] == [[False] * 3] + [[True] * 3] * 2
     rows = tables.accuracy_table(compare([a, b])[0]).rows
     assert not any(cell.best for row in rows for cell in row)
 
@@ -92,7 +92,7 @@ def test_seconds_of_generating_are_explained_where_there_are_some(tmp_path):
 def test_the_difference_table_holds_scipys_interval_and_p(two_methods):
     accuracy, folders = two_methods
     (row,) = tables.difference_table(compare(folders)[0]).rows
-    test = stats.ttest_rel(accuracy[1].mean(1), accuracy[0].mean(1))
+    test = stats.ttest_rel(accuracy[0].mean(1), accuracy[1].mean(1))
     low, high = test.confidence_interval()
     expected = [50 * (low + high), 50 * (high - low), test.pvalue, 5]
     assert [cell.value for cell in row[1:]] == pytest.approx(expected)
@@ -112,14 +112,14 @@ def test_gains_at_each_budget_are_scipys_intervals(tmp_path):
     (comparison,) = compare(runs)
     table = tables.gains_table(comparison)
     assert table.header == ("strategy", "10", "15", "20")
-    expected = {"RandomSampling": accuracy[1], "BALD": shorter}
+    expected = {"MarginSampling": accuracy[0], "BALD": shorter}
     assert {row[0].text for row in table.rows} == set(expected)
     for name, *cells in table.rows:
         for r, cell in enumerate(cells):
             if r >= expected[name.text].shape[1]:
                 assert (cell.text, cell.value) == ("", None)
                 continue
-            test = stats.ttest_rel(expected[name.text][:, r], accuracy[0, :, r])
+            test = stats.ttest_rel(expected[name.text][:, r], accuracy[1, :, r])
             low, high = test.confidence_interval(0.95)
             assert cell.value == pytest.approx(100 * (low + high) / 2)
             assert cell.error == pytest.approx(100 * (high - low) / 2)

@@ -42,7 +42,8 @@ def test_a_report_of_folders_has_the_order_of_labels(tmp_path):
         finished(tmp_path, [0.5, 0.7], {"oversample": f"{value:g}"}, strategy="GALOT",
                  mode="al+gal", oversample=value)  # fmt: skip
     found, _ = find(build_parser().parse_args(["--report", "--output", str(tmp_path)]))
-    assert [f.config.oversample for f in found] == values
+    (comparison,) = compare(found)
+    assert [c.folders[0].config.oversample for c in comparison.curves] == values
 
 
 def test_unfinished_runs_are_left_out_and_said(tmp_path):
@@ -57,11 +58,11 @@ def test_unfinished_runs_are_left_out_and_said(tmp_path):
 
 def test_a_chosen_baseline_is_what_the_others_are_compared_with(two_methods, tmp_path):
     accuracy, folders = two_methods
-    text = write_report(folders, tmp_path, ReportOptions(baseline="RandomSampling"))
-    mean = 100 * (accuracy[0] - accuracy[1]).mean()
-    (line,) = [x for x in text.splitlines() if x.startswith("MarginSampling") and "±" in x][1:]
+    text = write_report(folders, tmp_path, ReportOptions(baseline="MarginSampling"))
+    mean = 100 * (accuracy[1] - accuracy[0]).mean()
+    (line,) = [x for x in text.splitlines() if x.startswith("RandomSampling") and "±" in x][1:]
     assert line.split()[1] == f"{mean:+.2f}".replace("-", "−")
-    assert "points of average accuracy above RandomSampling, paired by seed" in text
+    assert "points of average accuracy above MarginSampling, paired by seed" in text
     with pytest.raises(UserError, match="--baseline 'Random'.*did you mean RandomSampling"):
         write_report(folders, tmp_path, ReportOptions(baseline="Random"))
 
