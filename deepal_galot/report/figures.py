@@ -240,23 +240,25 @@ def gains(table: Table) -> Figure:
 
 
 def bars(table: Table) -> Figure:
-    """A bar for each row and column of a table of numbers."""
+    """A bar for each number of a table; where it has words, these alone."""
     rows, columns = len(table.rows), len(table.header) - 1
     figure, axes = new_figure(7.5, 1.2 + ROW * rows * max(1, 0.6 * columns))
     for j in range(columns):
         cells = [row[j + 1] for row in table.rows]
         y = np.arange(rows) + (j - (columns - 1) / 2) * 0.8 / columns
+        known = [i for i, cell in enumerate(cells) if cell.value is not None]
         axes.barh(
-            y,
-            [c.value or 0 for c in cells],
+            y[known],
+            [cells[i].value for i in known],
             0.8 / columns,
             color=COLORS[j % len(COLORS)],
-            xerr=[c.error or 0 for c in cells],
+            xerr=[cells[i].error or 0 for i in known],
             label=table.header[j + 1],
         )
         for at, cell in zip(y, cells, strict=True):
             right = (cell.value or 0) + (cell.error or 0)
             axes.text(right, at, f"  {cell.text}", va="center", fontsize="small")
+    axes.set_ylim(-0.6, rows - 0.4)
     _name_rows(axes, [row[0].text for row in table.rows])
     axes.set_xlim(0, 1.3 * (max(axes.get_xlim()[1], 1e-9)))
     figure.supxlabel(textwrap.fill(table.title, 80), fontsize="medium")  # names may be long

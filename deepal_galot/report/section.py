@@ -156,7 +156,7 @@ def _of_numbers(comparison: Comparison, tables: Sequence[Table]) -> list[Picture
     }
     for name, draw in draws.items():
         table = by_name.get(name)
-        if table is not None:
+        if table is not None and table.has_numbers:
             alt = f"{title}: {table.title}"
             pictures.append(Picture(name, alt, partial(draw, table), name))
     return pictures

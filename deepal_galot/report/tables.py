@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -34,14 +34,12 @@ class Cell:
         value: as programs do, and what a column is sorted by; None for words.
         error: standard error of the value, or half an interval; None if it has none.
         best: whether it is the best of its column.
-        upper_bound: whether the value may be less.
     """
 
     text: str
     value: float | None = None
     error: float | None = None
     best: bool = False
-    upper_bound: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,12 +50,21 @@ class Table:
         title: a line that says what the numbers are.
         header: a name for each column; the first holds the rows' names.
         rows: cells, as many as the header has names.
+        error: what the errors of its cells are.
+        data: the same for programs, where that takes other columns: what the CSV file holds.
     """
 
     name: str
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
+    error: str = "SEM"
+    data: Table | None = None
+
+    @property
+    def has_numbers(self) -> bool:
+        """Whether any cell beside the rows' names is a number."""
+        return any(cell.value is not None for _, *cells in self.rows for cell in cells)
 
 
 def mean_over(what: str, rows: Sequence[Sequence[Cell]]) -> str:
@@ -142,7 +149,7 @@ def _accuracy(values: np.ndarray | None, best: float | None = None) -> Cell:
 
 
 def with_error(mean: float, error: float, digits: int = 1) -> str:
-    return f"{mean:.{digits}f}" + ("" if np.isnan(error) else f" ±{error:.{digits}f}")
+    return f"{mean:,.{digits}f}" + ("" if np.isnan(error) else f" ±{error:,.{digits}f}")
 
 
 def difference_table(comparison: Comparison) -> Table | None:
@@ -163,8 +170,19 @@ def difference_table(comparison: Comparison) -> Table | None:
             )
         )
     title = f"points of average accuracy above {reference.label}, paired by seed"
-    header = ("strategy", "difference", "95 % interval", "p (paired t)", "n")
-    return Table("differences", title, header, tuple(rows)) if rows else None
+    header = ("strategy", "difference", HALF_WIDTH, "p (paired t)", "n")
+    table = Table("differences", title, header, tuple(rows))
+    return _with_baseline(table, reference) if rows else None
+
+
+HALF_WIDTH = "95 % half-width"  # of an interval
+
+
+def _with_baseline(table: Table, baseline: Curve) -> Table:
+    """The table, whose file says in each row what is subtracted."""
+    header = (table.header[0], "baseline", *table.header[1:])
+    rows = tuple((first, Cell(baseline.label), *cells) for first, *cells in table.rows)
+    return replace(table, data=replace(table, header=header, rows=rows))
 
 
 def gains_table(comparison: Comparison) -> Table | None:
@@ -180,7 +198,8 @@ def gains_table(comparison: Comparison) -> Table | None:
     if len(budgets) < 2 or not rows:
         return None
     title = f"points above {reference.label} at each |L|, paired by seed, ± 95 % interval"
-    return Table("gains", title, ("strategy", *(f"{b:,}" for b in budgets)), tuple(rows))
+    header = ("strategy", *(f"{b:,}" for b in budgets))
+    return _with_baseline(Table("gains", title, header, tuple(rows), HALF_WIDTH), reference)
 
 
 def _gain(d: PairedDifference | None) -> Cell:
@@ -245,39 +264,53 @@ def labels_table(comparison: Comparison, targets: Sequence[float] = ()) -> Table
     Args:
         targets: test accuracies in [0, 1].
     """
-    targets = tuple(dict.fromkeys(targets)) or (_last(comparison.reference),)
-    rows = []
+    if targets:
+        named = {t: f"{round(100 * t, 6):g} %" for t in targets}
+        source, about = "--target-accuracy", "a test accuracy"
+    else:
+        last = float(comparison.reference.accuracy[:, -1].mean())
+        named = {last - ROUNDING: f"{100 * last:.1f} %"}  # as the table of accuracies has it
+        source = f"last accuracy of {comparison.reference.label}"
+        about = f"{100 * last:.1f} %, the {source}"
+    rows, data = [], []
     for curve in comparison.learning:
-        cells = [_labels(curve, labels_needed(curve, t)) for t in targets]
-        rows.append((Cell(curve.label), *cells))
-    title = (
-        f"human labels needed for a test accuracy, {mean_over('seeds', rows)}, linear between "
-        f"budgets"
-    )
-    header = ("strategy", *(f"{round(100 * t, 6):g} %" for t in targets))
-    return Table("labels", title, header, tuple(rows)) if rows else None
+        needed = {t: labels_needed(curve, t) for t in named}
+        rows.append((Cell(curve.label), *(_labels(curve, of) for of in needed.values())))
+        for target, of in needed.items():
+            aim = (Cell("", 100 * target), Cell(source))
+            data.append((Cell(curve.label), *aim, *_labels_in_numbers(curve, of)))
+    title = f"human labels needed for {about}: {mean_over('seeds', rows)}, linear between budgets"
+    columns = ("strategy", "target in %", "target from", *NEEDED)
+    file = Table("labels", title, columns, tuple(data))
+    header = ("strategy", *named.values())
+    return Table("labels", title, header, tuple(rows), data=file) if rows else None
 
 
-def _last(curve: Curve) -> float:
-    """Mean accuracy at the last budget, in tenths of a percent that it reaches."""
-    return math.floor(1000 * curve.accuracy[:, -1].mean() + 1e-9) / 1000
+ROUNDING = 1e-12  # how much above equal accuracies their mean may be
+NEEDED = ("mean labels", "seeds that reach it", "of them at the first budget", "seeds")
 
 
 def _labels(curve: Curve, needed: np.ndarray) -> Cell:
     """Words without a value where a seed never gets there: a mean of the others would mislead."""
-    reached = needed[np.isfinite(needed)]
-    if not len(reached):
-        return Cell("never" if curve.labels == 0 else f"> {curve.budgets[-1]:,}")
-    own = 0.0 if curve.labels == 0 else float(reached.mean())
-    earlier = curve.labels > 0 and curve.budgets[0] in reached  # it may have been there before
-    text = f"{'≤ ' * earlier}{own:,.0f}"
-    if len(reached) < len(needed):
-        return Cell(f"{text} ({len(reached)} of {len(needed)} seeds)", upper_bound=earlier)
-    if curve.labels == 0 or earlier:
-        return Cell(text, own, upper_bound=earlier)
+    reached = np.isfinite(needed).sum()
+    if reached < len(needed):
+        some = f"{reached} of {len(needed)} seeds reach it"
+        if curve.labels == 0:
+            return Cell(some if reached else "never")
+        return Cell(f"> {curve.budgets[-1]:,}" + f" ({some})" * bool(reached))
+    if curve.labels == 0:
+        return Cell("0", 0.0)
     mean, sem = mean_sem(needed)
-    error = "" if np.isnan(sem) else f" ±{sem:,.0f}"
-    return Cell(f"{mean:,.0f}{error}", mean, None if np.isnan(sem) else sem)
+    if curve.budgets[0] in needed:  # it may have been there before
+        return Cell(f"≤ {mean:,.0f}", mean)
+    return Cell(with_error(mean, sem, 0), mean, None if np.isnan(sem) else sem)
+
+
+def _labels_in_numbers(curve: Curve, needed: np.ndarray) -> tuple[Cell, ...]:
+    """The columns NEEDED; no mean where a seed never gets there."""
+    mean = replace(_labels(curve, needed), text="")
+    counts = (np.isfinite(needed).sum(), (needed == curve.budgets[0]).sum(), len(needed))
+    return mean, *(Cell("", float(n)) for n in counts)
 
 
 def paper_table(comparison: Comparison) -> Table | None:
@@ -417,19 +450,19 @@ def _bold(text: str, best: bool) -> str:
 
 
 def as_csv(table: Table) -> bytes:
-    """Values in full, but for bounds, which stay words; errors in columns of their own."""
+    """Values in full; errors in columns of their own."""
+    table = table.data or table
     erring = [any(row[j].error is not None for row in table.rows) for j in range(len(table.header))]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     header: list[str] = []
     for name, with_errors in zip(table.header, erring, strict=True):
-        header += [name, f"{name} error"] if with_errors else [name]
+        header += [name, f"{name} {table.error}"] if with_errors else [name]
     writer.writerow(header)
     for row in table.rows:
         line: list[object] = []
         for cell, with_errors in zip(row, erring, strict=True):
-            words = cell.value is None or cell.upper_bound
-            line.append(cell.text if words else f"{cell.value:.10g}")
+            line.append(cell.text if cell.value is None else f"{cell.value:.10g}")
             if with_errors:
                 line.append("" if cell.error is None else f"{cell.error:.10g}")
         writer.writerow(line)

@@ -135,7 +135,8 @@ def test_two_machines_give_one_table(everything, tmp_path, capsys):
 def test_a_report_has_a_baseline_and_targets(everything, tmp_path, capsys):
     run(tmp_path, "--report", everything, "--target-accuracy", "10", "99")
     table = next((tmp_path / "report").glob("table5*[0-9a-f]_labels.csv")).read_text().splitlines()
-    assert table[0] == "strategy,10 %,99 %" and table[1].endswith(",> 40")
+    assert table[0].startswith("strategy,target in %,target from,mean labels,")
+    assert ",10,--target-accuracy," in table[1] and ",99,--target-accuracy,,0," in table[2]
     run(tmp_path, "--report", everything, "--target-accuracy", "0", code=2)
     assert "--target-accuracy 0: must be above 0" in capsys.readouterr().err
     run(tmp_path, "--report", everything, "--baseline", "Nobody", code=2)

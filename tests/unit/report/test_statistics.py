@@ -155,7 +155,7 @@ def test_labels_needed_by_hand(tmp_path):
     assert statistics.labels_needed(curve, 0.8).tolist() == [pytest.approx(17.5), 10, np.inf]
     assert statistics.labels_needed(curve, 0.7)[0] == 15
     table = tables.labels_table(comparison, (0.8, 0.05, 0.999))
-    assert texts(table)[0][1:] == ["≤ 14 (2 of 3 seeds)", "≤ 10", "> 20"]
+    assert texts(table)[0][1:] == ["> 20 (2 of 3 seeds reach it)", "≤ 10", "> 20"]
     assert table.header[1:] == ("80 %", "5 %", "99.9 %")
     # A mean of the seeds that got there would sort and print as the best.
     assert [c.value for c in table.rows[0][1:]] == [None, 10.0, None]

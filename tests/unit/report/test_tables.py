@@ -9,6 +9,7 @@ from scipy import stats
 from deepal_galot.errors import UserError
 from deepal_galot.report import figures, statistics, tables
 from deepal_galot.report.comparison import compare
+from deepal_galot.report.section import make_sections
 from deepal_galot.report.tables import Cell, Table
 from deepal_galot.report.write import write_report
 from deepal_galot.results import RunFolder
@@ -139,15 +140,37 @@ def test_one_budget_has_no_table_of_gains(tmp_path):
     assert tables.difference_table(comparison) is not None
 
 
-def test_without_a_target_it_is_the_baselines_last_mean(tmp_path):
-    runs = [finished(tmp_path, [0.5, a], seed=s) for s, a in enumerate((0.9, 0.7))]
-    assert tables.labels_table(compare(runs)[0]).header[1] == "80 %"
+def test_without_a_target_it_is_the_baselines_last_mean_as_the_accuracies_have_it(tmp_path):
+    """Before, 81.778 % was cut to 81.7, which no other table had."""
+    accuracies = (0.81778, 0.7, 0.9)
+    runs = [finished(tmp_path, [0.5, a], seed=s) for s, a in enumerate(accuracies)]
+    runs += [finished(tmp_path, [0.5, 0.6], strategy="BALD", seed=s) for s in range(3)]
+    for used in (runs[:1], runs):
+        (comparison,) = compare(used)
+        baseline = tables.accuracy_table(comparison).rows[-1]
+        table = tables.labels_table(comparison)
+        shown = baseline[2].text.split()[0]
+        assert table.header[1] == f"{shown} %"
+        assert f"needed for {shown} %, the last accuracy of MarginSampling" in table.title
+        line = tables.as_csv(table).decode().splitlines()[-1].split(",")
+        assert float(line[1]) == pytest.approx(baseline[2].value)
+        assert line[2] == "last accuracy of MarginSampling"
+    (cell,) = tables.labels_table(compare(runs[:1])[0]).rows[0][1:]
+    assert cell.text == "15"  # the baseline itself gets there, by its own last accuracy
 
 
-def test_the_baseline_reaches_its_own_last_accuracy(tmp_path):
-    """Before, 81.778 % was rounded to 81.8, which it never reached."""
-    table = tables.labels_table(compare([finished(tmp_path, [0.5, 0.81778])])[0])
-    assert table.header[1] == "81.7 %" and table.rows[0][1].value == pytest.approx(15, abs=0.1)
+def test_seeds_of_one_accuracy_reach_their_mean(tmp_path):
+    """Which rounding may leave above them: the mean of three times 0.1 is above 0.1."""
+    runs = [finished(tmp_path, [0.05, 0.1], seed=s) for s in range(3)]
+    assert np.mean([0.1] * 3) > 0.1
+    (cell,) = tables.labels_table(compare(runs)[0]).rows[0][1:]
+    assert (cell.text, cell.value) == ("15 ±0", pytest.approx(15))
+
+
+NEEDED = (
+    "strategy,target in %,target from,mean labels,seeds that reach it,"
+    "of them at the first budget,seeds"
+)
 
 
 def test_a_seed_that_begins_above_the_target_makes_the_mean_an_upper_bound(tmp_path):
@@ -155,18 +178,47 @@ def test_a_seed_that_begins_above_the_target_makes_the_mean_an_upper_bound(tmp_p
     (cell,) = tables.labels_table(compare(runs)[0], (0.8,)).rows[0][1:]
     assert (cell.text, cell.value, cell.error) == ("≤ 11", 11.25, None)  # of ≤ 10, and 12.5
     table = tables.labels_table(compare(runs)[0], (0.8, 0.97))
-    lines = tables.as_csv(table).decode().splitlines()  # before, 11.25 with an error of 1.25
-    assert lines == ["strategy,80 %,97 %", "MarginSampling,≤ 11,15 (1 of 2 seeds)"]
-    runs.append(finished(tmp_path, [0.6, 0.7], seed=2))  # never gets there
-    (cell,) = tables.labels_table(compare(runs)[0], (0.8,)).rows[0][1:]
-    assert (cell.text, cell.value, cell.upper_bound) == ("≤ 11 (2 of 3 seeds)", None, True)
+    assert tables.as_csv(table).decode().splitlines() == [
+        NEEDED,
+        "MarginSampling,80,--target-accuracy,11.25,2,1,2",
+        "MarginSampling,97,--target-accuracy,,1,0,2",
+    ]
+
+
+def test_where_not_all_seeds_get_there_no_mean_is_shown(tmp_path):
+    """Before, that of those that do, which made the worse method look better."""
+    runs = [finished(tmp_path, [0.5, a], seed=s) for s, a in enumerate((0.9, 0.6, 0.7))]
+    good = [finished(tmp_path, [0.5, 0.9], strategy="BALD", seed=s) for s in range(3)]
+    table = tables.labels_table(compare([*good, *runs])[0], (0.8, 0.95))
+    assert texts(table) == [
+        ["BALD", "14 ±0", "> 15"],
+        ["MarginSampling", "> 15 (1 of 3 seeds reach it)", "> 15"],
+    ]
+    assert tables.as_csv(table).decode().splitlines() == [
+        NEEDED.replace("labels,", "labels,mean labels SEM,", 1),
+        "BALD,80,--target-accuracy,13.75,0,3,0,3",
+        "BALD,95,--target-accuracy,,,0,0,3",
+        "MarginSampling,80,--target-accuracy,,,1,0,3",
+        "MarginSampling,95,--target-accuracy,,,0,0,3",
+    ]
+    (axes,) = figures.bars(table).axes
+    assert [bar.get_width() for bar in axes.patches] == [13.75]
+    assert {text.get_text().strip() for text in axes.texts} >= {"> 15 (1 of 3 seeds reach it)"}
+
+
+def test_without_a_number_there_is_no_picture_of_labels(tmp_path):
+    runs = [finished(tmp_path, [0.5, 0.6])]
+    for target, drawn in ((0.55, True), (0.95, False)):
+        (section,) = make_sections(compare(runs), runs, (target,))
+        assert any(t.name == "labels" for t in section.tables)
+        assert any(p.name == "labels" for p in section.pictures) is drawn
 
 
 def test_labels_needed_without_labels(tmp_path):
     rows = {"row": {"labels": 0}, "strategy": "GALOT", "mode": "gal"}
     runs = [finished(tmp_path, a, seed=s, **rows) for s, a in enumerate([[0.5, 0.9], [0.5, 0.6]])]
     (cell,) = tables.labels_table(compare(runs)[0], (0.8,)).rows[0][1:]
-    assert (cell.text, cell.value) == ("0 (1 of 2 seeds)", None)
+    assert (cell.text, cell.value) == ("1 of 2 seeds reach it", None)
     (cell,) = tables.labels_table(compare(runs)[0], (0.95,)).rows[0][1:]
     assert (cell.text, cell.value) == ("never", None)
     (cell,) = tables.labels_table(compare(runs)[0], (0.55,)).rows[0][1:]
@@ -238,7 +290,21 @@ TABLE = Table("t", "a 100 % title", ("name", "x", "y & z"), (
 
 def test_a_table_as_csv_keeps_values_and_errors_apart():
     lines = tables.as_csv(TABLE).decode().splitlines()
-    assert lines == ["name,x,x error,y & z", "a_b|c,1,0.5,", "ε = {d},0.5,,12"]
+    assert lines == ["name,x,x SEM,y & z", "a_b|c,1,0.5,", "ε = {d},0.5,,12"]
+
+
+def test_the_files_of_differences_name_what_is_subtracted_and_their_columns(two_methods):
+    """Before, only a title that the CSV does not have said it, and intervals were called error."""
+    (comparison,) = compare(two_methods[1])
+    head, line = tables.as_csv(tables.difference_table(comparison)).decode().splitlines()
+    assert head == "strategy,baseline,difference,95 % half-width,p (paired t),n"
+    assert line.startswith("MarginSampling,RandomSampling,")
+    head, line = tables.as_csv(tables.gains_table(comparison)).decode().splitlines()
+    assert head.startswith("strategy,baseline,10,10 95 % half-width,15,")
+    assert line.startswith("MarginSampling,RandomSampling,")
+    assert [float(x) for x in line.split(",")[2:]]  # all of them numbers
+    accuracy = tables.as_csv(tables.accuracy_table(comparison)).decode()
+    assert accuracy.startswith("strategy,10,10 SEM,15,15 SEM,")
 
 
 def test_a_table_as_markdown_and_latex_is_escaped():
