@@ -246,13 +246,12 @@ def bars(table: Table) -> Figure:
     for j in range(columns):
         cells = [row[j + 1] for row in table.rows]
         y = np.arange(rows) + (j - (columns - 1) / 2) * 0.8 / columns
-        known = [i for i, cell in enumerate(cells) if cell.value is not None]
         axes.barh(
-            y[known],
-            [cells[i].value for i in known],
+            y,
+            [math.nan if c.value is None else c.value for c in cells],
             0.8 / columns,
             color=COLORS[j % len(COLORS)],
-            xerr=[cells[i].error or 0 for i in known],
+            xerr=[math.nan if c.value is None else c.error or 0 for c in cells],
             label=table.header[j + 1],
         )
         for at, cell in zip(y, cells, strict=True):

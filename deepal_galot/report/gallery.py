@@ -36,6 +36,7 @@ class ProbeImages:
     Attributes:
         round, epsilon: when, and how far c may be from c0.
         aligned: whether the run aligns its images.
+        random: whether its text moves in random directions.
         images: [2, K, P, H, W, C] uint8, from c0 and from c; where ε is 0, as the generator made
             them and as they are trained on.
         scores: [2, K, P] their acquisition scores; NaN where ε is 0.
@@ -44,6 +45,7 @@ class ProbeImages:
     round: int
     epsilon: float
     aligned: bool
+    random: bool
     images: np.ndarray
     scores: np.ndarray
 
@@ -51,7 +53,8 @@ class ProbeImages:
     def sides(self) -> tuple[str, ...]:
         """What the images of a pair are called; one name where they are the same."""
         if self.epsilon:
-            return ("aligned", "aligned and optimised") if self.aligned else ("plain", "optimised")
+            moved = "random step" if self.random else "optimised"
+            return ("aligned", f"aligned, {moved}") if self.aligned else ("plain", moved)
         moved = self.aligned and not np.array_equal(*self.images)
         return ("as made", "aligned") if moved else ("plain",)
 
@@ -90,15 +93,15 @@ class Gallery:
     @cached_property
     def probes(self) -> list[ProbeImages]:
         """Of every round that has some; empty where the images follow no text."""
-        found = []
+        found, config = [], self.folder.config
         for row in self.folder.rows():
             if not self.folder.has("text", row["round"]):
                 continue
             state = self.folder.load("text", row["round"])
             if state["probe_images"].shape[2]:
                 images, scores = state["probe_images"].numpy(), state["probe_score"].numpy()
-                epsilon, aligned = float(state["epsilon"]), self.folder.config.aligns
-                found.append(ProbeImages(row["round"], epsilon, aligned, images, scores))
+                how = (float(state["epsilon"]), config.aligns, config.direction == "random")
+                found.append(ProbeImages(row["round"], *how, images, scores))
         return found
 
     @property

@@ -34,7 +34,8 @@ HEADINGS = {"accuracy": "Accuracy and costs", "differences": "Differences",
             "gains": "Differences at each budget", "wins": "Win matrix",
             "wins_overall": "Win matrix over all data sets", "labels": "Labels needed",
             "paper": "The paper's numbers", "pseudo_labels": "Pseudo-labels",
-            "annotated": "Marked by people", "pool": "Beside the unlabeled images"}  # fmt: skip
+            "annotated": "Marked by people", "pool": "Beside the unlabeled images",
+            "text": "Text optimisation"}  # fmt: skip
 WINS = ("wins", "wins_overall")
 UNSORTED = (*WINS, "paper")  # their rows belong together: a last row of means, pairs of rows
 TABLE_ENOUGH = (*WINS, "labels", "pseudo_labels", "annotated")  # pictures that say no more
@@ -304,9 +305,10 @@ def _galleries(galleries: Sequence[Gallery], judge: Judge | None) -> str:
     """Every method's images, one method unfolded."""
     about = (
         "For each class and round, pairs of images from the same noise. Plain | optimised: made "
-        "from the prompt as it is and after the text optimisation; below them the acquisition "
-        "score (higher is more wanted) before → after, mean of the pairs shown. As made | aligned: "
-        "before and after the map that fits all of a run's images to the unlabeled ones."
+        "from the prompt as it is and after the text optimisation (random step: after steps of the "
+        "same length in random directions); below them the acquisition score (higher is more "
+        "wanted) before → after, mean of the pairs shown. As made | aligned: before and after the "
+        "map that fits all of a run's images to the unlabeled ones."
     )
     check = "No pseudo-label check: run --mode full too."
     if judge is not None:

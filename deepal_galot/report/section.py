@@ -14,7 +14,7 @@ from .comparison import Comparison
 from .gallery import Gallery, examples, gallery_of, one_class, sheet
 from .pseudo_labels import Judge, by_template, find_judge, judged_table
 from .statements import statements
-from .tables import Table, overall_win_table, paper_rows, tables_of
+from .tables import Table, overall_win_table, paper_rows, tables_of, text_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -102,7 +102,8 @@ def make_section(
     judge = find_judge(comparison, folders) if galleries else None
     judged = judged_table(comparison, judge) if judge else None
     marked = marked_table(comparison, marks) if marks else None
-    tables = [*tables_of(comparison, targets), *filter(None, (overall, judged, marked))]
+    moved = text_table(comparison)  # the last, since the images come next
+    tables = [*tables_of(comparison, targets), *filter(None, (overall, judged, marked, moved))]
     kind, lines = "curves", statements(comparison)
     gone = [g.label for g in galleries if (judge or marks) and not g.kept]
     if comparison.exhibit is not None and comparison.exhibit.kind != "curves":

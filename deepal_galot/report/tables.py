@@ -73,10 +73,13 @@ def mean_over(what: str, rows: Sequence[Sequence[Cell]]) -> str:
     return f"mean{' ±SEM' if known else ''} over {what}"
 
 
-def mean_cell(values: Sequence[float] | np.ndarray, digits: int = 1, best: bool = False) -> Cell:
-    """Mean ± SEM, with so many digits behind the point."""
+def mean_cell(
+    values: Sequence[float] | np.ndarray, digits: int = 1, best: bool = False, plus: bool = False
+) -> Cell:
+    """Mean ± SEM, with so many digits behind the point; of a difference with its plus."""
     mean, sem = mean_sem(values)
-    return Cell(with_error(mean, sem, digits), mean, None if np.isnan(sem) else sem, best)
+    text = "+" * (plus and mean >= 0) + with_error(mean, sem, digits)
+    return Cell(text, mean, None if np.isnan(sem) else sem, best)
 
 
 # -- which tables there are ----------------------------------------------------------------------
@@ -149,7 +152,8 @@ def _accuracy(values: np.ndarray | None, best: float | None = None) -> Cell:
 
 
 def with_error(mean: float, error: float, digits: int = 1) -> str:
-    return f"{mean:,.{digits}f}" + ("" if np.isnan(error) else f" ±{error:,.{digits}f}")
+    text = f"{mean:,.{digits}f}".replace("-", "−")
+    return text + ("" if np.isnan(error) else f" ±{error:,.{digits}f}")
 
 
 def difference_table(comparison: Comparison) -> Table | None:
@@ -271,7 +275,7 @@ def labels_table(comparison: Comparison, targets: Sequence[float] = ()) -> Table
         last = float(comparison.reference.accuracy[:, -1].mean())
         named = {last - ROUNDING: f"{100 * last:.1f} %"}  # as the table of accuracies has it
         source = f"last accuracy of {comparison.reference.label}"
-        about = f"{100 * last:.1f} %, the {source}"
+        about = f"a test accuracy of {100 * last:.1f} %, the last of {comparison.reference.label}"
     rows, data = [], []
     for curve in comparison.learning:
         needed = {t: labels_needed(curve, t) for t in named}
@@ -384,6 +388,36 @@ def pool_table(comparison: Comparison) -> Table | None:
     return Table("pool", title, header, tuple(rows)) if rows else None
 
 
+def text_table(comparison: Comparison) -> Table | None:
+    """What moving the text did, optimised or at random: the acquisition score of images before and
+    after, and how far the text moved; None where no method moves any."""
+    rows = []
+    for curve in comparison.curves:
+        moved = [[row for row in of_seed if "score_before" in row] for of_seed in curve.rows]
+        if not all(moved):
+            continue
+        mean = {key: [np.mean([row[key] for row in of]) for of in moved] for key in MOVED}
+        gain = np.subtract(mean["score_after"], mean["score_before"])
+        cells = [mean_cell(mean[key], digits=4) for key in ("score_before", "score_after")]
+        cells.append(mean_cell(gain, digits=4, plus=True))
+        epsilon = float(np.mean(mean["epsilon"]))  # the same for all seeds
+        cells.append(Cell(f"{epsilon:.3g}", epsilon))
+        cells += [mean_cell(mean[key], digits=3) for key in ("distance", "arrived_distance")]
+        rows.append((Cell(curve.label), *cells, Cell(str(len(gain)), len(gain))))
+    title = (
+        "what moving the text did: the acquisition score, by the method's own text target, higher "
+        "is more wanted, of images at fresh noise from the prompt as it is (before) and from the "
+        "moved text (after); ‖c − c0‖ is how far the text moved, within ε, as computed and as the "
+        f"network reads it; {mean_over('seeds', rows)} of the mean over rounds"
+    )
+    header = ("strategy", "score before", "score after", "after − before", "ε", "‖c − c0‖",
+              "‖c − c0‖ as read", "n")  # fmt: skip
+    return Table("text", title, header, tuple(rows)) if rows else None
+
+
+MOVED = ("score_before", "score_after", "epsilon", "distance", "arrived_distance")  # of a row
+
+
 def _mean_of(rows: Sequence[dict], key: str) -> Cell:
     """Over seeds; empty where not all have it."""
     if not all(key in row for row in rows):
@@ -483,7 +517,7 @@ def as_markdown(table: Table) -> bytes:
 LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
          "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
          "±": r"$\pm$", "−": "$-$", "ε": r"$\varepsilon$", "†": r"$\dagger$", "≤": r"$\leq$",
-         "×": r"$\times$", "η": r"$\eta$", "…": r"\dots{}", "|": r"\textbar{}",
+         "‖": r"$\Vert$", "×": r"$\times$", "η": r"$\eta$", "…": r"\dots{}", "|": r"\textbar{}",
          ">": r"\textgreater{}", "<": r"\textless{}"}  # fmt: skip
 
 

@@ -55,7 +55,7 @@ def test_a_fresh_process_prints_a_table_and_leaves_pictures(fresh):
     files = list((output / "report").iterdir())
     names = {p.name for p in files}
     pictures = {"curves", "costs", "differences", "labels", "GALOT_images"}
-    tables = {"accuracy", "differences", "labels", "pool"}
+    tables = {"accuracy", "differences", "labels", "pool", "text"}
     of_digits = {"rows.csv", *(f"{p}.png" for p in pictures)}
     of_digits |= {f"{p}.svg" for p in pictures - {"GALOT_images"}}
     of_digits |= {f"{t}.{kind}" for t in tables for kind in ("csv", "md", "tex")}

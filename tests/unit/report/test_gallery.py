@@ -24,7 +24,7 @@ def results(tmp_path_factory):
     """GALOT, its control and a judge on Digits."""
     output = tmp_path_factory.mktemp("results")
     arms = ["GALOT", "GALOT:epsilon=0,oversample=2", "GALOT:epsilon=0,align=pool"]
-    arms.append("GALOT:mode=full")
+    arms += ["GALOT:direction=random", "GALOT:mode=full"]
     assert main([*QUICK, "--strategy", *arms, "--output", str(output)]) == 0
     return output
 
@@ -32,11 +32,11 @@ def results(tmp_path_factory):
 def test_the_images_are_those_that_the_last_round_trained_on(results):
     (comparison,) = compare(find_runs(results))
     galleries = {
-        g.folder.config.oversample: g
+        (g.folder.config.oversample, g.folder.config.direction): g
         for g in filter(None, map(gallery_of, comparison.curves))
         if not g.folder.config.aligns
     }
-    galot, oversampled = galleries[1], galleries[2]
+    galot, oversampled = galleries[1, "sign"], galleries[2, "sign"]
     x, y = galot.training_images()
     assert len(x) == galot.folder.rows()[-1]["images"] == 30 and x.dtype == np.uint8
     assert np.bincount(y).tolist() == [3] * 10
@@ -53,7 +53,8 @@ def test_pairs_are_of_what_changes_the_images(results):
     (comparison,) = compare(find_runs(results))
     for gallery in filter(None, map(gallery_of, comparison.curves)):
         config = gallery.folder.config
-        pairs = "plain | optimised" if config.epsilon else "as made | aligned" * config.aligns
+        moved = "random step" if config.direction == "random" else "optimised"
+        pairs = f"plain | {moved}" if config.epsilon else "as made | aligned" * config.aligns
         figure = sheet(gallery)
         assert {ax.get_xlabel() for ax in figure.axes} == {f"pairs: {pairs}" if pairs else ""}
         picture = figure.axes[0].images[0].get_array()
@@ -67,7 +68,7 @@ def test_pairs_are_of_what_changes_the_images(results):
 def test_the_page_names_the_two_of_a_pair(results, tmp_path):
     write_report(find_runs(results), tmp_path)
     html = (tmp_path / "report/index.html").read_text()
-    for pair in (("plain", "optimised"), ("as made", "aligned")):
+    for pair in (("plain", "optimised"), ("plain", "random step"), ("as made", "aligned")):
         assert f"; pairs: {' | '.join(pair)}</th>" in html
         assert all(f'alt="zero, round 0, {name}"' in html for name in pair)
 
@@ -131,17 +132,16 @@ def test_a_report_is_written_although_the_images_are_gone(results, tmp_path):
     assert main(["--annotate", "1", "--output", str(tmp_path)]) == 2
 
 
+@pytest.mark.parametrize("random", [False, True])
 @pytest.mark.parametrize("aligned", [False, True])
-def test_a_pair_is_called_what_its_images_are(aligned):
-    """Before, two aligned images were called plain and optimised."""
+def test_a_pair_is_called_what_its_images_are(aligned, random):
+    """Before, two aligned images were called plain and optimised, and so was a random step."""
     one, two = np.zeros((1, 1, 2, 2, 1), np.uint8), np.ones((1, 1, 2, 2, 1), np.uint8)
-    differ, same = np.stack([one, two]), np.stack([one, one])
-    moved = ProbeImages(0, 1.0, aligned, differ, np.zeros((2, 1, 1)))
-    assert moved.sides == (
-        ("aligned", "aligned and optimised") if aligned else ("plain", "optimised")
-    )
-    still = ProbeImages(0, 0.0, aligned, differ if aligned else same, np.zeros((2, 1, 1)))
+    differ, same, scores = np.stack([one, two]), np.stack([one, one]), np.zeros((2, 1, 1))
+    name = "random step" if random else "optimised"
+    moved = ProbeImages(0, 1.0, aligned, random, differ, scores)
+    assert moved.sides == (("aligned", f"aligned, {name}") if aligned else ("plain", name))
+    still = ProbeImages(0, 0.0, aligned, random, differ if aligned else same, scores)
     assert still.sides == (("as made", "aligned") if aligned else ("plain",))
-    assert (
-        ProbeImages(0, 0.0, True, same, np.zeros((2, 1, 1))).pairs == ""
-    )  # the map changes nothing
+    # The map changes nothing:
+    assert ProbeImages(0, 0.0, True, random, same, scores).pairs == ""

@@ -89,7 +89,7 @@ def gallery(label="GALOT", epsilons=(1.0, 2.0), shape=(8, 8, 1), names="abc", pi
         scores = np.full(size[:3], np.nan)
         if epsilon:
             scores[:] = np.array([-0.25, 0.5])[:, None, None]
-        probes.append(ProbeImages(r, epsilon, False, images, scores))
+        probes.append(ProbeImages(r, epsilon, False, False, images, scores))
     folder = SimpleNamespace(config=SimpleNamespace(seed=7))
     prompts = [f"a photo of {name}" for name in names]
     return SimpleNamespace(

@@ -151,7 +151,9 @@ def test_without_a_target_it_is_the_baselines_last_mean_as_the_accuracies_have_i
         table = tables.labels_table(comparison)
         shown = baseline[2].text.split()[0]
         assert table.header[1] == f"{shown} %"
-        assert f"needed for {shown} %, the last accuracy of MarginSampling" in table.title
+        assert (
+            f"needed for a test accuracy of {shown} %, the last of MarginSampling:" in table.title
+        )
         line = tables.as_csv(table).decode().splitlines()[-1].split(",")
         assert float(line[1]) == pytest.approx(baseline[2].value)
         assert line[2] == "last accuracy of MarginSampling"
@@ -202,7 +204,8 @@ def test_where_not_all_seeds_get_there_no_mean_is_shown(tmp_path):
         "MarginSampling,95,--target-accuracy,,,0,0,3",
     ]
     (axes,) = figures.bars(table).axes
-    assert [bar.get_width() for bar in axes.patches] == [13.75]
+    widths = [bar.get_width() for bar in axes.patches]
+    assert [w for w in widths if not np.isnan(w)] == [13.75]
     assert {text.get_text().strip() for text in axes.texts} >= {"> 15 (1 of 3 seeds reach it)"}
 
 
@@ -242,6 +245,34 @@ def test_the_pool_table_has_no_columns_of_an_alignment_that_nobody_has(tmp_path)
     table = tables.pool_table(compare([plain])[0])
     assert table.header == ("images of", "made", "trained on", "distance")
     assert "align" not in table.title and texts(table)[0][3] == "0.3000"
+
+
+def test_the_text_table_is_of_rounds_that_moved_the_text(tmp_path):
+    def run(seed, scores, **fields):
+        """Scores after, of rounds that begin at -0.5; None where the text stays."""
+        own = {key: str(value) for key, value in fields.items()}
+        fields |= {"strategy": "GALOT", "mode": "al+gal", "seed": seed}
+        folder = RunFolder.create(tmp_path, small_config(n_rounds=2, **fields), {"data": "d"}, own)
+        (row,) = finished(tmp_path / "row", [0.5], **fields).rows()
+        for r, after in enumerate(scores):
+            moved = {"score_before": -0.5, "score_after": after, "epsilon": 2.0 * r,
+                     "distance": 1.5, "arrived_distance": 1.25}  # fmt: skip
+            folder.append(row | {"round": r} | (moved if after is not None else {}))
+        return RunFolder.open(folder.path)
+
+    plain = finished(tmp_path, [0.5] * 3)
+    still = run(0, (None, None, None), epsilon=0.0)
+    assert tables.text_table(compare([plain, still])[0]) is None
+    runs = [run(s, (None, -0.4, -0.2 - 0.1 * s)) for s in range(3)]
+    random = [run(s, (None, -0.6, -0.5), direction="random") for s in range(2)]
+    table = tables.text_table(compare([plain, still, *runs, *random])[0])
+    assert table.header[3:7] == ("after − before", "ε", "‖c − c0‖", "‖c − c0‖ as read")
+    assert texts(table) == [
+        ["GALOT", "−0.5000 ±0.0000", "−0.3500 ±0.0289", "+0.1500 ±0.0289", "3", "1.500 ±0.000",
+         "1.250 ±0.000", "3"],
+        ["GALOT:direction=random", "−0.5000", "−0.5500", "−0.0500", "3", "1.500", "1.250", "2"],
+    ]  # fmt: skip
+    assert r"$\Vert$c" in tables.as_latex(table).decode()
 
 
 def test_wins_over_data_sets_are_the_mean_of_theirs(tmp_path):
