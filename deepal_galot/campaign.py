@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -270,7 +271,15 @@ def environment(request: Request, spec: DatasetSpec) -> dict[str, Any]:
     data."""
     path = getattr(request.dataset, "path", None)
     where = os.path.abspath(path) if isinstance(path, Path) else None
-    data = {"pool": len(spec.x_train), "test": len(spec.x_test), "path": where}
+    of_class = np.bincount(spec.y_train, minlength=spec.n_classes)
+    data = {
+        "pool": len(spec.x_train),
+        "test": len(spec.x_test),
+        "path": where,
+        "shape": list(spec.image_shape),
+        "smallest_class": int(of_class.min()),
+        "largest_class": int(of_class.max()),
+    }
     return {
         "command": request.command,
         "data": data,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,8 @@ from .. import registry
 from ..config import TRAINING, RunConfig, fields_of, option_fields, resolve
 from ..errors import readable
 from ..plan import setting_text
-from ..results import RunFolder, label_of
+from ..results import Row, RunFolder, label_of
+from ..training import count_batches
 from .comparison import OWN, Comparison, Curve
 from .exhibit import doubts
 from .statistics import LEAST_SEEDS, PairedDifference, mean_sem, paired_difference
@@ -89,6 +90,9 @@ def _recipe_line(comparison: Comparison) -> str:
     said = [config.classifier] if "classifier" in alike else []
     said += [f"protocol {config.protocol}"] if "protocol" in alike else []
     given = f" with {label_of('', changed)}" if changed else ""
+    decides = "min_steps" in alike and all(map(_min_steps_decides, comparison.learning))
+    if "epochs" in changed and decides:
+        given += f" (min_steps={config.min_steps} asks for more epochs in every round)"
     line = f"training{whose}: {', '.join(said)}{given}"
     if not comparison.learning[0].learns or not {"n_init", "n_query"} <= set(alike):
         return line
@@ -97,15 +101,45 @@ def _recipe_line(comparison: Comparison) -> str:
     return f"{line}; {config.n_init:,} labels, then {config.n_query:,} a round"
 
 
+def _min_steps_decides(curve: Curve) -> bool:
+    """Whether every fit had more epochs than --epochs says."""
+    config = curve.folders[0].config
+
+    def steps(row: Row) -> int:
+        n = row["labels"] + row["images"]
+        return config.epochs * count_batches(n, config.batch_size)
+
+    return all(steps(row) < config.min_steps for rows in curve.rows for row in rows)
+
+
 def _data_line(comparison: Comparison) -> list[str]:
-    """How many images there were, and where; unknown of runs of older versions."""
+    """How many images there were, of which size, and where; unknown of runs of older versions."""
     runs = (folder for curve in comparison.curves for folder in curve.folders)
     for part in itertools.chain.from_iterable(map(_parts, runs)):
         match part.get("data"):
-            case {"pool": int(pool), "test": int(test), "path": path}:
+            case {"pool": int(pool), "test": int(test), "path": path} as data:
                 where = f", of {readable(str(path))}" if path else ""
-                return [f"data: {pool:,} images to label, {test:,} to test on{where}"]
+                of_class, size = _class_sizes(data), _image_size(data)
+                return [
+                    f"data: {pool:,} images to label{of_class}, {test:,} to test on{size}{where}"
+                ]
     return []
+
+
+def _class_sizes(data: Mapping[str, Any]) -> str:
+    """The smallest and the largest class to label."""
+    match data:
+        case {"smallest_class": int(smallest), "largest_class": int(largest)} if largest:
+            several = f"{smallest:,} to {largest:,}" if smallest < largest else f"{largest:,}"
+            return f" ({several} a class)"
+    return ""
+
+
+def _image_size(data: Mapping[str, Any]) -> str:
+    match data:
+        case {"shape": [int(height), int(width), int(channels)]}:
+            return f", {height}×{width} {'grey' if channels == 1 else 'RGB'}"
+    return ""
 
 
 def _missing_lines(comparison: Comparison) -> list[str]:

@@ -47,7 +47,8 @@ def fresh(tmp_path_factory):
 def test_a_fresh_process_prints_a_table_and_leaves_pictures(fresh):
     done, output = fresh
     assert "MarginSampling" in done.stdout and "average" in done.stdout
-    assert "\ndata: 1,347 images to label, 450 to test on\n" in done.stdout
+    data = "data: 1,347 images to label (131 to 137 a class), 450 to test on, 8×8 grey"
+    assert f"\n{data}\n" in done.stdout
     assert "what the text optimisation of GALOT adds is not known" in done.stdout
     assert "next: --strategy GALOT:mode=full in the command that ran Digits, " in done.stdout
     assert "all GALOT with ascent_samples=1,ascent_steps=2" in done.stdout

@@ -43,6 +43,24 @@ def test_the_recipe_of_an_exhibit_is_what_its_arms_share(tmp_path):
     assert statements(comparison)[0] == "training of all: protocol demo with min_steps=0"
 
 
+def test_epochs_that_min_steps_overrides_are_said_to_be_more(tmp_path):
+    """Before, "with epochs=10" read as if there had been ten."""
+
+    def line(*runs):
+        return statements(compare(runs)[0])[0]
+
+    def run(strategy="MarginSampling", **fields):
+        return finished(tmp_path, [0.5, 0.6], strategy=strategy, epochs=10, batch_size=5, **fields)
+
+    ten_epochs = 10 * 3  # steps of the last round, 15 images
+    more, enough = run(min_steps=ten_epochs + 1), run(min_steps=ten_epochs)
+    said = "(min_steps=31 asks for more epochs in every round)"
+    assert f"with epochs=10,min_steps=31,batch_size=5 {said}; " in line(more)
+    assert "asks for more" not in line(enough)
+    galot = run("GALOT", mode="al+gal", min_steps=31, row={"images": 1})  # 16 images
+    assert "asks for more" not in line(more, galot)
+
+
 def test_without_a_label_none_is_said_to_be_bought(tmp_path):
     run = finished(tmp_path, [0.5, 0.6], row={"labels": 0}, strategy="GALOT", mode="gal")
     line = statements(compare([run])[0])[0]
@@ -58,6 +76,17 @@ def test_the_data_are_said(tmp_path):
     first, second, third = (statements(c)[1] for c in compare(find_runs(tmp_path)))
     said = "data: 1,500 images to label, 30 to test on"
     assert {first, second, third} == {said, f"{said}, of x/photos", f"{said}, of y/photos"}
+    for (smallest, largest, shape), line in (
+        (
+            (4, 1200, [8, 9, 1]),
+            "1,500 images to label (4 to 1,200 a class), 30 to test on, 8×9 grey",
+        ),
+        ((15, 15, [32, 32, 3]), "1,500 images to label (15 a class), 30 to test on, 32×32 RGB"),
+    ):
+        sizes = {"smallest_class": smallest, "largest_class": largest, "shape": shape}
+        (run.path / "env.json").unlink()
+        run.save_environment({"data": {"pool": 1500, "test": 30, "path": "z"} | sizes})
+        assert statements(compare([run])[0])[1] == f"data: {line}, of z"
     later = finished(tmp_path, [0.5, 0.6], content={"data": "c"}, strategy="BALD")
     later.save_environment({"data": {"pool": 1500, "test": 30, "path": None}})
     (run.path / "env.json").unlink()  # as of an older version
