@@ -405,10 +405,10 @@ def text_table(comparison: Comparison) -> Table | None:
         cells += [mean_cell(mean[key], digits=3) for key in ("distance", "arrived_distance")]
         rows.append((Cell(curve.label), *cells, Cell(str(len(gain)), len(gain))))
     title = (
-        "what moving the text did: the acquisition score, by the method's own text target, higher "
-        "is more wanted, of images at fresh noise from the prompt as it is (before) and from the "
-        "moved text (after); ‖c − c0‖ is how far the text moved, within ε, as computed and as the "
-        f"network reads it; {mean_over('seeds', rows)} of the mean over rounds"
+        "acquisition score (of the method's own text target; higher is more wanted) of images at "
+        "fresh noise before and after the text moved; ε and ‖c − c0‖: how far it may and did move, "
+        f"as computed and as the network reads it; {mean_over('seeds', rows)} of the mean over "
+        "rounds"
     )
     header = ("strategy", "score before", "score after", "after − before", "ε", "‖c − c0‖",
               "‖c − c0‖ as read", "n")  # fmt: skip
