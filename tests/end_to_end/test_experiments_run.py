@@ -181,8 +181,10 @@ def test_marks_of_other_images_and_folders_that_cannot_be_written_are_said(
     run(tmp_path, "--report", everything, "--annotations", marks)
     assert "none of the 1 marks is of an image of these runs" in capsys.readouterr().out
     (tmp_path / "file").write_text("")
-    run(tmp_path / "file", "--report", everything, code=2)
-    assert f"--output {tmp_path / 'file'}: cannot be written" in capsys.readouterr().err
+    for where, why in (("file", "is a file, not a folder"), ("file/below", "cannot be written")):
+        run(tmp_path / where, "--report", everything, code=2)
+        said = capsys.readouterr().err
+        assert "--output" in said and str(tmp_path / where) in said and why in said
 
 
 def test_a_chosen_baseline_leaves_experiments_alone_that_have_no_such_arm(everything, tmp_path):
