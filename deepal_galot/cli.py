@@ -124,6 +124,7 @@ def _check_actions(args: argparse.Namespace, parser: argparse.ArgumentParser) ->
 
 
 def _dispatch(args: argparse.Namespace) -> int:
+    plugins.forget_plugins()  # of an earlier command of this process
     for plugin in args.plugin:
         plugins.load_plugin(plugin)
     if args.list:

@@ -31,15 +31,15 @@ def readable(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """End of an error line: the closest known names, or all known names.
+def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
+    """End of an error line: the closest known names; if there is none, `otherwise` or all known.
 
     >>> did_you_mean("GALOTT", ["GALOT", "BADGE"])
     'did you mean GALOT?'
     """
     known = sorted(known)
     close = near(name.casefold(), {k.casefold(): k for k in known})
-    return close or f"known: {', '.join(known)}"
+    return close or otherwise or f"known: {', '.join(known)}"
 
 
 def near(name: str, known: Mapping[str, str]) -> str:

@@ -119,7 +119,7 @@ def _with_defaults(experiment: Experiment, args: argparse.Namespace) -> argparse
 
 def _config(request: Request, entry: str) -> RunConfig:
     """The configuration of a strategy entry."""
-    cls, own = parse_strategy(entry)
+    cls, own = parse_strategy(entry, request)
     return configure(request, cls, own.pop("mode", default_mode(cls)), own)
 
 

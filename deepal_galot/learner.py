@@ -203,7 +203,8 @@ class Learner:
         if bad:
             raise UserError(
                 f"the classifier {self.config.classifier} gives logits or embeddings that are not "
-                f"finite for {bad:,} of {len(finite):,} images; lower --lr {self.config.lr:g}"
+                f"finite for {bad:,} of {len(finite):,} images: its forward is at fault, or its "
+                f"fit diverged (--lr {self.config.lr:g})"
             )
 
     def apply(self, data: ImageSet, function: Callable[[Tensor], Tensor]) -> Tensor:

@@ -102,8 +102,7 @@ def make_plan(request: Request, download: bool = True) -> Plan:
     """
     if request.save_full_size < 0:
         raise UserError(f"--save-full-size {request.save_full_size}: must be at least 0 images")
-    base = request.flags.get("base_sampler")
-    entries = [parse_strategy(s, base) for s in request.strategies]
+    entries = [parse_strategy(s, request) for s in request.strategies]
     modes = _modes(request, entries)
     configs = []
     for (cls, own), mode in zip(entries, modes, strict=True):
@@ -155,22 +154,27 @@ def unread_notes(request: Request, plan: Plan) -> list[str]:
     read = {"protocol", "n_rounds", "quota"}.union(*(c.fields_read() for c in configs))
     if any(c.uses_generated_images for c in configs):
         read |= {"generator", "synthetic_from"}  # the fingerprint has their content hashes
-    unread = [f"--{name.replace('_', '-')}" for name in request.flags if name not in read]
-    lines = [f"note: {', '.join(unread)}: read by none of these runs"] if unread else []
-    base, hashed = request.flags.get("base_sampler"), {"generator", "synthetic_from"}
+    lines, apart = [], {"mode", "settings", "n_rounds", "quota", "generator", "synthetic_from"}
     for entry, runs in plan.by_entry.items():
-        own = parse_strategy(entry, base)[1].keys() - {"mode", "settings", "n_rounds", "quota"}
-        without = sorted(own - runs[0].config.fields_read().keys() - hashed)
+        cls, own = parse_strategy(entry, request)
+        here = set(runs[0].config.fields_read())
+        if cls.generates and runs[0].config.mode == "al":
+            here.add("base_sampler")  # it is the run's strategy
+        read |= here
+        without = sorted(own.keys() - here - apart)
         if without:
             lines.append(f"note: {entry}: {', '.join(without)} changes nothing there")
-    return lines
+    unread = [f"--{name.replace('_', '-')}" for name in request.flags if name not in read]
+    first = [f"note: {', '.join(unread)}: read by none of these runs"] if unread else []
+    return first + lines
 
 
 def leak_note(request: Request, plan: Plan) -> list[str]:
     """A note if test images are also in the pool; at most one line. Data sets that ship with the
     package are not checked, because they are published as they are."""
     name = registry.class_name(request.dataset)
-    if name in registry.datasets and not registry.datasets.sources(name):
+    shipped = name in registry.datasets and not registry.datasets.sources(name)
+    if shipped or not any(run.config.uses_real_images for run in plan.runs):
         return []
     n, pool = plan.spec.n_in_both, len(plan.spec.x_train)
     said = f"note: {n:,} of the {pool:,} images of {name} to label are in its test part, too"
@@ -178,7 +182,7 @@ def leak_note(request: Request, plan: Plan) -> list[str]:
 
 
 def parse_strategy(
-    text: str, base_sampler: str | None = None
+    text: str, request: Request | None = None
 ) -> tuple[type[Strategy], dict[str, Any]]:
     """Parse a strategy entry, "NAME" or "NAME:key=value,…".
 
@@ -186,8 +190,8 @@ def parse_strategy(
     {'epsilon': 5.0, 'text_per': 'image'}
 
     Args:
-        base_sampler: from --base-sampler; a strategy that generates images also has the base
-            sampler's settings.
+        request: its flags and data set may name the base sampler, whose settings a strategy that
+            generates images has, too.
 
     Returns:
         The strategy's class, and fields of RunConfig by name; `settings` holds the strategy's own.
@@ -199,7 +203,7 @@ def parse_strategy(
     cls = registry.strategies.get(name)
     where = f"--strategy {text!r}"
     pairs = _pairs(written, where)
-    declared = declared_settings(cls, pairs.get("base_sampler", base_sampler))
+    declared = declared_settings(cls, _base_of(cls, pairs, request))
     own: dict[str, Any] = {}
     known = {"mode", *(f.name for f in option_fields())}
     for key, value in pairs.items():
@@ -211,9 +215,11 @@ def parse_strategy(
             own[key] = parse_as(field_type(key), key, value, where)
         elif key in declared:
             parsed = parse_as(type(declared[key]), key, value, where)
+            if not value.isprintable():
+                raise UserError(f"{where}: {key} needs text on one line, not {value!r}")
             own["settings"] = {**own.get("settings", {}), key: parsed}
         else:
-            hint = did_you_mean(key, known | declared.keys())
+            hint = did_you_mean(key, known | declared.keys(), "see --help")
             raise UserError(f"{where}: unknown setting: {hint}")
     return cls, own
 
@@ -244,21 +250,41 @@ def declared_settings(
     Raises:
         UserError: they are not numbers or text by name, or a name is taken.
     """
-    classes = [cls]
+    ours, base = _own_settings(cls), {}
     if cls.generates and base_sampler is not None:
-        classes.insert(0, registry.strategies.get(base_sampler))
-    taken = {"mode", *(f.name for f in option_fields())}
-    for c in classes:
-        who = f"the strategy {registry.class_name(c)}: settings"
-        if not isinstance(c.settings, Mapping) or not all(
+        base = _own_settings(registry.strategies.get(base_sampler))
+    both = sorted(ours.keys() & base.keys())
+    if both:
+        raise UserError(
+            f"the strategy {registry.class_name(cls)}: its base sampler {base_sampler} has a "
+            f"setting {both[0]}, too; give one of them another name"
+        )
+    return {**base, **ours}
+
+
+def _own_settings(cls: type[Strategy]) -> dict[str, int | float | str]:
+    """A strategy's hyper-parameters and their defaults, checked."""
+    who = f"the strategy {registry.class_name(cls)}: settings"
+    taken = {f.name for f in dataclasses.fields(RunConfig)}
+    for declared in (vars(base).get("settings", {}) for base in cls.__mro__):
+        if not isinstance(declared, Mapping) or not all(
             isinstance(name, str) and name.isidentifier() and type(value) in (int, float, str)
-            for name, value in c.settings.items()
+            for name, value in declared.items()
         ):
-            raise UserError(f"{who} must be a dict of numbers or text by name, not {c.settings!r}")
-        clash = sorted(taken & c.settings.keys())
+            raise UserError(f"{who} must be a dict of numbers or text by name, not {declared!r}")
+        clash = sorted(taken & declared.keys())
         if clash:
             raise UserError(f"{who}: {clash[0]} is the benchmark's own; give it another name")
-    return {name: value for c in classes for name, value in c.settings.items()}
+    return cls.all_settings()
+
+
+def _base_of(
+    cls: type[Strategy], written: Mapping[str, str], request: Request | None
+) -> str | None:
+    """The name of a strategy's base sampler, from the layers that can set it."""
+    _check_declared(cls)
+    defaults, flags = (_defaults_of(request), request.flags) if request else ({}, {})
+    return {**defaults, **cls.preset, **flags, **written, **cls.fixed}.get("base_sampler")
 
 
 def parse_as(kind: type, key: str, value: str, where: str) -> Any:
@@ -354,10 +380,8 @@ def configure(
     _check_declared(cls)
     own = dict(own or {})
     settings = own.pop("settings", {})
-    who = f"the data set {request.dataset.__name__}: defaults"
-    check_settings(who, request.dataset.defaults, besides=("protocol",))
     flags = canonical({**cls.preset, **request.flags, **own})
-    defaults = dict(request.dataset.defaults)
+    defaults = _defaults_of(request)
     if flags.get("synthetic_from") is not None:
         source = open_source(flags["synthetic_from"])
         made_by, usual = inherited(source, {**flags, **cls.fixed})
@@ -403,7 +427,7 @@ def _chosen(
     """
     reads: Mapping[str, Any] = {}
     if config.mode == "al":
-        reads = registry.strategies.get(config.strategy).settings
+        reads = _own_settings(registry.strategies.get(config.strategy))
     elif config.mode != "full":
         base = config.base_sampler if config.uses_real_images else None
         reads = declared_settings(cls, base)
@@ -414,6 +438,13 @@ def _chosen(
             f"{config.mode}; leave it out"
         )
     return tuple((k, v) for k, v in sorted(settings.items()) if v != reads[k])
+
+
+def _defaults_of(request: Request) -> dict[str, Any]:
+    """The data set's defaults, checked."""
+    who = f"the data set {request.dataset.__name__}: defaults"
+    check_settings(who, request.dataset.defaults, besides=("protocol",))
+    return dict(request.dataset.defaults)
 
 
 def _check_declared(cls: type[Strategy]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib
 import importlib.util
 import inspect
 import re
@@ -14,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 from .errors import UserError
-from .registry import ALL
+from .registry import ALL, imported_own
 
 # DeepALPlus's strategies that run only in its own demo, and why.
 NEEDS_MORE = {
@@ -24,6 +25,9 @@ NEEDS_MORE = {
     "WAAL": "it reads the parts of a network of its own, which it trains on the unlabeled pool "
     "(nets_waal.py)",
 }
+
+
+_loaded: dict[str, Path] = {}  # modules that load_plugin made, and their files
 
 
 def load_plugin(source: str | Path) -> list[str]:
@@ -48,8 +52,6 @@ def load_plugin(source: str | Path) -> list[str]:
     for registry in ALL.values():
         registry.names()  # registers shipped classes first
     name = f"query_strategies.{own_name or path.stem}"
-    if getattr(sys.modules.get(name), "__file__", None) == str(path):  # a notebook's next call
-        _forget(name)
     module = _new_module(source, name, path)
     sys.modules[name] = module
     try:
@@ -66,15 +68,25 @@ def load_plugin(source: str | Path) -> list[str]:
             f"--plugin {source} fails to import: {_why_it_fails(error, path)}"
         ) from error
     if not added:
+        del sys.modules[name]
         raise UserError(f"--plugin {source} defines no {_why_nothing(module)}")
+    _loaded[name] = path
     return added
 
 
-def _forget(module: str) -> None:
-    """Make room for what the file defines now."""
-    for registry in ALL.values():
-        registry.forget(module)
-    del sys.modules[module]
+def forget_plugins() -> None:
+    """Remove the classes that load_plugin added, and all modules of the user's own that their files
+    import, so that a next command in this process runs the files as they are then."""
+    files = {file for path in _loaded.values() for file in (path, *imported_own(path))}
+    for module in _loaded:
+        for registry in ALL.values():
+            registry.forget(module)
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None) if files else None
+        if file and Path(file).resolve() in files:
+            del sys.modules[name]
+    _loaded.clear()
+    importlib.invalidate_caches()
 
 
 def _new_module(source: str | Path, name: str, path: Path) -> ModuleType:

@@ -97,9 +97,9 @@ class Registry:
         if name.casefold() in by_fold:
             return by_fold[name.casefold()]
         known = [n for n, _ in self._names_and_aliases()]
+        hint = did_you_mean(name, known, "see run_benchmark.py --list" if len(known) > 12 else "")
         raise UserError(
-            f"unknown {self.kind} {name!r}: {did_you_mean(name, known)} "
-            f"(a class of your own needs --plugin FILE)"
+            f"unknown {self.kind} {name!r}: {hint} (a class of your own needs --plugin FILE)"
         )
 
     def __contains__(self, name: str) -> bool:
@@ -125,7 +125,7 @@ class Registry:
         for cls in bases:
             file = Path(getattr(sys.modules.get(cls.__module__), "__file__", None) or "").resolve()
             if file in own:
-                files |= dict.fromkeys([file, *_imported_own(file)])
+                files |= dict.fromkeys([file, *imported_own(file)])
         return list(files)
 
     def add_from(self, module: ModuleType, plugin: Path | None = None) -> list[str]:
@@ -190,7 +190,7 @@ class Registry:
         return self._classes
 
 
-def _imported_own(file: Path) -> list[Path]:
+def imported_own(file: Path) -> list[Path]:
     """The user's own files that a user's Python file imports, directly or not: those beside it or
     below, and those in the open folders."""
     found, todo = [file], [file]

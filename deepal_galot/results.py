@@ -170,7 +170,10 @@ class RunFolder:
         except Exception as error:  # any type may be wrong in the JSON
             raise UserError(f"{file}: no readable run configuration ({said(error)})") from error
         if schema != SCHEMA:
-            raise UserError(f"{file}: written by schema {schema}, this version reads {SCHEMA}")
+            raise UserError(
+                f"{file}: written by schema {schema}, this version reads {SCHEMA}; move its folder "
+                f"away, or use another --output"
+            )
         same = now == stored == path.parent.name and path.name == f"seed{config.seed}"
         if not (same and as_read):
             raise UserError(

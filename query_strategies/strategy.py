@@ -61,7 +61,15 @@ class Strategy:
         self.dataset, self.net = dataset, net
         self.args_input, self.args_task = args_input, args_task
         chosen = dict(args_input.settings)
-        self.settings = {k: chosen.get(k, default) for k, default in self.settings.items()}
+        self.settings = {k: chosen.get(k, default) for k, default in self.all_settings().items()}
+
+    @classmethod
+    def all_settings(cls) -> dict[str, int | float | str]:
+        """`settings` of this class over those of its bases."""
+        merged: dict[str, int | float | str] = {}
+        for base in reversed(cls.__mro__):
+            merged |= vars(base).get("settings", {})
+        return merged
 
     @classmethod
     def without_images(cls, config: RunConfig) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -113,6 +115,16 @@ class Curve:
         return self.folders[0].config.fields_read().get("base_sampler")
 
     @property
+    def own_settings(self) -> dict[str, Any]:
+        """The strategy's own hyper-parameters that are not at their default."""
+        return dict(self.folders[0].config.settings)
+
+    def picks_for(self, other: Curve) -> bool:
+        """Whether this is the base sampler of a method with generated images, with its settings."""
+        alike = self.own_settings.items() <= other.own_settings.items()
+        return self.strategy == other.base_sampler and alike
+
+    @property
     def is_users_own(self) -> bool:
         """Whether the package does not ship its strategy."""
         return f"plugin {self.strategy}" in self.folders[0].content
@@ -183,12 +195,12 @@ class Comparison:
         named = [c for c in self.curves if c.label == self.baseline]
         plain = [c for c in self.learning if not c.uses_generated_images]
         alike = [c for c in plain if not c.remark]  # of images and a network as the others have
-        samplers = set(filter(None, (c.base_sampler for c in self.learning)))
-        ranks = [samplers, *({name} for name in PLAIN)]
 
         def place(curve: Curve) -> tuple:
-            rank = next((i for i, of in enumerate(ranks) if curve.strategy in of), len(ranks))
-            return rank, curve.is_users_own and rank == len(ranks), curve.label
+            if any(curve.picks_for(other) for other in self.learning):
+                return 0, -len(curve.own_settings), natural(curve.label)
+            rank = PLAIN.index(curve.strategy) if curve.strategy in PLAIN else len(PLAIN)
+            return 1 + rank, curve.is_users_own, natural(curve.label)
 
         return min(named or alike or plain or self.learning, key=place)
 
@@ -276,7 +288,13 @@ def _place_of_row(folder: RunFolder) -> tuple:
     """Where a run stands in tables: those without generated images first, then by name."""
     config = folder.config
     label = label_of(config.strategy, folder.settings)
-    return config.dataset, config.uses_generated_images, label, folder.key
+    return config.dataset, config.uses_generated_images, natural(label), folder.key
+
+
+def natural(text: str) -> list[tuple[float, str]]:
+    """A sort key by which numbers in a text follow each other as numbers: 2 before 10."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", text)
+    return [(float(x) if i % 2 else 0.0, x) for i, x in enumerate(parts)]
 
 
 def _recipe_key(folder: RunFolder) -> tuple:
@@ -321,7 +339,9 @@ def _labels(methods: Sequence[Sequence[RunFolder]], shared: Mapping[str, str]) -
     """One distinct label a method, without what all share."""
     labels = []
     for first, *_ in methods:
-        own = {k: v for k, v in first.settings.items() if k not in shared}
+        own = dict(first.settings)
+        if first.config.uses_generated_images:
+            own = {k: v for k, v in own.items() if k not in shared}
         labels.append(label_of(first.config.strategy, own))
     return [
         x if labels.count(x) == 1 else f"{x}#{of[0].path.parent.name[:4]}"

@@ -113,7 +113,7 @@ def _min_steps_decides(curve: Curve) -> bool:
 
 
 def _data_line(comparison: Comparison) -> list[str]:
-    """How many images there were, of which size, and where; unknown of runs of older versions."""
+    """How many images there were, of which size, and where; unknown where env.json is gone."""
     runs = (folder for curve in comparison.curves for folder in curve.folders)
     for part in itertools.chain.from_iterable(map(_parts, runs)):
         match part.get("data"):
@@ -276,6 +276,7 @@ def _control_lines(comparison: Comparison) -> list[str]:
 def _control_entry(run: RunFolder) -> str:
     """What --strategy would say for the control of a run."""
     read = _control_of(run.config).keys() | {"generator", "synthetic_from"}
+    read |= dict(run.config.settings).keys()
     kept = {k: v for k, v in run.settings.items() if k in read and k != "epsilon"}
     return label_of(run.config.strategy, {"epsilon": "0"} | kept)
 

@@ -570,7 +570,7 @@ def test_an_edited_row(tmp_path, capsys, key):
     file.write_text(lines[0] + "\n" + json.dumps(row) + "\n")
     capsys.readouterr()
     assert "line 2 is damaged; move the run's folder away" in refused(capsys, *args)
-    file.with_name("seals.json").unlink()  # as in the folder of an earlier version
+    file.with_name("seals.json").unlink()
     assert "line 2 is damaged (accuracy)" in refused(capsys, *args)
 
 

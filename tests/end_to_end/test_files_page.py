@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import deepal_galot.images
 from deepal_galot.datasets.user_data import dataset_at
 from deepal_galot.images import read_image
 from deepal_galot.results import find_runs
@@ -153,7 +152,7 @@ def test_pool_indices_of_a_folder_of_images(tmp_path, monkeypatch):
     deep[0, 0] = 257 * 7 + 256
     Image.fromarray(deep).save(tmp_path / "photos" / "train" / "a" / "z.png")
     monkeypatch.chdir(tmp_path)
-    names = {"Path": Path, "deepal_galot": deepal_galot}
+    names = {}
     exec(SNIPPETS[1], names)
     found = [f.relative_to("photos/train").as_posix() for f in names["files"]]
     assert found == ["Z/1.png", "a/x.png", "a/y.gif", "a/z.png", "b/10.png", "b/2.png", "b/A.PNG"]

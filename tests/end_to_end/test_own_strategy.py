@@ -5,7 +5,6 @@ import json
 import pytest
 
 from deepal_galot.cli import main
-from deepal_galot.plugins import load_plugin
 from deepal_galot.results import RunFolder, label_of
 from helpers import QUICK, rows_of
 
@@ -30,7 +29,28 @@ class Mine(Strategy):
 class Wider(Mine):
     """twice as wide"""
 
-    settings = {**Mine.settings, "width": 2}
+    settings = {"width": 2}
+'''
+
+
+OF_MINE = '''
+from query_strategies.galot import GALOT
+
+
+class OfMine(GALOT):
+    """Mine's picks and plain images"""
+
+    {how} = {{"base_sampler": "Mine", "epsilon": 0.0}}
+'''
+BOTH = '''
+from query_strategies.galot import GALOT
+
+
+class Both(GALOT):
+    """a name twice"""
+
+    settings = {"width": 1.5}
+    fixed = {"base_sampler": "Mine"}
 '''
 
 
@@ -38,12 +58,10 @@ class Wider(Mine):
 def play(tmp_path, capsys, no_report):
     """Runs these strategies; gives what is printed."""
     file = tmp_path / "mine.py"
-    file.write_text(MINE)
-
-    load_plugin(file)
+    file.write_text(MINE + BOTH)
 
     def run(*strategies, code=0, more=()):
-        args = ["--output", tmp_path / "r", "--strategy", *strategies, *more]
+        args = ["--plugin", file, "--output", tmp_path / "r", "--strategy", *strategies, *more]
         assert main([*QUICK, *map(str, args)]) == code
         said = capsys.readouterr()
         return said.out if code == 0 else said.err.strip().splitlines()[-1]
@@ -72,7 +90,7 @@ def test_each_value_is_a_run_and_a_label_of_its_own(tmp_path, play):
     assert "made" not in play("Mine:width=3,order=first,scale=0.5")  # the same run, so finished
 
 
-def test_a_base_sampler_has_its_settings(tmp_path, play):
+def test_a_base_sampler_has_its_settings(tmp_path, play, capsys):
     galot = ["GALOT:base_sampler=Mine,width=3,epsilon=0", "GALOT:base_sampler=Mine,epsilon=0"]
     assert "made with 3 1.0 last" in play(*galot)
     play("GALOT:width=2,epsilon=0", more=["--base-sampler", "Mine"])
@@ -81,6 +99,7 @@ def test_a_base_sampler_has_its_settings(tmp_path, play):
     record = json.loads((folders[0].path / "config.json").read_bytes())
     assert record["config"]["settings"] == [list(pair) for pair in folders[0].config.settings]
     play("GALOT:base_sampler=Mine,width=5,mode=al")  # which is the sampler's own run
+    assert "changes nothing" not in capsys.readouterr().err
     assert picks(tmp_path, "Mine", "Mine:width=5")
 
 
@@ -89,14 +108,16 @@ def test_a_base_sampler_has_its_settings(tmp_path, play):
     ("Mine:scale=nan", "scale needs a number, not 'nan'"),
     ("Mine:scale=x", "scale needs a number, not 'x'"),
     ("Mine:widht=2", "unknown setting: did you mean width?"),
-    ("MarginSampling:width=2", "unknown setting: "),
+    ("MarginSampling:width=2", "unknown setting: "), ("Mine:qqqqqq=2", "setting: see --help"),
+    ("Mine:order=\udcff", "order needs text on one line, not"),
+    ("Both:width=2", "its base sampler Mine has a setting width, too; give one of them another"),
     ("GALOT:width=2", "unknown setting: "),
     ("GALOT:base_sampler=Mine,width=2,mode=gal", "nothing reads width in mode gal; leave it out"),
     ("GALOT:base_sampler=Mine,width=2,mode=full", "nothing reads width in mode full; leave it"),
 ])  # fmt: skip
 def test_what_cannot_be_set(play, written, says):
     line = play(written, code=2)
-    assert line.startswith("error: --strategy") and says in line, line
+    assert line.startswith("error: ") and says in line, line
 
 
 @pytest.mark.parametrize(("declared", "says"), [
@@ -104,6 +125,7 @@ def test_what_cannot_be_set(play, written, says):
     ("{'wide': True}", "not {'wide': True}"), ("{'a b': 1}", "not {'a b': 1}"),
     ("{'w': None}", "not {'w': None}"),
     ("{'lr': 0.1}", "settings: lr is the benchmark's own; give it another name"),
+    ("{'seed': 1}", "settings: seed is the benchmark's own; give it another name"),
 ])  # fmt: skip
 def test_what_cannot_be_declared(tmp_path, capsys, declared, says):
     file = tmp_path / "mine.py"
@@ -113,3 +135,55 @@ def test_what_cannot_be_declared(tmp_path, capsys, declared, says):
     assert main([*QUICK, *args]) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("error: the strategy Mine: settings") and says in last, last
+
+
+@pytest.mark.parametrize("how", ["preset", "fixed"])
+def test_a_strategy_may_name_the_base_sampler_itself(tmp_path, play, how):
+    """Before, its settings were unknown."""
+    (tmp_path / "of_mine.py").write_text(OF_MINE.format(how=how))
+    assert "made with 4 1.0 last" in play(
+        "OfMine:width=4", more=["--plugin", tmp_path / "of_mine.py"]
+    )
+
+
+def test_beside_galot_a_strategy_keeps_its_settings_in_the_table(tmp_path, capsys):
+    """Before, both were called Mine, for the setting is what all of GALOT's runs share; and the
+    control that the report asked for was another one."""
+    (tmp_path / "mine.py").write_text(MINE)
+    args = ["--plugin", tmp_path / "mine.py", "--output", tmp_path / "r", "--strategy"]
+    strategies = ["Mine", "Mine:width=12", "Mine:width=5", "GALOT:base_sampler=Mine,width=5"]
+    assert main([*QUICK, *map(str, args), *strategies]) == 0
+    out = capsys.readouterr().out
+    rows = [line.split()[0] for line in out.splitlines() if line.startswith(("Mine", "GALOT "))]
+    assert rows[:4] == ["Mine", "Mine:width=5", "Mine:width=12", "GALOT"]
+    assert "points of average accuracy above Mine:width=5," in out
+    assert 'run "GALOT:epsilon=0,base_sampler=Mine,' in out and ',width=5" too' in out
+
+
+def test_what_is_edited_between_two_commands_of_a_process_runs_as_it_is(
+    tmp_path, capsys, monkeypatch, no_report
+):
+    """As in a notebook: the file itself, its helper, and the file of its base class. Before, old
+    code ran and was recorded as new."""
+    monkeypatch.syspath_prepend(tmp_path)
+    base, mine, helper = (tmp_path / f"{n}.py" for n in ("edited_base", "edited", "edited_helper"))
+    args = ["--plugin", base, "--plugin", mine, "--strategy", "Edited", "--output", tmp_path / "r"]
+
+    def played(a, b, c):
+        base.write_text(f"from query_strategies.random_sampling import RandomSampling\n"
+                        f"class Base(RandomSampling):\n    BASE = {a}\n")  # fmt: skip
+        helper.write_text(f"HELPER = {b}\n")
+        mine.write_text(
+            "from query_strategies.edited_base import Base\nfrom edited_helper import HELPER\n"
+            f"class Edited(Base):\n    def query(self, n):\n"
+            f"        print('runs', self.BASE, HELPER, {c})\n        return super().query(n)\n"
+        )
+        assert main([*QUICK, *map(str, args)]) == 0
+        return [x for x in capsys.readouterr().out.splitlines() if x.startswith("runs")]
+
+    assert played(1, 2, 3) == ["runs 1 2 3"]
+    assert played(1, 22, 3) == ["runs 1 22 3"]
+    assert played(111, 22, 3) == ["runs 111 22 3"]
+    assert played(111, 22, 3333) == ["runs 111 22 3333"]
+    assert main([*QUICK, "--strategy", "Edited", "--output", str(tmp_path / "r")]) == 2
+    assert "unknown strategy 'Edited'" in capsys.readouterr().err

@@ -291,7 +291,7 @@ def test_any_file_of_a_run(finished, tmp_path, name, sealed, n):
 @sizes(10, 200)
 @pytest.mark.parametrize("name", ["config.json", "rounds.jsonl"])
 def test_reports_of_any_results(finished, tmp_path, monkeypatch, name, n):
-    """Also where no seals are, as in folders of earlier versions."""
+    """Also where no seals are."""
     monkeypatch.setattr(deepal_galot.report.write, "render", lambda draw, kinds: {})
     shutil.copytree(finished, tmp_path / "r", dirs_exist_ok=True)
     (folder,) = (tmp_path / "r").glob("Digits/MarginSampling/*/seed0")

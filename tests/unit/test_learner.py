@@ -307,7 +307,7 @@ def test_outputs_that_are_not_finite_are_an_error(toy, layer, value):
             learner.clf.head.forward = lambda h: torch.zeros(len(h), 3)
             learner.clf.neck[-2].bias[0] = value
     data = Pool(toy).get_test_data()
-    words = f"not finite for {len(data)} of {len(data)} images; lower --lr 0"
+    words = f"not finite for {len(data)} of {len(data)} images: its forward is at fault, or its fit"
     with pytest.raises(UserError, match=words):
         learner.predict(data)
 

@@ -112,12 +112,12 @@ def test_the_sources_of_a_file_in_an_open_folder(tmp_path, monkeypatch):
         (folder / name).write_text(text)
     (tmp_path / "deepal_galot").mkdir()
     (tmp_path / "deepal_galot" / "pool.py").write_text("")
-    own = {path.name for path in registry._imported_own(folder / "mine.py")}
+    own = {path.name for path in registry.imported_own(folder / "mine.py")}
     assert own == {"near.py", "nearer.py", "far.py"}
     outside = tmp_path / "elsewhere" / "plugin.py"
     outside.parent.mkdir()
     outside.write_text("from .near import K\nfrom .strategy import Strategy\n")
-    own = {path.name for path in registry._imported_own(outside)}
+    own = {path.name for path in registry.imported_own(outside)}
     assert own == {"near.py", "nearer.py"}
 
 

@@ -214,7 +214,7 @@ def test_journal_round_trip_and_damage(tmp_path):
         folder.picks()
     with pytest.raises(UserError, match="round000.safetensors: damaged, or of another run"):
         folder.load("text", 0)
-    (folder.path / "seals.json").unlink()  # as in a folder of an earlier version
+    (folder.path / "seals.json").unlink()
     with pytest.raises(UserError, match="state.npz: damaged"):
         folder.picks()
     with pytest.raises(UserError, match="cannot be read"):
