@@ -23,6 +23,7 @@ from deepal_galot.datasets.digits import Digits
 from deepal_galot.learner import Learner, Outputs
 from deepal_galot.pool import ImageSet, Pool
 from deepal_galot.results import RunFolder
+from deepal_galot.signals import ENDING
 from generators.base import Generator
 from generators.tiny import Tiny
 
@@ -60,9 +61,11 @@ def only_run(output: Path, strategy: str = "*") -> tuple[RunFolder, list[dict]]:
     return RunFolder.open(output / path), rows
 
 
-def hear_interrupts() -> None:
-    """What a shell starts in the background is deaf to Ctrl-C, and so would a test's child be."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+def hear_signals() -> None:
+    """What a shell starts in the background is deaf to Ctrl-C, and what nohup starts to SIGHUP; so
+    would a test's child be."""
+    for number in (signal.SIGINT, *ENDING):
+        signal.signal(number, signal.SIG_DFL)
 
 
 FAILS = '''

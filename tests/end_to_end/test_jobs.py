@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from deepal_galot.cli import main
-from helpers import FAILS, QUICK, ROOT, hear_interrupts, image_hashes, rows_of, run_benchmark
+from helpers import FAILS, QUICK, ROOT, hear_signals, image_hashes, rows_of, run_benchmark
 
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
 
@@ -22,7 +22,7 @@ def start(output, *args):
     command = [sys.executable, str(ROOT / "run_benchmark.py"), *QUICK, "--output", str(output)]
     return subprocess.Popen(
         [*command, *args, "--jobs", "2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True, env=ONE_THREAD, preexec_fn=hear_interrupts,
+        start_new_session=True, env=ONE_THREAD, preexec_fn=hear_signals,
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import time
 import pytest
 from harness import CALLS, FILES, TORN, UNNAMED, WRITTEN, Fault, Scenario, counted
 
-from helpers import QUICK, ROOT, hear_interrupts, image_hashes, rows_of
+from helpers import QUICK, ROOT, hear_signals, image_hashes, rows_of
 
 FILE = (TORN, UNNAMED, WRITTEN)
 ROW = (TORN, WRITTEN)  # it is appended, so it has no other name before
@@ -132,7 +132,9 @@ def test_all_processes_of_a_command_asked_to_end(tmp_path, name):
     args = [*QUICK, "--strategy", "RandomSampling", "--seeds", "0", "1", "--jobs", "2"]
     args += ["--epochs", "100000", "--output", tmp_path]
     command = [sys.executable, str(ROOT / "run_benchmark.py"), *map(str, args)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=hear_signals
+    )
     with counted() as faults:
         while len(list(tmp_path.rglob("state.npz"))) < 2:
             time.sleep(0.1)
@@ -191,7 +193,7 @@ def test_the_progress_bars_leave_a_clean_line(tmp_path):
     master, slave = pty.openpty()
     args = [*QUICK, "--strategy", "RandomSampling", "--epochs", "100000", "--output", tmp_path]
     command = [sys.executable, str(ROOT / "run_benchmark.py"), *map(str, args)]
-    process = subprocess.Popen(command, stdout=slave, stderr=slave, preexec_fn=hear_interrupts)
+    process = subprocess.Popen(command, stdout=slave, stderr=slave, preexec_fn=hear_signals)
     os.close(slave)
     shown = b""
     while b"images" not in shown:  # the fit's bar
