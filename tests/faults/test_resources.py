@@ -253,6 +253,7 @@ def test_a_clock_that_goes_back(scenario, tmp_path):
 
 
 def test_fresh_processes_give_what_forked_ones_give(scenario, tmp_path):
-    """The harness forks; a command that somebody types does not."""
-    run_benchmark(*ARGS, "--output", tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    """The harness forks; a command that somebody types does not. With as many threads."""
+    threads = str(torch.get_num_threads())
+    run_benchmark(*ARGS, "--output", tmp_path, env=os.environ | {"OMP_NUM_THREADS": threads})
     assert rows_of(tmp_path) == scenario.rows and image_hashes(tmp_path) == scenario.images
