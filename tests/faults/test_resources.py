@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+import torch
 from harness import ARGS, TORN, Fault, Scenario, counted, phase_of
 
 from helpers import QUICK, ROOT, image_hashes, rows_of, run_benchmark
