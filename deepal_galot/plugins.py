@@ -27,9 +27,6 @@ NEEDS_MORE = {
 }
 
 
-_loaded: dict[str, Path] = {}  # modules that load_plugin made, and their files
-
-
 def load_plugin(source: str | Path) -> list[str]:
     """Run a Python file and register the classes it defines. The file is executed, so trust it
     first.
@@ -70,23 +67,24 @@ def load_plugin(source: str | Path) -> list[str]:
     if not added:
         del sys.modules[name]
         raise UserError(f"--plugin {source} defines no {_why_nothing(module)}")
-    _loaded[name] = path
     return added
 
 
 def forget_plugins() -> None:
-    """Remove the classes that load_plugin added, and all modules of the user's own that their files
-    import, so that a next command in this process runs the files as they are then."""
-    files = {file for path in _loaded.values() for file in (path, *imported_own(path))}
-    for module in _loaded:
-        for registry in ALL.values():
-            registry.forget(module)
+    """Let the next command of this process run the user's own files as they are then.
+
+    Removes the classes that they define and the modules that they are, with those of the user's own
+    that they import. Files in the open folders are registered again.
+    """
+    own = {file for registry in ALL.values() for file in registry.plugin_files.values()}
+    files = own.union(*(imported_own(file) for file in own if file.is_file()))
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None) if files else None
         if file and Path(file).resolve() in files:
             del sys.modules[name]
-    _loaded.clear()
     importlib.invalidate_caches()
+    for registry in ALL.values():
+        registry.forget_own()
 
 
 def _new_module(source: str | Path, name: str, path: Path) -> ModuleType:

@@ -149,11 +149,12 @@ class Registry:
                 self.plugin_files[class_name(cls)] = plugin
         return added
 
-    def forget(self, module: str) -> None:
-        """Remove the classes that a module defines."""
-        for name in [n for n, cls in self._discovered().items() if cls.__module__ == module]:
-            del self._classes[name]
-            self.plugin_files.pop(name, None)
+    def forget_own(self) -> None:
+        """Remove the user's own classes; register those of files in the folder as they are now."""
+        for name in self.plugin_files:
+            self._discovered().pop(name, None)
+        self.plugin_files.clear()
+        self._add_folder(shipped=False)
 
     def belongs(self, cls: object, module: ModuleType) -> bool:
         """Whether `cls` is a concrete, public class of this kind that the module itself defines."""
@@ -180,14 +181,18 @@ class Registry:
     def _discovered(self) -> dict[str, type]:
         if self._classes is None:
             self._classes = {}
-            package = importlib.import_module(self.package)
-            _check_is_ours(package, self.package)
-            for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda i: i.name):
-                if not info.ispkg:
-                    module = importlib.import_module(f"{self.package}.{info.name}")
-                    shipped = info.name in SHIPPED[self.package].split()
-                    self.add_from(module, None if shipped else Path(module.__file__).resolve())
+            self._add_folder(shipped=True)
+            self._add_folder(shipped=False)
         return self._classes
+
+    def _add_folder(self, shipped: bool) -> None:
+        """Register the classes of the folder's files, those of the package or all others."""
+        package = importlib.import_module(self.package)
+        _check_is_ours(package, self.package)
+        for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda i: i.name):
+            if not info.ispkg and (info.name in SHIPPED[self.package].split()) == shipped:
+                module = importlib.import_module(f"{self.package}.{info.name}")
+                self.add_from(module, None if shipped else Path(module.__file__).resolve())
 
 
 def imported_own(file: Path) -> list[Path]:

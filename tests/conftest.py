@@ -16,7 +16,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from deepal_galot import plugins, registry
+from deepal_galot import registry
 from deepal_galot.datasets.base import DatasetSpec
 from deepal_galot.datasets.digits import Digits
 from deepal_galot.report import write
@@ -36,7 +36,6 @@ def forget_plugins():
     yield
     for k, r in registry.ALL.items():
         r._classes, r.plugin_files = before[k]
-    plugins._loaded.clear()
     for name in [m for m in set(sys.modules) - modules if m.startswith("query_strategies.")]:
         del sys.modules[name]
 

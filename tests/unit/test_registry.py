@@ -1,5 +1,6 @@
 """Names, suggestions, clashes, and of which files a class is made."""
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from deepal_galot import registry
 from deepal_galot.errors import UserError
-from deepal_galot.plugins import load_plugin
+from deepal_galot.plugins import forget_plugins, load_plugin
 
 
 def plugin(tmp_path, text, name="mine.py"):
@@ -151,3 +152,19 @@ def test_a_foreign_generators_folder_is_refused(tmp_path):
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
     )
     assert "UserError" in done.stderr and "run from another folder" in done.stderr
+
+
+def test_an_edited_file_of_an_open_folder_is_read_anew(tmp_path, monkeypatch):
+    """By the next command of a process. Before, old code ran and was recorded as new."""
+    package = importlib.import_module("query_strategies")
+    monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
+    file = plugin(tmp_path, STRATEGY, "dropped_in.py")
+    monkeypatch.setattr(registry.strategies, "_classes", None)
+    assert registry.strategies.get("Mine").query(None, 1) == []
+    assert registry.strategies.sources("Mine") == [file.resolve()]
+    file.write_text(STRATEGY.replace("[]", "[1, 2]"))
+    forget_plugins()
+    assert registry.strategies.get("Mine").query(None, 1) == [1, 2]
+    file.unlink()
+    forget_plugins()
+    assert "Mine" not in registry.strategies and "GALOT" in registry.strategies
