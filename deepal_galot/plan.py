@@ -377,7 +377,6 @@ def configure(
     Raises:
         UserError: a value out of range, an unknown name, or names that do not fit together.
     """
-    _check_declared(cls)
     own = dict(own or {})
     settings = own.pop("settings", {})
     flags = canonical({**cls.preset, **request.flags, **own})

@@ -246,6 +246,14 @@ def _shipped(file: Path) -> bool:
     return parts[0].removesuffix(".py") in OURS
 
 
+def merged(cls: type, attribute: str) -> dict:
+    """A class attribute that is a dict: this class's entries over those of its bases."""
+    entries: dict = {}
+    for base in reversed(cls.__mro__):
+        entries |= vars(base).get(attribute, {})
+    return entries
+
+
 def class_name(cls: type) -> str:
     """The registered name of a class: its own `name` attribute, else the class name."""
     return cls.__dict__.get("name") or cls.__name__

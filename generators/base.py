@@ -21,6 +21,7 @@ from deepal_galot import seeding
 from deepal_galot.alignment import Alignment
 from deepal_galot.config import RunConfig
 from deepal_galot.errors import UserError, said, some_of
+from deepal_galot.registry import merged
 
 from .memory import MicroBatches
 
@@ -302,10 +303,7 @@ class Generator(ABC):
     @classmethod
     def all_defaults(cls) -> dict[str, Any]:
         """`defaults` of this class and its bases; the class overrides its bases."""
-        merged: dict[str, Any] = {}
-        for base in reversed(cls.__mro__):
-            merged |= vars(base).get("defaults", {})
-        return merged
+        return merged(cls, "defaults")
 
     @classmethod
     def check_classes(cls, class_names: Sequence[str], dataset: str) -> None:

@@ -19,7 +19,7 @@ from deepal_galot.errors import UserError
 from deepal_galot.galot import Galot, SyntheticBatch
 from deepal_galot.learner import Learner
 from deepal_galot.pool import ImageSet, Pool, SyntheticQuery
-from deepal_galot.registry import class_name
+from deepal_galot.registry import class_name, merged
 
 
 class Strategy:
@@ -66,10 +66,7 @@ class Strategy:
     @classmethod
     def all_settings(cls) -> dict[str, int | float | str]:
         """`settings` of this class over those of its bases."""
-        merged: dict[str, int | float | str] = {}
-        for base in reversed(cls.__mro__):
-            merged |= vars(base).get("settings", {})
-        return merged
+        return merged(cls, "settings")
 
     @classmethod
     def without_images(cls, config: RunConfig) -> str:

@@ -79,6 +79,18 @@ class Fails(RandomSampling):
 '''
 
 
+def plugin(tmp_path: Path, text: str, name: str = "mine.py") -> Path:
+    """A file with this text."""
+    path = tmp_path / name
+    path.write_text(text)
+    return path
+
+
+STRATEGY = (
+    "from .strategy import Strategy\nclass Mine(Strategy):\n    def query(self, n): return []\n"
+)
+
+
 def write_idx(file: Path, array: np.ndarray) -> None:
     """MNIST's file format: 0 0 8 ndim, big-endian sizes, bytes."""
     head = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)

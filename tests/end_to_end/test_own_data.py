@@ -97,7 +97,7 @@ def test_sizes_that_differ_end_with_one_line(tmp_path, photos, capsys):
 
 
 def test_test_images_in_the_pool_are_counted(tmp_path, photos, capsys):
-    """Two copies of one test image and one of another; a picture alike that differs is none."""
+    """Two copies of one test image and one of another."""
     own = tmp_path / "leaky"
     shutil.copytree(photos, own)
     first, second = sorted((own / "test").rglob("*.png"))[:2]

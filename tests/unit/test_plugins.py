@@ -7,18 +7,7 @@ import pytest
 from deepal_galot import registry
 from deepal_galot.errors import UserError
 from deepal_galot.plugins import load_plugin, plugin_fault
-from helpers import ROOT
-
-
-def plugin(tmp_path, text, name="mine.py"):
-    path = tmp_path / name
-    path.write_text(text)
-    return path
-
-
-STRATEGY = (
-    "from .strategy import Strategy\nclass Mine(Strategy):\n    def query(self, n): return []\n"
-)
+from helpers import ROOT, STRATEGY, plugin
 
 
 def test_where_a_helper_lies_is_said(tmp_path):

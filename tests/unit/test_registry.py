@@ -10,17 +10,7 @@ import pytest
 from deepal_galot import registry
 from deepal_galot.errors import UserError
 from deepal_galot.plugins import forget_plugins, load_plugin
-
-
-def plugin(tmp_path, text, name="mine.py"):
-    path = tmp_path / name
-    path.write_text(text)
-    return path
-
-
-STRATEGY = (
-    "from .strategy import Strategy\nclass Mine(Strategy):\n    def query(self, n): return []\n"
-)
+from helpers import STRATEGY, plugin
 
 
 def test_alias_and_case():
