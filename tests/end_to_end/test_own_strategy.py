@@ -151,13 +151,13 @@ def test_beside_galot_a_strategy_keeps_its_settings_in_the_table(tmp_path, capsy
     control that the report asked for was another one."""
     (tmp_path / "mine.py").write_text(MINE)
     args = ["--plugin", tmp_path / "mine.py", "--output", tmp_path / "r", "--strategy"]
-    strategies = ["Mine", "Mine:width=12", "Mine:width=5", "GALOT:base_sampler=Mine,width=5"]
+    strategies = ["Mine", "Mine:width=12", "Mine:width=5", "GALOT:base_sampler=Mine,width=12"]
     assert main([*QUICK, *map(str, args), *strategies]) == 0
     out = capsys.readouterr().out
     rows = [line.split()[0] for line in out.splitlines() if line.startswith(("Mine", "GALOT "))]
     assert rows[:4] == ["Mine", "Mine:width=5", "Mine:width=12", "GALOT"]
-    assert "points of average accuracy above Mine:width=5," in out
-    assert 'run "GALOT:epsilon=0,base_sampler=Mine,' in out and ',width=5" too' in out
+    assert "points of average accuracy above Mine:width=12," in out
+    assert 'run "GALOT:epsilon=0,base_sampler=Mine,' in out and ',width=12" too' in out
 
 
 def test_what_is_edited_between_two_commands_of_a_process_runs_as_it_is(
