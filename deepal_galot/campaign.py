@@ -21,14 +21,15 @@ from generators.image_store import DrawBatches, FullSizeFolder, ImageStore, draw
 from . import cost_table
 from .borrowed_galot import BorrowedGalot
 from .config import COMPILED_FROM, GENERATOR, RunConfig, fields_of
-from .costs import costs_of, epochs_note
+from .costs import costs_of
 from .datasets.base import DatasetSpec
 from .device import empty_cache, machine, unused_gpu
 from .errors import UserError
 from .galot import Galot
 from .image_counts import new_counts
+from .notes import epochs_note, leak_note, unread_notes
 from .oracle import ReferenceOracle
-from .plan import Plan, Run, leak_note, unread_notes
+from .plan import Plan, Run
 from .probe import Probe, timed
 from .request import Request
 from .results import Row, RunFolder

@@ -9,11 +9,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -30,7 +29,7 @@ from .errors import UserError, said
 from .image_counts import ALIGNED_BY, PROBES, ascent_images, image_counts, new_counts
 from .plan import Plan, Run
 from .results import RunFolder
-from .training import count_batches
+from .training import count_batches, count_epochs
 
 SHARD_HEADER, TEXT_HEADER = 800, 1200  # bytes of a shard and a text file besides their numbers
 
@@ -175,26 +174,10 @@ def _fitting(c: RunConfig, spec: DatasetSpec, round: int, makes_images: bool) ->
         _, at_hand = image_counts(c, spec.n_classes, round)
         work += Work(passed=len(spec.x_train) - c.budget(round) + sum(at_hand))
     for n in sizes:
-        batches = count_batches(n, c.batch_size)
-        epochs = max(c.epochs, math.ceil(c.min_steps / batches))
-        work += Work(fits=1, steps=epochs * batches, trained=epochs * n)
+        epochs = count_epochs(c, n)
+        steps = epochs * count_batches(n, c.batch_size)
+        work += Work(fits=1, steps=steps, trained=epochs * n)
     return work
-
-
-def epochs_note(plan: Plan, flags: Mapping[str, Any]) -> list[str]:
-    """A note if --epochs has no effect, because --min-steps asks for more."""
-    fits = [
-        (run.config, training_images(run.config, plan.spec, run.config.n_rounds))
-        for run in plan.runs
-    ]
-    if "epochs" not in flags or any(
-        c.epochs * count_batches(n, c.batch_size) > c.min_steps for c, n in fits
-    ):
-        return []
-    return [
-        f"note: --epochs {flags['epochs']}: changes nothing, --min-steps "
-        f"{fits[0][0].min_steps} asks for more in every round; add --min-steps 0"
-    ]
 
 
 def training_images(c: RunConfig, spec: DatasetSpec, round: int) -> int:

@@ -19,10 +19,11 @@ from .costs import costs_of, totals
 from .engines import play_all
 from .errors import UserError, did_you_mean
 from .experiments import ALIASES, EXPERIMENTS, Arm, Experiment, PerClass, Times, named
-from .plan import Plan, Run, configure, default_mode, make_plan, parse_strategy, setting_text
+from .plan import Plan, Run, configure, default_mode, make_plan
 from .report.exhibit import Exhibit, ExhibitArm, is_the_papers, save_real_examples
 from .request import Request, request_of
 from .results import RunFolder, label_of
+from .strategy_entries import parse_strategy, setting_text
 
 # -- an experiment as a command line --------------------------------------------------------------
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,16 +15,12 @@ from . import registry
 from .classifiers.base import Classifier
 from .config import (
     ASKS_POOL,
-    BUDGET,
     GALOT,
     GENERATOR,
     STRATEGY,
-    TRAINING,
     RunConfig,
     check_settings,
-    field_type,
     fields_of,
-    option_fields,
     protocol,
     resolve,
     usual_values,
@@ -35,7 +30,16 @@ from .errors import UserError, did_you_mean
 from .generator_choice import canonical, check_generator, generator_class, weights_at_hand
 from .pool import check_budget
 from .request import Request
-from .results import RunFolder, folder_of, label_of, split_label
+from .results import RunFolder, folder_of, label_of
+from .strategy_entries import (
+    check_declared,
+    check_read,
+    chosen_settings,
+    dataset_defaults,
+    parse_strategy,
+    setting_text,
+    typed_settings,
+)
 from .synthetic_from import check_source, inherited, open_source, source_hash
 
 MODES = ("al", "gal", "al+gal", "full")
@@ -110,8 +114,8 @@ def make_plan(request: Request, download: bool = True) -> Plan:
         _, _, generator = _classes(config, request)  # cheap; done before loading or hashing
         if generator is not None:
             weights_at_hand(generator, download)
-        _check_settings_are_read(cls, config, own)
-        configs.append((config, _default(request, cls, config), _typed(own)))
+        check_read(cls, config, own)
+        configs.append((config, _default(request, cls, config), typed_settings(own)))
     spec = load_dataset(request.dataset, request.data_dir)
     runs: dict[Path, Run] = {}
     by_entry = {}
@@ -145,179 +149,6 @@ def _or_demo(request: Request, spec: DatasetSpec) -> str:
     if not own or "protocol" in request.flags or len(spec.x_train) < wanted:
         return ""
     return f", or take --protocol demo, which asks for {wanted}"
-
-
-def unread_notes(request: Request, plan: Plan) -> list[str]:
-    """Notes on given flags that change none of the runs, and on settings behind a strategy's name
-    that do not change its runs."""
-    configs = [run.config for run in plan.runs]
-    read = {"protocol", "n_rounds", "quota"}.union(*(c.fields_read() for c in configs))
-    if any(c.uses_generated_images for c in configs):
-        read |= {"generator", "synthetic_from"}  # the fingerprint has their content hashes
-    lines, apart = [], {"mode", "settings", "n_rounds", "quota", "generator", "synthetic_from"}
-    for entry, runs in plan.by_entry.items():
-        cls, own = parse_strategy(entry, request)
-        here = set(runs[0].config.fields_read())
-        if cls.generates and runs[0].config.mode == "al":
-            here.add("base_sampler")  # it is the run's strategy
-        read |= here
-        without = sorted(own.keys() - here - apart)
-        if without:
-            lines.append(f"note: {entry}: {', '.join(without)} changes nothing there")
-    unread = [f"--{name.replace('_', '-')}" for name in request.flags if name not in read]
-    first = [f"note: {', '.join(unread)}: read by none of these runs"] if unread else []
-    return first + lines
-
-
-def leak_note(request: Request, plan: Plan) -> list[str]:
-    """A note if test images are also in the pool; at most one line. Data sets that ship with the
-    package are not checked, because they are published as they are."""
-    name = registry.class_name(request.dataset)
-    shipped = name in registry.datasets and not registry.datasets.sources(name)
-    if shipped or not any(run.config.uses_real_images for run in plan.runs):
-        return []
-    n, pool = plan.spec.n_in_both, len(plan.spec.x_train)
-    said = f"note: {n:,} of the {pool:,} images of {name} to label are in its test part, too"
-    return [f"{said}; accuracies are too high by what is learned of them"] if n else []
-
-
-def parse_strategy(
-    text: str, request: Request | None = None
-) -> tuple[type[Strategy], dict[str, Any]]:
-    """Parse a strategy entry, "NAME" or "NAME:key=value,…".
-
-    >>> parse_strategy("GALOT:epsilon=5,text-per=image")[1]
-    {'epsilon': 5.0, 'text_per': 'image'}
-
-    Args:
-        request: its flags and data set may name the base sampler, whose settings a strategy that
-            generates images has, too.
-
-    Returns:
-        The strategy's class, and fields of RunConfig by name; `settings` holds the strategy's own.
-
-    Raises:
-        UserError: an unknown strategy or setting, or a value that does not parse.
-    """
-    name, written = split_label(text)
-    cls = registry.strategies.get(name)
-    where = f"--strategy {text!r}"
-    pairs = _pairs(written, where)
-    declared = declared_settings(cls, _base_of(cls, pairs, request))
-    own: dict[str, Any] = {}
-    known = {"mode", *(f.name for f in option_fields())}
-    for key, value in pairs.items():
-        if key in cls.fixed:
-            raise UserError(f"{where}: {name} is defined by {key}={cls.fixed[key]!r}")
-        if key == "mode":
-            own[key] = value
-        elif key in known:
-            own[key] = parse_as(field_type(key), key, value, where)
-        elif key in declared:
-            parsed = parse_as(type(declared[key]), key, value, where)
-            if not value.isprintable():
-                raise UserError(f"{where}: {key} needs text on one line, not {value!r}")
-            own["settings"] = {**own.get("settings", {}), key: parsed}
-        else:
-            hint = did_you_mean(key, known | declared.keys(), "see --help")
-            raise UserError(f"{where}: unknown setting: {hint}")
-    return cls, own
-
-
-def _pairs(settings: Sequence[str], where: str) -> dict[str, str]:
-    """Split "key=value" texts into a dict.
-
-    Raises:
-        UserError: a text of another form, or the same key twice.
-    """
-    pairs: dict[str, str] = {}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        key = key.strip().replace("-", "_")
-        if not equals:
-            raise UserError(f"{where}: write its settings as NAME:key=value,key=value")
-        if key in pairs:
-            raise UserError(f"{where}: sets {key} twice")
-        pairs[key] = value
-    return pairs
-
-
-def declared_settings(
-    cls: type[Strategy], base_sampler: str | None
-) -> Mapping[str, int | float | str]:
-    """The hyper-parameters declared by a strategy and, if it generates images, by its base sampler.
-
-    Raises:
-        UserError: they are not numbers or text by name, or a name is taken.
-    """
-    ours, base = _own_settings(cls), {}
-    if cls.generates and base_sampler is not None:
-        base = _own_settings(registry.strategies.get(base_sampler))
-    both = sorted(ours.keys() & base.keys())
-    if both:
-        raise UserError(
-            f"the strategy {registry.class_name(cls)}: its base sampler {base_sampler} has a "
-            f"setting {both[0]}, too; give one of them another name"
-        )
-    return {**base, **ours}
-
-
-def _own_settings(cls: type[Strategy]) -> dict[str, int | float | str]:
-    """A strategy's hyper-parameters and their defaults, checked."""
-    who = f"the strategy {registry.class_name(cls)}: settings"
-    taken = {f.name for f in dataclasses.fields(RunConfig)}
-    for declared in (vars(base).get("settings", {}) for base in cls.__mro__):
-        if not isinstance(declared, Mapping) or not all(
-            isinstance(name, str) and name.isidentifier() and type(value) in (int, float, str)
-            for name, value in declared.items()
-        ):
-            raise UserError(f"{who} must be a dict of numbers or text by name, not {declared!r}")
-        clash = sorted(taken & declared.keys())
-        if clash:
-            raise UserError(f"{who}: {clash[0]} is the benchmark's own; give it another name")
-    return cls.all_settings()
-
-
-def _base_of(
-    cls: type[Strategy], written: Mapping[str, str], request: Request | None
-) -> str | None:
-    """The name of a strategy's base sampler, from the layers that can set it."""
-    _check_declared(cls)
-    defaults, flags = (_defaults_of(request), request.flags) if request else ({}, {})
-    return {**defaults, **cls.preset, **flags, **written, **cls.fixed}.get("base_sampler")
-
-
-def parse_as(kind: type, key: str, value: str, where: str) -> Any:
-    """Parse a setting's value.
-
-    Raises:
-        UserError: not a number where one is needed.
-    """
-    try:
-        parsed = kind(value)
-        if isinstance(parsed, float) and not math.isfinite(parsed):
-            raise ValueError
-        return parsed
-    except ValueError:
-        word = "a whole number" if kind is int else "a number"
-        raise UserError(f"{where}: {key} needs {word}, not {value!r}") from None
-
-
-def _check_settings_are_read(
-    cls: type[Strategy], config: RunConfig, own: Mapping[str, Any]
-) -> None:
-    """Check that the settings written behind a strategy's name have an effect.
-
-    Raises:
-        UserError: one has none.
-    """
-    for key in own.keys() - {"settings"}:
-        unread = key in fields_of(STRATEGY) and getattr(config, key) is None
-        if unread or (key in fields_of(GALOT, GENERATOR) and not cls.generates):
-            raise UserError(
-                f"--strategy {registry.class_name(cls)}:{key}={own[key]}: this strategy does not "
-                f"read {key} here; leave it out"
-            )
 
 
 def default_mode(cls: type[Strategy]) -> str:
@@ -380,14 +211,14 @@ def configure(
     own = dict(own or {})
     settings = own.pop("settings", {})
     flags = canonical({**cls.preset, **request.flags, **own})
-    defaults = _defaults_of(request)
+    defaults = dataset_defaults(request)
     if flags.get("synthetic_from") is not None:
         source = open_source(flags["synthetic_from"])
         made_by, usual = inherited(source, {**flags, **cls.fixed})
         flags, defaults = flags | made_by, defaults | usual
     chosen = {**defaults, **flags, **cls.fixed}
     base = registry.strategies.get(chosen.get("base_sampler", RunConfig.base_sampler))
-    _check_declared(base)
+    check_declared(base)
     reads = () if mode in ("full", "gal") else cls.reads + (base.reads if cls.generates else ())
     generator = generator_class(chosen.get("generator", RunConfig.generator))
     check_settings(f"the generator {generator.__name__}: defaults", generator.all_defaults())
@@ -413,60 +244,7 @@ def configure(
     config = dataclasses.replace(config, base_sampler=sampler, classifier=architecture)
     if mode == "al":
         config = dataclasses.replace(config, strategy=cls.without_images(config))
-    return dataclasses.replace(config, settings=_chosen(cls, config, settings))
-
-
-def _chosen(
-    cls: type[Strategy], config: RunConfig, settings: Mapping[str, Any]
-) -> tuple[tuple[str, Any], ...]:
-    """Those of the strategy's own hyper-parameters that differ from their default, by name.
-
-    Raises:
-        UserError: a setting that nothing reads in this mode.
-    """
-    reads: Mapping[str, Any] = {}
-    if config.mode == "al":
-        reads = _own_settings(registry.strategies.get(config.strategy))
-    elif config.mode != "full":
-        base = config.base_sampler if config.uses_real_images else None
-        reads = declared_settings(cls, base)
-    unread = sorted(settings.keys() - reads.keys())
-    if unread:
-        raise UserError(
-            f"--strategy {registry.class_name(cls)}: nothing reads {unread[0]} in mode "
-            f"{config.mode}; leave it out"
-        )
-    return tuple((k, v) for k, v in sorted(settings.items()) if v != reads[k])
-
-
-def _defaults_of(request: Request) -> dict[str, Any]:
-    """The data set's defaults, checked."""
-    who = f"the data set {request.dataset.__name__}: defaults"
-    check_settings(who, request.dataset.defaults, besides=("protocol",))
-    return dict(request.dataset.defaults)
-
-
-def _check_declared(cls: type[Strategy]) -> None:
-    """Check the values of a strategy's class attributes.
-
-    Raises:
-        UserError: one is wrong.
-    """
-    who = f"the strategy {registry.class_name(cls)}"
-    if cls.query is Strategy.query or not callable(cls.query):
-        raise UserError(f"{who} defines no query(n)")
-    if cls.generates and cls.synthesize is Strategy.synthesize:
-        raise UserError(f"{who} generates, but defines no synthesize(galot, round)")
-    remembers = cls.state_dict is not Strategy.state_dict
-    if remembers != (cls.load_state_dict is not Strategy.load_state_dict):
-        raise UserError(f"{who} needs both state_dict() and load_state_dict(state), or neither")
-    known = fields_of(STRATEGY)
-    if not isinstance(cls.reads, tuple) or not set(cls.reads) <= set(known):
-        raise UserError(f"{who}: reads must be a tuple of {', '.join(known)}, not {cls.reads!r}")
-    if not isinstance(cls.remark, str):
-        raise UserError(f"{who}: remark must be text, not {cls.remark!r}")
-    check_settings(f"{who}: fixed", cls.fixed)
-    check_settings(f"{who}: preset", cls.preset, besides=("protocol",))
+    return dataclasses.replace(config, settings=chosen_settings(cls, config, settings))
 
 
 def _classes(
@@ -492,11 +270,6 @@ def _classes(
             f"this run takes those of {config.synthetic_from or config.generator}"
         )
     return strategy, architecture, generator
-
-
-def _typed(own: Mapping[str, Any]) -> dict[str, str]:
-    """Those of a strategy's own settings by which tables group runs: budget and training."""
-    return {k: setting_text(v) for k, v in own.items() if k in fields_of(BUDGET, TRAINING)}
 
 
 def _run(
@@ -591,17 +364,11 @@ def _settings(config: RunConfig, default: RunConfig, preset: Mapping[str, Any]) 
         read |= {key: getattr(config, key) for key in preset}
     moded = config.uses_generated_images and config.mode != default.mode
     differs = {"mode": config.mode} if moded else {}
-    # The default run's base sampler may not read the fields that this one's reads. Then they are
-    # None
-    # in `default`, and are compared with the protocol's values instead.
+    # Fields that the default run's base sampler does not read are None in `default`; they are
+    # compared with the protocol's values instead.
     unset = usual_values() | protocol(config.protocol).sets
     for key in fields_of(*groups):
         value, usual = read.get(key), getattr(default, key)
         if key in read and value != (unset[key] if usual is None else usual):
             differs[key] = setting_text(value)
     return differs | {name: setting_text(value) for name, value in config.settings}
-
-
-def setting_text(value: Any) -> str:
-    """A setting's value as written in --strategy and in labels."""
-    return f"{value:.12g}" if isinstance(value, float) else str(value)

@@ -90,7 +90,7 @@ class Training:
         self.optimizer = make_optimizer(self.config, models, self._capturable)
         self.average = WeightAverage(models, self.config.ema) if self.config.ema else None
         per_epoch = count_batches(len(self.x), self.config.batch_size)
-        epochs = max(self.config.epochs, math.ceil(self.config.min_steps / per_epoch))
+        epochs = count_epochs(self.config, len(self.x))
         worth_it = compiled_from is not None and epochs * per_epoch >= compiled_from
         self.network = _compiled(self.clf) if worth_it and self._capturable else self.clf
         self.clf.train()
@@ -320,6 +320,11 @@ def count_batches(n: int, size: int) -> int:
     """How many slices split_batches makes."""
     count = -(-n // size)
     return min(count, n // 2) if size > 1 and n > 1 else count
+
+
+def count_epochs(config: RunConfig, n: int) -> int:
+    """Epochs of a fit to n images: `epochs`, or as many as `min_steps` asks for."""
+    return max(config.epochs, math.ceil(config.min_steps / count_batches(n, config.batch_size)))
 
 
 def for_batchnorm(x: Tensor) -> Tensor:

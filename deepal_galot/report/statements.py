@@ -13,9 +13,9 @@ import numpy as np
 from .. import registry
 from ..config import TRAINING, RunConfig, fields_of, option_fields, resolve
 from ..errors import readable
-from ..plan import setting_text
-from ..results import Row, RunFolder, label_of
-from ..training import count_batches
+from ..results import RunFolder, label_of
+from ..strategy_entries import setting_text
+from ..training import count_epochs
 from .comparison import OWN, Comparison, Curve
 from .exhibit import doubts
 from .statistics import LEAST_SEEDS, PairedDifference, mean_sem, paired_difference
@@ -104,12 +104,8 @@ def _recipe_line(comparison: Comparison) -> str:
 def _min_steps_decides(curve: Curve) -> bool:
     """Whether every fit had more epochs than --epochs says."""
     config = curve.folders[0].config
-
-    def steps(row: Row) -> int:
-        n = row["labels"] + row["images"]
-        return config.epochs * count_batches(n, config.batch_size)
-
-    return all(steps(row) < config.min_steps for rows in curve.rows for row in rows)
+    sizes = (row["labels"] + row["images"] for rows in curve.rows for row in rows)
+    return all(count_epochs(config, n) > config.epochs for n in sizes)
 
 
 def _data_line(comparison: Comparison) -> list[str]:

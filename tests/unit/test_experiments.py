@@ -13,7 +13,7 @@ from deepal_galot.errors import UserError
 from deepal_galot.experiment_campaigns import ask, comparable, list_experiments
 from deepal_galot.experiments import ALIASES, EXPERIMENTS, TABLE1, named
 from deepal_galot.jobs import campaign_anew
-from deepal_galot.plan import make_plan, parse_strategy
+from deepal_galot.plan import make_plan
 from deepal_galot.registry import strategies
 from deepal_galot.report.exhibit import (
     Exhibit,
@@ -23,6 +23,7 @@ from deepal_galot.report.exhibit import (
     paper_numbers,
 )
 from deepal_galot.request import request_of
+from deepal_galot.strategy_entries import parse_strategy
 
 
 def args_of(*flags):

@@ -62,7 +62,8 @@ def test_epochs_that_min_steps_overrides_are_said_to_be_more(tmp_path):
 
 
 def test_without_a_label_none_is_said_to_be_bought(tmp_path):
-    run = finished(tmp_path, [0.5, 0.6], row={"labels": 0}, strategy="GALOT", mode="gal")
+    row = {"labels": 0, "images": 10}
+    run = finished(tmp_path, [0.5, 0.6], row=row, strategy="GALOT", mode="gal")
     line = statements(compare([run])[0])[0]
     assert line.endswith("; |L| = 10, then 5 more a round; no labels")
 
