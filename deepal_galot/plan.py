@@ -297,9 +297,10 @@ def _run(
     if generator is not None and config.uses_real_images:
         used.append((registry.strategies, config.base_sampler))
     for kind, name in used:
-        own = kind.sources(name)
-        if own:
+        if own := kind.sources(name):
             content[f"plugin {name}"] = registry.files_hash(own)
+    for kind, name in [*used, (registry.datasets, config.dataset)]:  # its content is the data's
+        if own := kind.sources(name):
             code |= {f"{name}/{path}": data for path, data in registry.as_they_lie(own).items()}
     return Run(
         config,

@@ -15,7 +15,7 @@ import os
 import pkgutil
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -247,10 +247,17 @@ def _shipped(file: Path) -> bool:
 
 
 def merged(cls: type, attribute: str) -> dict:
-    """A class attribute that is a dict: this class's entries over those of its bases."""
+    """A class attribute that is a dict: this class's entries over those of its bases.
+
+    Raises:
+        UserError: it is not a dict in one of them.
+    """
     entries: dict = {}
     for base in reversed(cls.__mro__):
-        entries |= vars(base).get(attribute, {})
+        own = vars(base).get(attribute, {})
+        if not isinstance(own, Mapping):
+            raise UserError(f"{class_name(base)}: {attribute} must be a dict, not {own!r}")
+        entries |= own
     return entries
 
 

@@ -327,17 +327,19 @@ def test_a_data_set_may_only_prefer_settings_that_exist(tmp_path, capsys):
     assert last == "error: the data set Own: defaults: no setting 'epoch': did you mean epochs?"
 
 
-@pytest.mark.parametrize(("name", "says"), [
-    ("step", "did you mean steps or min_steps?"), ("protocol", "known: align, "),
+@pytest.mark.parametrize(("defaults", "says"), [
+    ("{'step': 5}", "the generator Own: defaults: no setting 'step': did you mean steps or "),
+    ("{'protocol': 5}", "the generator Own: defaults: no setting 'protocol': known: align, "),
+    ("5", "Own: defaults must be a dict, not 5"),
 ])  # fmt: skip
-def test_a_generator_may_only_prefer_settings_that_exist(tmp_path, capsys, name, says):
+def test_a_generator_may_only_prefer_settings_that_exist(tmp_path, capsys, defaults, says):
     file = tmp_path / "own.py"
     file.write_text("from generators.tiny import Tiny as T\n"
-                    f"class Own(T):\n    defaults = {{'{name}': 5}}\n")  # fmt: skip
+                    f"class Own(T):\n    defaults = {defaults}\n")  # fmt: skip
     args = [*QUICK, "--plugin", str(file), "--generator", "Own", "--output", str(tmp_path)]
     assert main([*args, "--strategy", "GALOT"]) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last.startswith(f"error: the generator Own: defaults: no setting '{name}': {says}")
+    assert last.startswith(f"error: {says}")
 
 
 TEXT = "torch.ones(len(prompts), 3, 4)"

@@ -76,6 +76,18 @@ def test_the_same_name_with_other_images_is_another_run(tmp_path, photos):
     assert {part["data"]["path"] for (part,) in parts} == {str(photos.absolute())}
 
 
+def test_a_data_set_of_ones_own_leaves_its_file_with_its_runs(tmp_path):
+    """A run is named by the data, so a comment in the file makes no other run."""
+    file = tmp_path / "mine.py"
+    text = "from deepal_galot.datasets.digits import Digits\nclass Mine(Digits): name = 'Mine'\n"
+    args = [*DEMO, "--n-rounds", "0", "--plugin", str(file), "--dataset", "Mine"]
+    for comment in ("", "# more\n"):
+        file.write_text(text + comment)
+        assert main([*args, "--strategy", "RandomSampling", "--output", str(tmp_path / "r")]) == 0
+    (kept,) = (tmp_path / "r").rglob("code/Mine/mine.py")
+    assert kept.read_text() == text
+
+
 def test_a_plug_ins_path_of_its_own_kind_is_not_said(digits):
     dataset = type("Mine", (), {"path": property(lambda self: "here")})
     request = SimpleNamespace(
