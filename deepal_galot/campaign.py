@@ -114,7 +114,7 @@ class Campaign:
     def check(self, run: Run, folder: RunFolder) -> None:
         """Load the generator and encode the prompts, so that a bad model or prompt fails before the
         first fit."""
-        if run.generator and not run.source and not folder.finished:
+        if run.makes_images and not folder.finished:
             _ = self._galot(run, folder).c0
 
     def _check_pictures(self, run: Run, folder: RunFolder) -> None:

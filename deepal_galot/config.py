@@ -291,7 +291,7 @@ class RunConfig:
         object.__setattr__(self, "settings", tuple((k, v) for k, v in self.settings))  # from JSON
         for f in option_fields():
             _check_range(f, getattr(self, f.name))
-        if self.keep != "random" and self.oversample == 1:
+        if self.uses_generated_images and self.keep != "random" and self.oversample == 1:
             raise UserError(
                 f"--oversample 1: leaves keep={self.keep} nothing to choose from; set it above 1, "
                 f"or --keep random"
@@ -583,23 +583,25 @@ def resolve(
     flags, dataset_defaults = dict(flags or {}), dict(dataset_defaults or {})
     chosen = flags.pop("protocol", dataset_defaults.pop("protocol", "paper"))
     recipe = protocol(chosen)
-    values = {
-        **usual_values(),
-        **(generator_defaults or {}),
-        **recipe.sets,
-        **dataset_defaults,
-        **recipe.datasets.get(dataset, {}),
-        **flags,
-        **(fixed or {}),
-    }
+    values: dict[str, Any] = {}
+    for layer in (
+        usual_values(),
+        generator_defaults or {},
+        recipe.sets,
+        dataset_defaults,
+        recipe.datasets.get(dataset, {}),
+        flags,
+        fixed or {},
+    ):
+        if "n_rounds" in layer:
+            values["quota"] = None  # a lower layer's
+        values |= layer
     values |= {name: None for name in fields_of(STRATEGY) if name not in reads}
     if values["mc_noise"] == "batchnorm":
         values["head_dropout"] = None
     values["text_target"] = acquisition.canonical_text_target(values["text_target"])
-    if "n_rounds" in flags:
-        if flags.get("quota") is not None:
-            raise UserError("--quota sets the number of rounds; leave out --n-rounds")
-        values["quota"] = None  # the protocol's
+    if "n_rounds" in flags and flags.get("quota") is not None:
+        raise UserError("--quota sets the number of rounds; leave out --n-rounds")
     quota, n_query = values["quota"], values["n_query"]
     fields = {f.name: f for f in option_fields()}
     _check_range(fields["quota"], quota)  # before the division below

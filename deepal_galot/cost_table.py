@@ -74,7 +74,7 @@ def table(costs: Sequence[Cost], output: Path, device: torch.device) -> Iterator
     rows = [HEAD]
     for c in costs:
         rounds, folder = f"{c.done}/{c.run.config.cycles}", c.run.folder(output)
-        known = not c.run.generator or c.run.source or weights_at_hand(c.run.generator)
+        known = not c.run.makes_images or weights_at_hand(c.run.generator)
         where = str(folder.relative_to(output)) if known else "named by the weights"
         name = f"{c.run.label} seed {c.run.config.seed}"
         rows.append(

@@ -140,9 +140,8 @@ def work_of(run: Run, spec: DatasetSpec, done: int = 0, size: Size | None = None
     """
     c, work = run.config, Work()
     for round in range(done, c.cycles):
-        makes_images = run.generator is not None and run.source is None
-        work += _labeling(c, spec, round) + _fitting(c, spec, round, makes_images)
-        if makes_images:
+        work += _labeling(c, spec, round) + _fitting(c, spec, round, run.makes_images)
+        if run.makes_images:
             work += _generating(run, spec, round, size)
     kept = network_of(run.architecture, spec.image_shape, spec.n_classes).bytes
     return work + Work(disk=kept if done == 0 else 0)
@@ -230,9 +229,7 @@ def flop_prices(run: Run, spec: DatasetSpec, size: Size | None) -> Prices:
 
 def size_of(run: Run) -> Size | None:
     """Size of the run's generator; None if the run does not generate or the size is not known."""
-    if run.generator is None or run.source is not None:
-        return None
-    return run.generator.size(run.config)
+    return run.generator.size(run.config) if run.makes_images else None
 
 
 @dataclass(frozen=True)

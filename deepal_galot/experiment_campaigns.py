@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import dataclasses
 import re
@@ -16,6 +17,7 @@ from .campaign import Campaign
 from .config import RunConfig
 from .cost_table import two_digits
 from .costs import costs_of, totals
+from .datasets.base import DatasetSpec, load_dataset
 from .engines import play_all
 from .errors import UserError, did_you_mean
 from .experiments import ALIASES, EXPERIMENTS, Arm, Experiment, PerClass, Times, named
@@ -36,17 +38,15 @@ class Asked:
         arms: the arms.
         entries: each arm in the form of --strategy.
         args: the whole command line that would do the same, with the judge's strategy.
+        request: what that command line asks for.
         judge: the judge's entry; None if the experiment has none.
     """
 
     arms: tuple[Arm, ...]
     entries: tuple[str, ...]
     args: argparse.Namespace
+    request: Request
     judge: str | None
-
-    @property
-    def request(self) -> Request:
-        return request_of(self.args)
 
 
 def ask(name: str, args: argparse.Namespace, source: RunFolder | None = None) -> Asked:
@@ -74,7 +74,7 @@ def ask(name: str, args: argparse.Namespace, source: RunFolder | None = None) ->
     judge = label_of("GALOT", {"mode": "full"}) if experiment.judged else None
     args.once = (judge,) if judge else ()
     args.strategy = [*entries, *args.once]
-    return Asked(arms, entries, args, judge)
+    return Asked(arms, entries, args, request_of(args), judge)
 
 
 def _check_flags(name: str, args: argparse.Namespace) -> None:
@@ -168,40 +168,42 @@ def run_experiments(args: argparse.Namespace) -> tuple[list[RunFolder], list[Exh
         UserError: an error of any run, or a flag that an experiment sets itself.
     """
     names = named(args.experiment)
-    _check_all(names, args)
+    spec = _check_all(names, args)
     folders: list[RunFolder] = []
     exhibits = []
     for i, name in enumerate(names, start=1):
         title = EXPERIMENTS[name].title
         print(f"experiment {name} ({i} of {len(names)}): {title}", file=sys.stderr)
-        played, exhibit = _run(name, args)
+        played, exhibit = _run(name, args, spec)
         folders += played
         exhibits.append(exhibit)
     return list({folder.path: folder for folder in folders}.values()), exhibits
 
 
-def _check_all(names: Sequence[str], args: argparse.Namespace) -> None:
-    """Plan all experiments, so that errors show before the first run.
+def _check_all(names: Sequence[str], args: argparse.Namespace) -> DatasetSpec:
+    """Plan all experiments, so that errors show before the first run; returns their data.
 
     Raises:
         UserError: an error in planning, or --baseline is not the label of an arm.
     """
-    labels = []
+    labels, spec = [], None
     for name in names:
         asked = ask(name, args)
-        plan = make_plan(asked.request, download=False)
+        plan = make_plan(asked.request, download=False, spec=spec)
+        spec = plan.spec
         labels += [arm.label for arm in _arms(name, asked, plan)]
         labels += [arm.label for arm in EXPERIMENTS[name].reusing]
     if args.baseline is not None and args.baseline not in labels:
         hint = did_you_mean(args.baseline, labels)
         raise UserError(f"--baseline {args.baseline!r}: no such arm: {hint}")
+    return spec
 
 
-def _run(name: str, args: argparse.Namespace) -> tuple[list[RunFolder], Exhibit]:
+def _run(name: str, args: argparse.Namespace, spec: DatasetSpec) -> tuple[list[RunFolder], Exhibit]:
     """Play one experiment. Its exhibit is written before the runs, so that a report made meanwhile
     shows the finished ones. With reusing arms, it is written after the first campaign."""
     asked = ask(name, args)
-    plan = make_plan(asked.request)
+    plan = make_plan(asked.request, spec=spec)
     if EXPERIMENTS[name].kind == "one_class":
         save_real_examples(plan.spec, args.output)
     exhibit = _exhibit(name, asked, plan)
@@ -210,7 +212,7 @@ def _run(name: str, args: argparse.Namespace) -> tuple[list[RunFolder], Exhibit]
         return _play(asked, plan), exhibit
     folders = _play(asked, plan)
     again = ask(name, args, _source(asked, plan, args.output))
-    plan = make_plan(again.request)
+    plan = make_plan(again.request, spec=spec)
     exhibit = dataclasses.replace(exhibit, arms=exhibit.arms + _arms(name, again, plan))
     exhibit.save(args.output)
     return folders + _play(again, plan), exhibit
@@ -286,14 +288,16 @@ def _identity(request: Request, entry: str) -> dict[str, Any]:
 def list_experiments(args: argparse.Namespace) -> Iterator[str]:
     """Lines: for each experiment its title, the rows of the paper it mirrors, and its remaining
     cost on --dataset."""
-    request_of(args)  # raises for an unknown data set, before the list starts
-    said: set[str] = set()
+    request = request_of(args)  # raises for an unknown data set, before the list starts
+    said, spec = set(), None
+    with contextlib.suppress(UserError):  # said with the first cost
+        spec = load_dataset(request.dataset, request.data_dir)
     for name, experiment in EXPERIMENTS.items():
         alias = "".join(f" (or {a})" for a, of in ALIASES.items() if name in of)
         yield f"{name}{alias}: {experiment.title}"
         yield f"    {experiment.mirrors}"
         try:
-            cost = _cost(name, args)
+            cost = _cost(name, args, spec)
         except UserError as error:  # mostly missing data; the list goes on
             again = str(error) in said
             said.add(str(error))
@@ -307,10 +311,10 @@ def list_experiments(args: argparse.Namespace) -> Iterator[str]:
     )
 
 
-def _cost(name: str, args: argparse.Namespace) -> str:
+def _cost(name: str, args: argparse.Namespace, spec: DatasetSpec | None) -> str:
     """One line with the remaining work."""
     asked = ask(name, args)
-    plan = make_plan(asked.request, download=False)
+    plan = make_plan(asked.request, download=False, spec=spec)
     counted = costs_of(plan, args.output)
     seeds = len(asked.request.seeds)
     reusing = EXPERIMENTS[name].reusing
@@ -328,9 +332,11 @@ def _cost(name: str, args: argparse.Namespace) -> str:
 
 def dry_run_experiments(args: argparse.Namespace) -> Iterator[str]:
     """The --dry-run table of each experiment."""
+    spec = None
     for name in named(args.experiment):
         asked = ask(name, args)
-        plan = make_plan(asked.request, download=False)
+        plan = make_plan(asked.request, download=False, spec=spec)
+        spec = plan.spec
         yield f"{name}: {EXPERIMENTS[name].title}"
         yield from Campaign(asked.request, plan).dry_run()
         if EXPERIMENTS[name].reusing:

@@ -69,8 +69,16 @@ class Run:
     source: RunFolder | None = None
     code: Mapping[str, bytes] = field(default_factory=dict)
 
+    def with_seed(self, seed: int) -> Run:
+        return dataclasses.replace(self, config=dataclasses.replace(self.config, seed=seed))
+
     def folder(self, output: Path) -> Path:
         return folder_of(output, self.config, self.content)
+
+    @property
+    def makes_images(self) -> bool:
+        """Whether it trains on generated images of its own, not on those of another run."""
+        return self.generator is not None and self.source is None
 
     @property
     def label(self) -> str:
@@ -94,11 +102,12 @@ class Plan:
     by_entry: Mapping[str, tuple[Run, ...]]
 
 
-def make_plan(request: Request, download: bool = True) -> Plan:
+def make_plan(request: Request, download: bool = True, spec: DatasetSpec | None = None) -> Plan:
     """Load the data, and check everything that can be checked before the first fit.
 
     Args:
         download: fetch missing weights; if False, runs are planned without them.
+        spec: the request's data, if they are loaded already.
 
     Raises:
         UserError: an unknown name, a value out of range, a generator that does not know the classes
@@ -116,7 +125,8 @@ def make_plan(request: Request, download: bool = True) -> Plan:
             weights_at_hand(generator, download)
         check_read(cls, config, own)
         configs.append((config, _default(request, cls, config), typed_settings(own)))
-    spec = load_dataset(request.dataset, request.data_dir)
+    if spec is None:
+        spec = load_dataset(request.dataset, request.data_dir)
     runs: dict[Path, Run] = {}
     by_entry = {}
     for entry, (config, default, typed) in zip(request.strategies, configs, strict=True):
@@ -130,10 +140,9 @@ def make_plan(request: Request, download: bool = True) -> Plan:
                 f"--shift {config.shift}: images of {spec.name} are {width}×{height} pixels, and "
                 f"random crops moved so far would hold nothing of them; lower --shift"
             )
-        planned = [
-            _run(dataclasses.replace(config, seed=seed), default, typed, request, spec)
-            for seed in request.seeds[: 1 if entry in request.once else None]
-        ]
+        run = _run(config, default, typed, request, spec)
+        seeds = request.seeds[:1] if entry in request.once else request.seeds
+        planned = [run.with_seed(seed) for seed in seeds]
         by_entry[entry] = tuple(runs.setdefault(run.folder(request.output), run) for run in planned)
     if request.words and not any(run.generator for run in runs.values()):
         raise UserError("--class-names FILE: none of these runs makes prompts; leave it out")

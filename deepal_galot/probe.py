@@ -71,7 +71,7 @@ class Probe:
         if recipe not in self._seen:
             self._seen[recipe] = self._training(c, run.architecture)
         prices = self._seen[recipe]
-        if run.generator is None or run.source is not None or not run.generator.reads_text:
+        if not (run.makes_images and run.generator.reads_text):
             return prices
         drawing = (
             run.architecture,
@@ -180,7 +180,7 @@ def timed(costs: Sequence[Cost], probe: Probe) -> list[Cost]:
 
 def unprobed(cost: Cost, device: torch.device) -> str:
     """The reason why a run is not timed; empty if it is."""
-    if cost.run.generator is None or cost.run.source is not None or cost.finished:
+    if cost.finished or not cost.run.makes_images:
         return ""
     name = cost.run.config.generator
     if not weights_at_hand(cost.run.generator):

@@ -151,7 +151,7 @@ def run_on_ray(campaign: Campaign, args: argparse.Namespace) -> list[RunFolder]:
             its worker more than RETRIES times.
     """
     _connect(args.address)
-    draws = any(run.generator and not run.source for run in campaign.plan.runs)
+    draws = any(run.makes_images for run in campaign.plan.runs)
     share, n_actors = Share.asked(args), (args.draw_actors or 0) * draws
     _check_room(share, n_actors)
     args = copy.copy(args)

@@ -36,7 +36,7 @@ from .disk import append_line, atomic_write, json_bytes, not_written, npz_bytes
 from .errors import UserError, readable, said
 from .lock import one_at_a_time
 from .pool import SyntheticQuery
-from .seals import Seals
+from .seals import Seals, fits
 
 Row = dict[str, Any]
 REMEMBERED = "strategy."  # prefix of arrays from a strategy's state_dict()
@@ -202,11 +202,12 @@ class RunFolder:
         """
         file, rows, good = self.path / "rounds.jsonl", [], 0
         data = file.read_bytes() if file.exists() else b""
+        known = self.seals.known()  # after the rows, because another process may be adding one
         for line in data.splitlines(keepends=True):
             try:
                 row = json.loads(line)
                 intact = line.endswith(b"\n") and row["round"] == len(rows)
-                intact = intact and self.seals.knows(_row_name(len(rows)), line)
+                intact = intact and fits(known, _row_name(len(rows)), line)
             except (ValueError, KeyError, TypeError, RecursionError):
                 intact = False
             if not intact:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .disk import atomic_write
@@ -30,7 +31,7 @@ class Seals:
     def expect(self, name: str, new: bytes, now: bytes = b"") -> None:
         """Record the checksum of the new content, before it is written. The current content's
         checksum stays if it was recorded."""
-        known = self._known()
+        known = self.known()
         kept = [seal for seal in known.get(name, []) if seal == _seal(now)]
         atomic_write(self.file, json.dumps(known | {name: [*kept, _seal(new)]}, indent=1).encode())
 
@@ -54,10 +55,9 @@ class Seals:
     def knows(self, name: str, data: bytes) -> bool:
         """Whether the content matches a checksum, or has none. Read the file before this call,
         because another process may be writing it."""
-        known = self._known()
-        return name not in known or _seal(data) in known[name]
+        return fits(self.known(), name, data)
 
-    def _known(self) -> dict[str, list[str]]:
+    def known(self) -> dict[str, list[str]]:
         """The checksums in seals.json.
 
         Raises:
@@ -73,6 +73,11 @@ class Seals:
                 f"{self.file}: damaged ({said(error)}); move the run's folder away, or this file, "
                 f"and the others are believed as they are"
             ) from error
+
+
+def fits(known: Mapping[str, Sequence[str]], name: str, data: bytes) -> bool:
+    """Whether the content matches one of the known checksums of this name, or has none."""
+    return name not in known or _seal(data) in known[name]
 
 
 def _seal(data: bytes) -> str:

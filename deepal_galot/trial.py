@@ -56,19 +56,7 @@ class Trial:
         self.pool = Pool(spec, score_augmented=bool(self.config.score_augmented))
         self.oracle = oracle
         self.learner = Learner(self.config, architecture, spec.image_shape, spec.n_classes, device)
-        task = {
-            "num_class": spec.n_classes,
-            "class_names": spec.class_names,
-            "image_shape": spec.image_shape,
-        }
-        seeding.seed_globals(self.config.seed, "query", 0)  # for constructors that draw
-        try:
-            self.strategy = _make(strategy, self.pool, self.learner, self.config, task)
-        except TypeError as error:
-            why = why_not([strategy.__name__])
-            raise UserError(
-                f"the strategy {strategy.__name__} cannot be made: {error}{why}"
-            ) from error
+        self.strategy = _make(strategy, self.pool, self.learner, spec)
         self.seconds: Counter[str] = Counter()  # of this round, by activity
         self.unlabeled, self.galot = Unlabeled(self.pool, self.learner), None
         if make_galot and self.config.uses_generated_images:
@@ -303,15 +291,29 @@ class Trial:
         }
 
 
-def _make(
-    strategy: type[Strategy], pool: Pool, learner: Learner, config: RunConfig, task: dict[str, Any]
-) -> Strategy:
+def _make(strategy: type[Strategy], pool: Pool, learner: Learner, spec: DatasetSpec) -> Strategy:
     """Construct a strategy. If its parameters have DeepALPlus's names, they are passed by name,
-    because one DeepALPlus strategy has them in another order."""
+    because one DeepALPlus strategy has them in another order.
+
+    Raises:
+        UserError: its constructor takes other parameters.
+    """
+    config, signature = learner.config, inspect.signature(strategy)
+    task = {
+        "num_class": spec.n_classes,
+        "class_names": spec.class_names,
+        "image_shape": spec.image_shape,
+    }
     given = {"dataset": pool, "net": learner, "args_input": config, "args_task": task}
-    if given.keys() <= inspect.signature(strategy).parameters.keys():
-        return strategy(**given)
-    return strategy(*given.values())
+    by_name = given.keys() <= signature.parameters.keys()
+    call = ((), given) if by_name else (tuple(given.values()), {})
+    try:
+        signature.bind(*call[0], **call[1])
+    except TypeError as error:
+        name = strategy.__name__
+        raise UserError(f"the strategy {name} cannot be made: {error}{why_not([name])}") from error
+    seeding.seed_globals(config.seed, "query", 0)  # for constructors that draw
+    return strategy(*call[0], **call[1])
 
 
 def _checked(strategy: Strategy) -> dict[str, float]:

@@ -283,6 +283,8 @@ DECLARED = [
         (HEAD + "    def query(self, n):\n        raise SystemExit(3)\n",
          r"bad\.py fails: SystemExit: 3 \(line 4\)"),
         (HEAD + "    def __init__(self, a): pass\n    def query(self, n): pass\n", "be made"),
+        (HEAD + "    def __init__(self, *args): 1 + 'a'\n    def query(self, n): pass\n",
+         r"bad\.py fails: TypeError: unsupported operand .*\(line 3\)"),
         (HEAD + "    pass\n", r"defines no query\(n\)"),
         (HEAD + "    query = 5\n", r"defines no query\(n\)"),
         *DECLARED,

@@ -79,6 +79,7 @@ def test_settings_that_change_nothing_are_named(entry, without, tmp_path, capsys
     (["--epochs", "2"], True), (["--epochs", "2", "--min-steps", "0"], False),
     (["--epochs", "80"], False), ([], False),
     (["--epochs", "40", "--n-rounds", "0"], True),  # 40 steps, of 20 images
+    (["--epochs", "200", "--n-rounds", "0"], False),  # as many as --min-steps asks for, not fewer
 ])  # fmt: skip
 def test_epochs_that_change_nothing_are_named(flags, noted, tmp_path, capsys):
     """Before, rows of --epochs 2 and 30 were alike on Digits, and nobody said why."""

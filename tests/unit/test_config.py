@@ -45,6 +45,23 @@ def test_values_out_of_range(field, value, says):
         config(**{field: value})
 
 
+def test_what_a_strategy_does_not_read_is_no_error():
+    """Before, MarginSampling beside GALOT:oversample=3 was refused under --keep diversity."""
+    beside = {"keep": "diversity", "oversample": 1.0}
+    assert config(strategy="MarginSampling", mode="al", **beside).oversample == 1
+    with pytest.raises(UserError, match="--oversample 1: leaves keep=diversity nothing"):
+        config(**beside)
+
+
+@pytest.mark.parametrize("layer", ["fixed", "dataset_defaults", "flags"])
+def test_rounds_of_a_higher_layer_win_over_the_protocols_quota(layer):
+    """Before, those of a strategy or a data set lost: 8 rounds of 128 labels for 1,000."""
+    flags = {"protocol": "deepalplus"}
+    given = {"flags": flags} | {layer: {"n_rounds": 3} | (flags if layer == "flags" else {})}
+    c = resolve("S", "D", **given)
+    assert (c.n_rounds, c.quota, c.budget(3)) == (3, None, 1000 + 3 * 128)
+
+
 def test_every_option_has_help_and_a_default_in_range():
     for f in option_fields():
         assert f.metadata["help"], f.name

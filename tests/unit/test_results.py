@@ -39,6 +39,15 @@ def test_layout_and_round_trip(tmp_path):
     assert [f.path for f in find_runs(tmp_path)] == [folder.path]
 
 
+def test_rows_are_checked_in_one_reading_of_the_seals(tmp_path, monkeypatch):
+    """Before, once a row: recording the thousandth round took a second."""
+    folder, read, known = create(tmp_path, n_rounds=19), [], seals.Seals.known
+    for round in range(20):
+        folder.append({"round": round})
+    monkeypatch.setattr(seals.Seals, "known", lambda self: read.append(self) or known(self))
+    assert len(folder.rows()) == 20 and len(read) == 1
+
+
 def test_the_code_of_a_new_run_is_kept_and_read_by_nothing(tmp_path):
     """It lies there before the configuration does; an older run, and one that goes on, get none."""
     plain = create(tmp_path, seed=3)
