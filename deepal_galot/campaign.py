@@ -26,6 +26,7 @@ from .datasets.base import DatasetSpec
 from .device import empty_cache, machine, unused_gpu
 from .errors import UserError
 from .galot import Galot
+from .generator_choice import load_generator
 from .image_counts import new_counts
 from .notes import epochs_note, leak_note, unread_notes
 from .oracle import ReferenceOracle
@@ -78,7 +79,7 @@ class Campaign:
         self.set_backends()
         counted = costs_of(self.plan, self.request.output)
         if not self.request.device_named:
-            cost_table.ask_for_cpu(counted, self.request.device)
+            cost_table.refuse_unasked_cpu(counted, self.request.device)
         folders = [self.open(run) for run in self.plan.runs]
         for run, folder in zip(self.plan.runs, folders, strict=True):
             self._check_pictures(run, folder)
@@ -238,11 +239,10 @@ class Campaign:
         c = run.config
         key = tuple(getattr(c, name) for name in fields_of(GENERATOR))
         if key not in self._generators:
-            self._generators[key] = run.generator(c, self.request.device)
-            if self.request.compile:
-                self._generators[key].compile()
-            if self.request.checkpointing:
-                self._generators[key].checkpoint()
+            how = self.request
+            self._generators[key] = load_generator(
+                run.generator, c, how.device, how.compile, how.checkpointing
+            )
         return self._generators[key]
 
 

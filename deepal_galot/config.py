@@ -1,7 +1,7 @@
 """RunConfig, the configuration of a run: every field with its help, unit and range. Protocols as
 data.
 
-Every field is a command-line flag of the same name. Several layers can set a field. The highest one
+Every field in a group is a command-line flag of the same name. Several layers can set a field. The highest one
 that does so wins:
 
 1. the strategy's definition (`fixed`)
@@ -26,7 +26,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, get_type_hints
 
-from . import acquisition
 from .errors import UserError, did_you_mean
 
 SCHEMA = 8  # increase it when the meaning of a field or of a stored row changes
@@ -75,7 +74,7 @@ def _option(
 class RunConfig:
     """One run: one strategy on one data set with one seed.
 
-    The first five fields identify the run. The others are grouped as in --help.
+    The first six fields identify the run. The others are grouped as in --help.
 
     Attributes:
         settings: (name, value) of those of the strategy's own hyper-parameters that differ from
@@ -325,7 +324,7 @@ class RunConfig:
         return self.align != "none" and self.mode != "gal"
 
     @property
-    def oversampling(self) -> float:
+    def effective_oversample(self) -> float:
         """`oversample`, or 1 in mode gal if `keep` needs the pool."""
         return 1.0 if self.keep in ASKS_POOL and self.mode == "gal" else self.oversample
 
@@ -599,7 +598,6 @@ def resolve(
     values |= {name: None for name in fields_of(STRATEGY) if name not in reads}
     if values["mc_noise"] == "batchnorm":
         values["head_dropout"] = None
-    values["text_target"] = acquisition.canonical_text_target(values["text_target"])
     if "n_rounds" in flags and flags.get("quota") is not None:
         raise UserError("--quota sets the number of rounds; leave out --n-rounds")
     quota, n_query = values["quota"], values["n_query"]

@@ -32,7 +32,7 @@ def hours_on_cpu(costs: Sequence[Cost], device: torch.device) -> str:
     )
 
 
-def ask_for_cpu(costs: Sequence[Cost], device: torch.device) -> None:
+def refuse_unasked_cpu(costs: Sequence[Cost], device: torch.device) -> None:
     """Refuse to run a full-size generator on a CPU that the user did not ask for.
 
     Raises:

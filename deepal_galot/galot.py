@@ -159,6 +159,19 @@ class SyntheticBatch:
     seconds_stored: float
     measures: dict[str, float]
 
+    @property
+    def columns(self) -> dict[str, float | str]:
+        """The columns of a round's row that tell of these images."""
+        return {
+            "images_made": self.made,
+            "ascent_images": self.ascent_images,
+            "images_retried": self.retried,
+            "images_failed": self.failed,
+            "images_key": self.key,
+            "seconds_stored": round(self.seconds_stored, 3),
+            **self.measures,
+        }
+
 
 class Galot:
     """The generating half of GALOT for one run (A_GAL)."""
@@ -226,7 +239,7 @@ class Galot:
             UserError: it is needed, and gone.
         """
         config, epsilon = self.config, self.config.epsilon_at(round)
-        logits = _there(logits, round) if epsilon > 0 else None
+        logits = _required(logits, round) if epsilon > 0 else None
         ascent = Ascent.none(self.c0)
         if epsilon > 0 and not self.config.refines_at(round):
             score = self._image_score(logits)
@@ -373,7 +386,7 @@ class Galot:
             return kept
         if not self.journal.has("kept", round):
             if by_classifier:
-                kept = best_of_each(y, counts, self._scores(x, y, _there(logits, round)))
+                kept = best_of_each(y, counts, self._scores(x, y, _required(logits, round)))
             else:
                 kept = self.unlabeled.choose(x, y, kept, counts, round)
             self.journal.save("kept", round, {"kept": torch.from_numpy(kept)})
@@ -404,7 +417,7 @@ class Galot:
 
         def refine(c: Tensor, seeds: Sequence[int], rows: Tensor) -> Tensor:
             nonlocal failed
-            score = self._image_score(_there(logits, round), rows)
+            score = self._image_score(_required(logits, round), rows)
             ascent = optimize_each(self.generator, c, seeds, score, self.config, epsilon)
             failed += ascent.failed
             check_failed(failed, n * self.config.ascent_steps, round)
@@ -505,7 +518,7 @@ class Galot:
         return [torch.cat(parts) for parts in seen]
 
 
-def _there(logits: Logits | None, round: int) -> Logits:
+def _required(logits: Logits | None, round: int) -> Logits:
     """
     Raises:
         UserError: the classifier is gone.

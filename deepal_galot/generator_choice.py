@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from generators.base import Generator
 from generators.diffusion import DiffusionGenerator
 from generators.folder import FolderGenerator
@@ -29,23 +31,23 @@ def generator_class(source: str) -> type[Generator]:
     return registry.generators.get(source)
 
 
-def canonical(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """Flags with one spelling for values that have several: generator names, templates,
+def canonical(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with one spelling for values that have several: generator names, templates,
     text-target, and schedule none, which becomes constant.
 
     Raises:
         UserError: an unknown text-target, or an invalid template.
     """
-    flags = dict(flags)
-    if flags.get("generator", "") in registry.generators:
-        flags["generator"] = registry.class_name(registry.generators.get(flags["generator"]))
-    if "template" in flags:
-        flags["template"] = " | ".join(templates(flags["template"]))
-    if flags.get("schedule") == "none":
-        flags["schedule"] = "constant"
-    if "text_target" in flags:
-        flags["text_target"] = canonical_text_target(flags["text_target"])
-    return flags
+    settings = dict(settings)
+    if settings.get("generator", "") in registry.generators:
+        settings["generator"] = registry.class_name(registry.generators.get(settings["generator"]))
+    if "template" in settings:
+        settings["template"] = " | ".join(templates(settings["template"]))
+    if settings.get("schedule") == "none":
+        settings["schedule"] = "constant"
+    if "text_target" in settings:
+        settings["text_target"] = canonical_text_target(settings["text_target"])
+    return settings
 
 
 def weights_at_hand(generator: type[Generator], download: bool = False) -> bool:
@@ -66,6 +68,23 @@ def weights_at_hand(generator: type[Generator], download: bool = False) -> bool:
             raise
         return False
     return True
+
+
+def load_generator(
+    kind: type[Generator], config: RunConfig, device: torch.device, compile: bool, checkpoint: bool
+) -> Generator:
+    """Load a generator's weights.
+
+    Args:
+        compile: compile its networks.
+        checkpoint: take gradients with less memory, more slowly.
+    """
+    generator = kind(config, device)
+    if compile:
+        generator.compile()
+    if checkpoint:
+        generator.checkpoint()
+    return generator
 
 
 def check_generator(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -16,12 +17,12 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
-from .signals import deaf
+from .signals import ignoring_signals
 
 CONTROL = "nvidia-cuda-mps-control"
 PIPES, LOGS = "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY"
 PATIENCE = 30  # seconds for the service to start and to stop
-# A process of its own. So the daemon ends with the command, even after kill -9.
+# Run in a process of its own. So the daemon ends with the command, even after kill -9.
 GUARD = f"""
 {CONTROL} -d </dev/null && echo ready
 cat >/dev/null
@@ -74,7 +75,9 @@ def _guard() -> Iterator[tuple[subprocess.Popen, dict[str, str]]]:
     # The daemon serves all devices. CUDA_VISIBLE_DEVICES is for its clients; it must not be applied
     # twice.
     environment = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"} | own
-    with deaf():  # a cluster's signal may reach every process; the guard must live to clean up
+    with (
+        ignoring_signals()
+    ):  # a cluster's signal may reach every process; the guard must live to clean up
         guard = subprocess.Popen(
             ["sh", "-c", GUARD],
             env=environment,
@@ -95,6 +98,8 @@ def _guard() -> Iterator[tuple[subprocess.Popen, dict[str, str]]]:
 
 def _trouble(guard: subprocess.Popen, own: Mapping[str, str], device: torch.device) -> str | None:
     """The reason why the daemon does not work; None if it does."""
+    if not select.select([guard.stdout], [], [], PATIENCE)[0]:
+        return f"it did not start within {PATIENCE} seconds"
     said = guard.stdout.readline().strip()
     if said != "ready":
         return said or "it did not start"

@@ -30,7 +30,7 @@ def image_counts(
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """(images a round trains on, images it chooses them from), for each class."""
     kept = class_counts(config.n_synthetic_at(round), n_classes, config.seed, round)
-    return kept, tuple(round_half_up(config.oversampling * n) for n in kept)
+    return kept, tuple(round_half_up(config.effective_oversample * n) for n in kept)
 
 
 def reuses_earlier_rounds(config: RunConfig) -> bool:

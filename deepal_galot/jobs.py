@@ -29,8 +29,8 @@ from .gpu_sharing import side_by_side
 from .plan import Run, make_plan
 from .request import request_of
 from .results import RunFolder
-from .signals import deaf
-from .stdio import Patient
+from .signals import ignoring_signals
+from .stdio import IgnoresWriteErrors
 
 LOOK_SECONDS = 0.5  # interval for checking the processes' results
 MOST_JOBS = 61  # Windows can wait for no more
@@ -59,10 +59,10 @@ def run_at_once(campaign: Campaign, args: argparse.Namespace) -> list[RunFolder]
     context = multiprocessing.get_context("spawn")
     device = campaign.request.device
     with side_by_side(device) if jobs > 1 else contextlib.nullcontext():
-        with deaf():
+        with ignoring_signals():
             pool = ProcessPoolExecutor(jobs, context, _start, (threads, device, 1 / jobs))
         try:
-            with deaf():  # a new process ignores Ctrl-C until `_start`
+            with ignoring_signals():  # a new process ignores Ctrl-C until `_start`
                 futures = [pool.submit(_play, args, i) for i in left]
             watch(futures, folders, campaign.plan.runs)
         except BrokenProcessPool:
@@ -150,7 +150,7 @@ def campaign_anew(args: argparse.Namespace) -> Campaign:
     return campaign
 
 
-class _NoTerminal(Patient):
+class _NoTerminal(IgnoresWriteErrors):
     """A stream that is not a terminal, so that progress bars are not shown on it."""
 
     def isatty(self) -> bool:

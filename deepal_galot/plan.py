@@ -220,18 +220,18 @@ def configure(
     own = dict(own or {})
     settings = own.pop("settings", {})
     flags = canonical({**cls.preset, **request.flags, **own})
-    defaults = dataset_defaults(request)
+    defaults, fixed = canonical(dataset_defaults(request)), canonical(cls.fixed)
     if flags.get("synthetic_from") is not None:
         source = open_source(flags["synthetic_from"])
-        made_by, usual = inherited(source, {**flags, **cls.fixed})
+        made_by, usual = inherited(source, flags | fixed)
         flags, defaults = flags | made_by, defaults | usual
-    chosen = {**defaults, **flags, **cls.fixed}
+    chosen = defaults | flags | fixed
     base = registry.strategies.get(chosen.get("base_sampler", RunConfig.base_sampler))
     check_declared(base)
     reads = () if mode in ("full", "gal") else cls.reads + (base.reads if cls.generates else ())
     generator = generator_class(chosen.get("generator", RunConfig.generator))
-    check_settings(f"the generator {generator.__name__}: defaults", generator.all_defaults())
-    name, fixed = registry.class_name(cls), dict(cls.fixed)
+    check_settings(f"{generator.called()}: defaults", generator.all_defaults())
+    name = registry.class_name(cls)
     if mode == "full":
         name, fixed = "FullySupervised", {"n_rounds": 0, "quota": None}
     config = resolve(
@@ -240,7 +240,7 @@ def configure(
         mode=mode,
         flags=flags,
         dataset_defaults=defaults,
-        generator_defaults=generator.all_defaults(),
+        generator_defaults=canonical(generator.all_defaults()),
         fixed=fixed,
         reads=reads,
     )
@@ -333,10 +333,7 @@ def _hash_of(generator: type[Generator]) -> str:
     """
     content = generator.content_hash()
     if not isinstance(content, str):
-        raise UserError(
-            f"the generator {registry.class_name(generator)}: content_hash() must give text, not "
-            f"{content!r:.80}"
-        )
+        raise UserError(f"{generator.called()}: content_hash() must give text, not {content!r:.80}")
     return content
 
 

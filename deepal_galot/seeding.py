@@ -16,11 +16,14 @@ whatever was drawn before. So order, batching, restarts and other strategies do 
 | keep(round, class)                    | which of an oversampled set of images are kept         |
 | chosen(round)                         | k-means of images that are matched to the pool         |
 | measured(round)                       | pool images whose distance to generated ones is shown  |
-| ascent(round, class, step, i)         | the noise of sample i of an ascent step                |
-| direction(round, class, step)         | the random-direction control                           |
+| ascent(round, text, step, i)          | the noise of sample i of an ascent step of a text      |
+| direction(round, text, step)          | the random-direction control                           |
 | probe(round, class, i)                | fresh noise for before/after pictures and scores       |
 | image(round, class, index, attempt)   | the noise of one training image                        |
 | folder(round, class)                  | the order in which a folder's images are taken         |
+
+A text is a row of c0: class · templates + template. An image with a text of its own has the stream
+direction(step) of its own seed.
 """
 
 from __future__ import annotations

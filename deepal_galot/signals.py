@@ -36,7 +36,7 @@ def ended_like_interrupted() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def deaf() -> Iterator[None]:
+def ignoring_signals() -> Iterator[None]:
     """Processes started in this block ignore all ending signals except SIGTERM. A signal sent to
     all processes is meant for the command itself, and multiprocessing's helpers must live to clean
     up."""

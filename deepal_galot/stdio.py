@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 
-class Patient:
+class IgnoresWriteErrors:
     """A stream that ignores write errors, because a run is worth more than its progress lines."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -40,7 +40,7 @@ def mended_streams() -> Iterator[None]:
     if None in before:
         _occupy_closed()
     sys.stdout, err = (stream or open(os.devnull, "w", encoding="utf-8") for stream in before)  # noqa: SIM115
-    sys.stderr = Patient(err)  # stderr escapes such letters itself
+    sys.stderr = IgnoresWriteErrors(err)  # stderr escapes such letters itself
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
     ours = sys.stdout, err

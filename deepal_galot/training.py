@@ -43,6 +43,8 @@ class Training:
         copies: during the fit, the 16-bit weights that a step uses; None if autocast casts the
             weights itself.
         network: during the fit, the classifier, compiled or not.
+        optimizer, average: during the fit; `average` is None without --ema.
+        progress: during the fit, the share of it done so far, in [0, 1).
     """
 
     def __init__(

@@ -109,10 +109,10 @@ class Trial:
             "steps": steps,
             **self._costs_of(batch, round),
             **{f"own_{name}": value for name, value in measured.items()},
-            "query_seconds": milliseconds(self.seconds["query"]),
-            "train_seconds": milliseconds(self.seconds["train"]),
-            "extra_train_seconds": milliseconds(self.learner.extra_train_seconds),
-            "generate_seconds": milliseconds(self.seconds["generate"]),
+            "query_seconds": rounded_seconds(self.seconds["query"]),
+            "train_seconds": rounded_seconds(self.seconds["train"]),
+            "extra_train_seconds": rounded_seconds(self.learner.extra_train_seconds),
+            "generate_seconds": rounded_seconds(self.seconds["generate"]),
         }
 
     @contextlib.contextmanager
@@ -266,14 +266,8 @@ class Trial:
             return {"images_made": 0, "ascent_images": 0, "seconds_stored": 0.0}
         distance = self.unlabeled.distance(batch.x, round) if self.config.uses_real_images else None
         return {
-            "images_made": batch.made,
-            "ascent_images": batch.ascent_images,
-            "images_retried": batch.retried,
-            "images_failed": batch.failed,
-            "images_key": batch.key,
-            "seconds_stored": milliseconds(batch.seconds_stored),
             "epsilon": self.galot.config.epsilon_at(round),
-            **batch.measures,
+            **batch.columns,
             **({} if distance is None else {"pool_distance": distance}),
         }
 
@@ -335,6 +329,6 @@ def _checked(strategy: Strategy) -> dict[str, float]:
     return numbers
 
 
-def milliseconds(seconds: float) -> float:
+def rounded_seconds(seconds: float) -> float:
     """Seconds rounded to three digits after the point; further digits are noise."""
     return round(seconds, 3)

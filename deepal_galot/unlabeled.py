@@ -74,7 +74,7 @@ class Unlabeled:
 
         Returns:
             Positions in the bank, class by class, sorted within each class. A class may have fewer
-                than wanted.
+            than wanted.
         """
         keep = self.learner.config.keep
         net = self._bootstrap(x[plain], y[plain], round, dropout=keep == "bald")

@@ -21,7 +21,7 @@ from deepal_galot import seeding
 from deepal_galot.alignment import Alignment
 from deepal_galot.config import RunConfig
 from deepal_galot.errors import UserError, said, some_of
-from deepal_galot.registry import merged
+from deepal_galot.registry import class_name, merged
 
 from .memory import MicroBatches
 
@@ -105,7 +105,7 @@ class ImageRequest:
             digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode())
         except (TypeError, ValueError) as error:  # only the identity comes from outside
             raise UserError(
-                f"the generator {type(generator).__name__}: `identity` must be a dict of text, "
+                f"{generator.called()}: `identity` must be a dict of text, "
                 f"numbers and lists ({said(error)})"
             ) from error
         digest.update(self.c.contiguous().numpy().tobytes())
@@ -154,16 +154,12 @@ def check_text(generator: Generator, c: object, n: int) -> Tensor:
         or len(c) != n
     ):
         raise UserError(
-            f"{_named(generator)}: encode() gives {what}, not float32 [{n}, L, D] on the CPU, "
+            f"{generator.called()}: encode() gives {what}, not float32 [{n}, L, D] on the CPU, "
             f"made without gradients"
         )
     if not c.isfinite().all():
-        raise UserError(f"{_named(generator)}: encode() gives numbers that are not finite")
+        raise UserError(f"{generator.called()}: encode() gives numbers that are not finite")
     return c
-
-
-def _named(generator: Generator) -> str:
-    return f"the generator {getattr(generator, 'name', type(generator).__name__)}"
 
 
 def check_sample(generator: Generator, images: object, n: int, graph: Graph = "none") -> None:
@@ -175,7 +171,7 @@ def check_sample(generator: Generator, images: object, n: int, graph: Graph = "n
         UserError: they are not a float Tensor [n, 3 or 1, S, S] in [0, 1], or have no gradient
             although `graph` asks for one.
     """
-    who = _named(generator)
+    who = generator.called()
     what = f"{images.dtype} {list(images.shape)}" if isinstance(images, Tensor) else f"{images!r}"
     if (
         not isinstance(images, Tensor)
@@ -301,6 +297,11 @@ class Generator(ABC):
         return self.sample(c, seeds)
 
     @classmethod
+    def called(cls) -> str:
+        """What messages call it."""
+        return f"the generator {class_name(cls)}"
+
+    @classmethod
     def all_defaults(cls) -> dict[str, Any]:
         """`defaults` of this class and its bases; the class overrides its bases."""
         return merged(cls, "defaults")
@@ -316,9 +317,9 @@ class Generator(ABC):
         unknown = [n for n in class_names if n not in cls.knows]
         if unknown:
             raise UserError(
-                f"the generator {cls.__dict__.get('name', cls.__name__)!r} does not know the "
-                f"classes of {dataset} ({some_of(unknown)}); {cls.serves()} Name another one with "
-                f"--generator NAME, FOLDER or HUB-ID (see --list)"
+                f"{cls.called()} does not know the classes of {dataset} ({some_of(unknown)}); "
+                f"{cls.serves()} Name another one with --generator NAME, FOLDER or HUB-ID (see "
+                f"--list)"
             )
 
     @classmethod

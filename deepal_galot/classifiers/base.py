@@ -73,7 +73,7 @@ class Classifier(nn.Module):
         return self.embedding_dim
 
 
-def check_answer(clf: Classifier, answer: object, n: int, n_classes: int) -> None:
+def check_outputs(clf: Classifier, answer: object, n: int, n_classes: int) -> None:
     """Check what `forward` returned for n images with gradients enabled.
 
     Raises:

@@ -12,6 +12,7 @@ import torch
 from generators.base import TOO_LARGE_FOR_CPU, Generator
 
 from ..errors import UserError
+from ..generator_choice import load_generator
 from .host import Host
 from .settings import NAME, Settings, check_dataset, check_numbers, check_strategy, settle
 from .trial import Trial, undisturbed
@@ -100,11 +101,9 @@ class Plugin:
                     f"{size.image / 1e12:.0f} TFLOP an image: minutes for each"
                 )
             with undisturbed(device):
-                loaded = kind(settings.config, device)
-            if settings.compile:
-                loaded.compile()
-            if settings.checkpointing:
-                loaded.checkpoint()
+                loaded = load_generator(
+                    kind, settings.config, device, settings.compile, settings.checkpointing
+                )
             self._generator = kind, device, loaded
         return self._generator[2]
 

@@ -130,7 +130,7 @@ def settle(host: Host, flags: argparse.Namespace, theirs: Any) -> Settings:
     chosen = _budget(theirs) | canonical(chosen_fields(flags))
     defaults: Mapping[str, Any] = {}
     if known_as(name) in registry.datasets:
-        defaults = registry.datasets.get(known_as(name)).defaults
+        defaults = canonical(registry.datasets.get(known_as(name)).defaults)
     generator = generator_class((defaults | chosen).get("generator", RunConfig.generator))
     config = resolve(
         NAME,
@@ -139,7 +139,7 @@ def settle(host: Host, flags: argparse.Namespace, theirs: Any) -> Settings:
         mode="al+gal",
         flags=chosen,
         dataset_defaults=defaults,
-        generator_defaults=generator.all_defaults(),
+        generator_defaults=canonical(generator.all_defaults()),
     )
     if config.asks_pool:
         raise UserError(

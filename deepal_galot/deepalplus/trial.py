@@ -225,16 +225,10 @@ class Trial:
             round=self.round,
             labels=int(self.dataset.labeled_idxs.sum()),
             images=sum(len(b.y) for b in self._batches),
-            images_made=batch.made,
-            ascent_images=batch.ascent_images,
-            images_retried=batch.retried,
-            images_failed=batch.failed,
-            images_key=batch.key,
             epsilon=self.config.epsilon_at(self.round),
-            **batch.measures,
+            **batch.columns,
             generate_seconds=round(generate, 3),
             train_seconds=round(train, 3),
-            seconds_stored=round(batch.seconds_stored, 3),
         )
 
 

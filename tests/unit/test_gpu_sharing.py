@@ -23,14 +23,14 @@ def control(tmp_path, monkeypatch):
     """Installs a program that notes its arguments, pipes, devices and input; the notes."""
     notes = tmp_path / "notes"
 
-    def install(fails=False, client="pass"):
+    def install(fails=False, client="pass", first=""):
         monkeypatch.setattr(gpu_sharing, "CONNECT", client)
         program = tmp_path / "bin" / CONTROL
         program.parent.mkdir()
         ends = "echo no such device >&2; exit 1" if fails else "exit 0"
         program.write_text(
             f'#!/bin/sh\necho "$* pipes=${PIPES} devices=$CUDA_VISIBLE_DEVICES said=$(cat)" '
-            f'>> "{notes}"\n{ends}\n'
+            f'>> "{notes}"\n{first}\n{ends}\n'
         )
         program.chmod(0o755)
         monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
@@ -122,6 +122,17 @@ def test_a_daemon_that_serves_nobody_is_ended(control, capsys, monkeypatch, fail
         assert PIPES not in os.environ
         assert [line.split("=")[-1] for line in control.said()] == ["", "quit -t 5"]
     assert f"take turns on the GPU: nvidia-cuda-mps-control: {why}" in capsys.readouterr().err
+
+
+def test_a_daemon_that_is_slow_to_start_is_not_waited_for(control, capsys, monkeypatch):
+    """Before, one that hangs was waited for without end."""
+    control(first="sleep 3")
+    monkeypatch.setattr(gpu_sharing, "PATIENCE", 1)
+    started = time.monotonic()
+    with side_by_side(GPU):
+        assert PIPES not in os.environ
+    assert time.monotonic() - started < 2.9
+    assert "nvidia-cuda-mps-control: it did not start within 1 seconds" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for a machine without the driver")

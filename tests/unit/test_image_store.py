@@ -18,6 +18,7 @@ from deepal_galot.images import load_image
 from generators import image_store
 from generators.base import ImageRequest, Refinement
 from generators.image_store import FullSizeFolder, ImageStore, read_manifest
+from generators.tiny import Tiny
 from helpers import FakeGenerator, NoJournal, small_config
 
 SHAPE = (8, 8, 1)
@@ -127,6 +128,12 @@ def test_a_missing_or_exchanged_file_is_made_again(tmp_path, fake_generator, par
     again = store.get(fake_generator, request(counts=(4, 4, 4)))
     assert again.made == 4 and (again.x == first.x).all()
     assert store.get(fake_generator, request(counts=(4, 4, 4))).made == 0
+
+
+def test_a_subclass_of_a_generator_is_called_by_its_own_name():
+    """Before, some messages called it by the name of the generator that it extends."""
+    assert type("Mine", (Tiny,), {}).called() == "the generator Mine"
+    assert Tiny.called() == "the generator tiny"
 
 
 def test_an_identity_that_json_cannot_hold_is_refused(fake_generator, monkeypatch):

@@ -12,7 +12,7 @@ from deepal_galot import jobs, signals
 
 def test_interrupts_are_heard_again_after_an_error():
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(ValueError), signals.deaf():
+    with pytest.raises(ValueError), signals.ignoring_signals():
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
         raise ValueError
     assert signal.getsignal(signal.SIGINT) is before

@@ -8,6 +8,8 @@ from deepal_galot.request import Request
 from generators.tiny import Tiny
 from query_strategies.galot import GALOT
 
+CPU = torch.device("cpu")
+
 
 def test_a_strategy_that_is_defined_by_a_generator_has_that_ones_defaults(tmp_path):
     """Before, steps and guidance were those of the data set's own generator."""
@@ -18,7 +20,7 @@ def test_a_strategy_that_is_defined_by_a_generator_has_that_ones_defaults(tmp_pa
         fixed = {"generator": "tiny"}
 
     request = Request(("GALOT",), registry.datasets.get("FashionMNIST"), (0,), None, {},
-                      tmp_path, tmp_path, torch.device("cpu"))  # fmt: skip
+                      tmp_path, tmp_path, CPU)  # fmt: skip
     ours = configure(request, OfTiny, "al+gal")
     asked = configure(request, GALOT, "al+gal", {"generator": "tiny"})
     read = ("generator", "steps", "guidance", "scheduler", "resolution", "dtype")
@@ -31,7 +33,32 @@ def test_the_seeds_of_a_method_differ_in_nothing_else_and_are_planned_once(tmp_p
     hashed = []
     monkeypatch.setattr(Tiny, "content_hash", classmethod(lambda cls: hashed.append(cls) or "h"))
     request = Request(("GALOT",), registry.datasets.get("Digits"), (5, 0, 7), None, {},
-                      tmp_path, tmp_path, torch.device("cpu"))  # fmt: skip
+                      tmp_path, tmp_path, CPU)  # fmt: skip
     runs = make_plan(request).runs
     assert [run.config.seed for run in runs] == [5, 0, 7] and len(hashed) == 1
     assert all(run == runs[0].with_seed(run.config.seed) for run in runs)
+
+
+def test_spellings_of_defaults_are_one_as_those_of_flags_are(tmp_path):
+    """Before, a data set's "photo" was another run than --template photo, and its "none" none."""
+    written = {"template": "photo", "text_target": "EntropySampling", "schedule": "none"}
+    digits = registry.datasets.get("Digits")
+
+    class Own(digits):
+        """digits with settings of their own"""
+
+        name = "Digits"
+        defaults = {**digits.defaults, **written}
+
+    def asked(dataset, flags, cls=GALOT):
+        request = Request(("GALOT",), dataset, (0,), None, flags, tmp_path, tmp_path, CPU)
+        return configure(request, cls, "al+gal").fields_read()
+
+    class Fixed(GALOT):
+        """GALOT with settings of its own"""
+
+        fixed = written
+
+    as_flags = asked(digits, written)
+    assert asked(Own, {}) == as_flags and as_flags["schedule"] == "constant"
+    assert asked(digits, {}, Fixed) | {"strategy": "GALOT"} == as_flags
