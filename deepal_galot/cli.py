@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from . import plugins, registry
-from .config import PROTOCOLS
 from .disk import REFUSED, not_written
 from .errors import UserError, complain, said
 from .flags import build_parser, set_environment
+from .protocols import PROTOCOLS
 from .signals import Ended, ended_like_interrupted
 from .stdio import mended_streams
 

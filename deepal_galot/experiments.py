@@ -15,8 +15,9 @@ from typing import Any
 
 from generators.prompts import TEMPLATES
 
-from .config import PROTOCOLS, usual_values
+from .config import usual_values
 from .errors import UserError, did_you_mean
+from .protocols import PROTOCOLS
 
 
 @dataclass(frozen=True)

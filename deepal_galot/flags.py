@@ -15,13 +15,13 @@ from .config import (
     COMPILED_FROM,
     GALOT,
     GENERATOR,
-    PROTOCOLS,
     STRATEGY,
     TRAINING,
     field_type,
     option_fields,
 )
 from .errors import UserError, near
+from .protocols import PROTOCOLS
 
 SHORT = {"n_init": "-s", "n_query": "-b", "quota": "-q"}  # DeepALPlus's flags
 PREFIX = "config_"  # of the configuration's fields among the parsed flags

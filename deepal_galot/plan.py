@@ -21,14 +21,13 @@ from .config import (
     RunConfig,
     check_settings,
     fields_of,
-    protocol,
-    resolve,
     usual_values,
 )
 from .datasets.base import DatasetSpec, load_dataset, names_of
 from .errors import UserError, did_you_mean
 from .generator_choice import canonical, check_generator, generator_class, weights_at_hand
 from .pool import check_budget
+from .protocols import protocol, resolve
 from .request import Request
 from .results import RunFolder, folder_of, label_of
 from .strategy_entries import (

@@ -17,11 +17,12 @@ from torch import Tensor
 
 from deepal_galot import registry
 from deepal_galot.classifiers.small_cnn import SmallCNN
-from deepal_galot.config import RunConfig, resolve
+from deepal_galot.config import RunConfig
 from deepal_galot.datasets.base import DatasetSpec
 from deepal_galot.datasets.digits import Digits
 from deepal_galot.learner import Learner, Outputs
 from deepal_galot.pool import ImageSet, Pool
+from deepal_galot.protocols import resolve
 from deepal_galot.results import RunFolder
 from deepal_galot.signals import ENDING
 from generators.base import Generator

@@ -11,13 +11,14 @@ from typing import Any
 from generators.base import Generator
 
 from .. import registry
-from ..config import FOLDER, GALOT, GENERATOR, PROTOCOLS, RunConfig, fields_of, resolve
+from ..config import FOLDER, GALOT, GENERATOR, RunConfig, fields_of
 from ..datasets.class_names import prompt_words
 from ..datasets.tiny_imagenet_words import WORDS
 from ..errors import UserError, did_you_mean
 from ..flags import Parser, add_fields, chosen_fields
 from ..generator_choice import canonical, check_generator, generator_class, weights_at_hand
 from ..plugins import NEEDS_MORE
+from ..protocols import PROTOCOLS, resolve
 from .host import Host
 
 NAME = "GALOT"

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from .. import registry
-from ..config import TRAINING, RunConfig, fields_of, option_fields, resolve
+from ..config import TRAINING, RunConfig, fields_of, option_fields
 from ..errors import readable
+from ..protocols import resolve
 from ..results import RunFolder, label_of
 from ..strategy_entries import setting_text
 from ..training import count_epochs

@@ -22,7 +22,7 @@ from .gallery import gallery_of
 from .page import page
 from .section import Section, make_sections
 from .statistics import LEAST_SEEDS
-from .tables import as_csv, as_latex, as_markdown, as_text, csv_of_rows
+from .table_formats import as_csv, as_latex, as_markdown, as_text, csv_of_rows
 
 FORMATS = {"csv": as_csv, "md": as_markdown, "tex": as_latex}
 

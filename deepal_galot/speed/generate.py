@@ -23,10 +23,10 @@ from generators.networks import KeysAndValues, Networks
 from generators.stable_diffusion import ARCHITECTURE
 from generators.text_optimization import score_gradient
 
-from ..config import resolve
 from ..device import float64, machine_line
 from ..errors import UserError
 from ..images import fit_to, to_uint8
+from ..protocols import resolve
 from ..timing import seconds_of, share_of_peak, with_spread
 
 PLAIN_BATCHES = (1, 10)

@@ -16,12 +16,13 @@ from torch.nn import functional as F
 
 from .. import registry, seeding
 from ..classifiers.base import Classifier
-from ..config import resolve, usual_values
+from ..config import usual_values
 from ..datasets.base import DatasetSpec
 from ..device import machine_line
 from ..errors import UserError
 from ..learner import Learner, Outputs
 from ..pool import UNKNOWN, ImageSet, Pool, check_query
+from ..protocols import resolve
 from ..timing import measured, with_spread
 
 LABELED = 1000

@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from .. import registry
 from ..classifiers.base import Classifier
-from ..config import RunConfig, resolve
+from ..config import RunConfig
 from ..costs import network_of
 from ..device import machine_line
 from ..errors import UserError
@@ -37,6 +37,7 @@ from ..gpu_sharing import side_by_side
 from ..learner import Learner
 from ..pool import ImageSet
 from ..precision import product_dtype
+from ..protocols import resolve
 from ..timing import alternately, share_of_peak, three_digits, with_spread
 from ..training import make_optimizer
 

@@ -15,8 +15,9 @@ import pytest
 
 from deepal_galot import registry, results
 from deepal_galot.cli import build_parser, main
-from deepal_galot.config import PROTOCOLS, option_fields
+from deepal_galot.config import option_fields
 from deepal_galot.flags import SHORT
+from deepal_galot.protocols import PROTOCOLS
 from helpers import QUICK, ROOT, rows_of, run_benchmark
 
 CIFAR = ["--dataset", "CIFAR10", "--strategy", "GALOT"]

@@ -6,9 +6,9 @@ import torch
 from deepal_galot import registry, seeding
 from deepal_galot.classifiers.small_cnn import SmallCNN
 from deepal_galot.cli import main
-from deepal_galot.config import resolve
 from deepal_galot.learner import Learner
 from deepal_galot.pool import Pool
+from deepal_galot.protocols import resolve
 from helpers import QUICK, only_run, rows_of, small_config
 from query_strategies.monte_carlo import MonteCarloStrategy
 

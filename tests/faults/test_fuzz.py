@@ -21,10 +21,10 @@ import deepal_galot.experiment_campaigns
 import deepal_galot.report.write
 from deepal_galot import probe, registry
 from deepal_galot.cli import main
-from deepal_galot.config import PROTOCOLS
 from deepal_galot.datasets.digits import Digits
 from deepal_galot.datasets.user_data import dataset_at
 from deepal_galot.errors import UserError
+from deepal_galot.protocols import PROTOCOLS
 from deepal_galot.report.annotation import read_marks
 from deepal_galot.report.exhibit import find_exhibits
 from deepal_galot.results import RunFolder

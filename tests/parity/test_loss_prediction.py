@@ -15,11 +15,11 @@ from deepal_galot import registry, seeding
 from deepal_galot.acquisition import entropy
 from deepal_galot.classifiers.resnet18 import ResNet18
 from deepal_galot.classifiers.small_cnn import SmallCNN
-from deepal_galot.config import resolve
 from deepal_galot.datasets.digits import Digits
 from deepal_galot.learner import Learner
 from deepal_galot.objective import Batch
 from deepal_galot.pool import Pool
+from deepal_galot.protocols import resolve
 from helpers import make_strategy, recorded_scores, small_config
 
 MARGIN, WEIGHT, DETACH_AFTER = 1.0, 1.0, 0.6  # ξ, λ, and 120 of 200 epochs: the paper's

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepal_galot.config import RunConfig, fingerprint, option_fields, resolve
+from deepal_galot.config import RunConfig, fingerprint, option_fields
 from deepal_galot.errors import UserError
+from deepal_galot.protocols import resolve
 
 CONTENT = {"data": "d"}
 

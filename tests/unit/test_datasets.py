@@ -14,12 +14,13 @@ import torchvision
 from PIL import Image
 
 from deepal_galot import registry
-from deepal_galot.config import option_fields, resolve
+from deepal_galot.config import option_fields
 from deepal_galot.datasets import published, tiny_imagenet
 from deepal_galot.datasets.base import pixel_statistics
 from deepal_galot.datasets.tiny_imagenet_words import WORDS
 from deepal_galot.errors import UserError
 from deepal_galot.plugins import load_plugin
+from deepal_galot.protocols import resolve
 from helpers import ROOT, write_idx
 
 NAMED = [n for n in registry.datasets.names() if n != "Digits"]

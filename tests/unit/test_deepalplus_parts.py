@@ -15,7 +15,6 @@ from deepalplus_tools import HOSTS, make_checkout, opened, their_args
 from torch import nn
 from torchvision import transforms as T
 
-from deepal_galot.config import PROTOCOLS, resolve
 from deepal_galot.datasets.tiny_imagenet_words import WORDS
 from deepal_galot.deepalplus import bridges, command
 from deepal_galot.deepalplus.journal import TextJournal, seen
@@ -32,6 +31,7 @@ from deepal_galot.deepalplus.transform import differentiable
 from deepal_galot.deepalplus.trial import Trial, evaluating, undisturbed
 from deepal_galot.errors import UserError
 from deepal_galot.images import fit_to, to_unit_float
+from deepal_galot.protocols import PROTOCOLS, resolve
 from helpers import FakeGenerator
 
 N = 12

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from deepal_galot.cli import build_parser
-from deepal_galot.config import PROTOCOLS
 from deepal_galot.datasets.base import DatasetSpec
 from deepal_galot.datasets.digits import Digits
 from deepal_galot.errors import UserError
@@ -15,6 +14,7 @@ from deepal_galot.experiment_campaigns import ask, comparable, list_experiments
 from deepal_galot.experiments import ALIASES, EXPERIMENTS, TABLE1, named
 from deepal_galot.jobs import campaign_anew
 from deepal_galot.plan import make_plan
+from deepal_galot.protocols import PROTOCOLS
 from deepal_galot.registry import strategies
 from deepal_galot.report.exhibit import (
     Exhibit,

@@ -13,7 +13,7 @@ LAYERS = [  # a file may import from the layers above its own here
     ["seeding", "acquisition", "images", "disk", "device", "gpu_sharing"],
     ["alignment", "clustering", "timing"],
     ["config", "seals", "lock"],
-    ["precision"],
+    ["precision", "protocols"],
     ["flags"],
     ["datasets", "classifiers"],
     ["pool", "objective", "augmentation", "auxiliary_norm", "cuda_graph", "compiled_layers"],

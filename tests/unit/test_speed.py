@@ -11,11 +11,11 @@ from deepal_galot import cli, registry, timing
 from deepal_galot.classifiers.resnet18 import ResNet18
 from deepal_galot.classifiers.small_cnn import SmallCNN
 from deepal_galot.clustering import k_center
-from deepal_galot.config import resolve
 from deepal_galot.costs import network_of
 from deepal_galot.errors import UserError
 from deepal_galot.learner import Learner
 from deepal_galot.pool import Pool
+from deepal_galot.protocols import resolve
 from deepal_galot.speed import query, train
 from deepal_galot.speed.__main__ import main as speed
 from deepal_galot.speed.generate import (

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from deepal_galot.errors import UserError
-from deepal_galot.report import tables
+from deepal_galot.report import table_formats, tables
 from deepal_galot.report.comparison import Curve, compare, merge
 from deepal_galot.report.statements import statements
 from deepal_galot.report.write import write_report
@@ -124,7 +124,7 @@ def test_the_fully_supervised_run_joins_every_table_of_its_recipe(tmp_path):
     assert averages == ["55.0", "45.0", ""]  # over the two rounds that both have
     (alone,) = compare([full])
     assert texts(tables.accuracy_table(alone))[0][1:3] == ["90.0", "90.0"]
-    assert "FullySupervised" in tables.as_text(tables.accuracy_table(alone))
+    assert "FullySupervised" in table_formats.as_text(tables.accuracy_table(alone))
 
 
 @pytest.mark.parametrize("own", [{"epsilon": 0.0}, {"direction": "random"}, {"mode": "gal"}])

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from deepal_galot.report import tables
+from deepal_galot.report import table_formats, tables
 from deepal_galot.report.comparison import compare
 from deepal_galot.report.statements import headline, statements
 from deepal_galot.report.write import write_report
@@ -182,7 +182,7 @@ def test_blank_images_are_noted_where_there_were_any(tmp_path):
         counts = {"images_retried": retried, "images_failed": failed}
         run = finished(tmp_path / str(counts), [0.5, 0.6], row=counts)
         (comparison,) = compare([run])
-        assert f",{retried},{failed}," in tables.csv_of_rows(comparison).decode()
+        assert f",{retried},{failed}," in table_formats.csv_of_rows(comparison).decode()
         return [line for line in statements(comparison) if "blank" in line]
 
     assert lines(0, 0) == []

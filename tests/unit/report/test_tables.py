@@ -1,16 +1,13 @@
-"""What a report's tables hold, and how they are written."""
+"""What a report's tables hold."""
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy import stats
 
 from deepal_galot.errors import UserError
-from deepal_galot.report import figures, statistics, tables
+from deepal_galot.report import figures, statistics, table_formats, tables
 from deepal_galot.report.comparison import compare
 from deepal_galot.report.section import make_sections
-from deepal_galot.report.tables import Cell, Table
 from deepal_galot.report.write import write_report
 from deepal_galot.results import RunFolder
 from finished_runs import finished, texts
@@ -27,7 +24,7 @@ def test_table_holds_the_numbers(two_methods):
     assert row[0] == "MarginSampling"
     assert row[1] == f"{100 * accuracy[0, :, 0].mean():.1f} ±{100 * sem:.1f}"
     assert row[-8:] == ["5", "20", "0", "0", "3.0", "6.0", "0.0", "0.0"]
-    text = tables.as_text(tables.accuracy_table(comparison))
+    text = table_formats.as_text(tables.accuracy_table(comparison))
     assert text.count("*") == 5  # the best of three budgets, the average and the area
     assert len({len(line.split()) for line in text.splitlines()[2:]}) == 1
 
@@ -49,7 +46,7 @@ def test_balanced_accuracy_stands_where_it_tells_more(tmp_path):
     values = [row[j].value for row in table.rows]
     assert values == [pytest.approx(85.05), pytest.approx(65), None]
     assert [row[j].best for row in table.rows] == [True, False, False]
-    csv = tables.csv_of_rows(compare(uneven)[0]).decode()
+    csv = table_formats.csv_of_rows(compare(uneven)[0]).decode()
     assert ",accuracy,balanced_accuracy," in csv and ",0.9,0.7," in csv
     damaged = finished(tmp_path, [0.5], row={"balanced_accuracy": 1.5}, seed=9)
     with pytest.raises(UserError, match="line 1 is damaged .balanced_accuracy"):
@@ -70,7 +67,7 @@ def test_a_tie_marks_all_of_it_and_nothing_where_there_is_nothing_else(tmp_path)
 def test_the_star_goes_to_the_higher_mean_not_the_higher_print(tmp_path):
     runs = [finished(tmp_path, [0.9096], strategy="MarginSampling"),
             finished(tmp_path, [0.9104], strategy="RandomSampling")]  # fmt: skip
-    lines = tables.as_text(tables.accuracy_table(compare(runs)[0])).splitlines()
+    lines = table_formats.as_text(tables.accuracy_table(compare(runs)[0])).splitlines()
     assert "91.0*" not in lines[2] and lines[3].count("91.0*") == 2
 
 
@@ -154,7 +151,7 @@ def test_without_a_target_it_is_the_baselines_last_mean_as_the_accuracies_have_i
         assert (
             f"needed for a test accuracy of {shown} %, the last of MarginSampling:" in table.title
         )
-        line = tables.as_csv(table).decode().splitlines()[-1].split(",")
+        line = table_formats.as_csv(table).decode().splitlines()[-1].split(",")
         assert float(line[1]) == pytest.approx(baseline[2].value)
         assert line[2] == "last accuracy of MarginSampling"
     (cell,) = tables.labels_table(compare(runs[:1])[0]).rows[0][1:]
@@ -180,7 +177,7 @@ def test_a_seed_that_begins_above_the_target_makes_the_mean_an_upper_bound(tmp_p
     (cell,) = tables.labels_table(compare(runs)[0], (0.8,)).rows[0][1:]
     assert (cell.text, cell.value, cell.error) == ("≤ 11", 11.25, None)  # of ≤ 10, and 12.5
     table = tables.labels_table(compare(runs)[0], (0.8, 0.97))
-    assert tables.as_csv(table).decode().splitlines() == [
+    assert table_formats.as_csv(table).decode().splitlines() == [
         NEEDED,
         "MarginSampling,80,--target-accuracy,11.25,2,1,2",
         "MarginSampling,97,--target-accuracy,,1,0,2",
@@ -196,7 +193,7 @@ def test_where_not_all_seeds_get_there_no_mean_is_shown(tmp_path):
         ["BALD", "14 ±0", "> 15"],
         ["MarginSampling", "> 15 (1 of 3 seeds reach it)", "> 15"],
     ]
-    assert tables.as_csv(table).decode().splitlines() == [
+    assert table_formats.as_csv(table).decode().splitlines() == [
         NEEDED.replace("labels,", "labels,mean labels SEM,", 1),
         "BALD,80,--target-accuracy,13.75,0,3,0,3",
         "BALD,95,--target-accuracy,,,0,0,3",
@@ -272,7 +269,7 @@ def test_the_text_table_is_of_rounds_that_moved_the_text(tmp_path):
          "1.250 ±0.000", "3"],
         ["GALOT:direction=random", "−0.5000", "−0.5500", "−0.0500", "3", "1.500", "1.250", "2"],
     ]  # fmt: skip
-    assert r"$\Vert$c" in tables.as_latex(table).decode()
+    assert r"$\Vert$c" in table_formats.as_latex(table).decode()
 
 
 def test_wins_over_data_sets_are_the_mean_of_theirs(tmp_path):
@@ -304,58 +301,3 @@ def test_methods_that_met_on_one_data_set_have_no_wins_over_several(tmp_path):
         ])  # fmt: skip
     rows = {name: cells for name, *cells in texts(tables.overall_win_table(comparisons))}
     assert rows["VarRatio"] == ["", "", ""] and rows["MeanSTD"] == ["100", "", ""]
-
-
-def test_csv_has_a_line_a_row(two_methods):
-    accuracy, folders = two_methods
-    lines = tables.csv_of_rows(compare(folders)[0]).decode().splitlines()
-    assert len(lines) == 1 + 2 * 5 * 3
-    assert lines[0].startswith("dataset,strategy,seed,round,budget")
-
-
-TABLE = Table("t", "a 100 % title", ("name", "x", "y & z"), (
-    (Cell("a_b|c"), Cell("1.0 ±0.5", 1.0, 0.5, True), Cell("")),
-    (Cell("ε = {d}"), Cell("0.5", 0.5), Cell("12", 12.0)),
-))  # fmt: skip
-
-
-def test_a_table_as_csv_keeps_values_and_errors_apart():
-    lines = tables.as_csv(TABLE).decode().splitlines()
-    assert lines == ["name,x,x SEM,y & z", "a_b|c,1,0.5,", "ε = {d},0.5,,12"]
-
-
-def test_the_files_of_differences_name_what_is_subtracted_and_their_columns(two_methods):
-    """Before, only a title that the CSV does not have said it, and intervals were called error."""
-    (comparison,) = compare(two_methods[1])
-    head, line = tables.as_csv(tables.difference_table(comparison)).decode().splitlines()
-    assert head == "strategy,baseline,difference,95 % half-width,p (paired t),n"
-    assert line.startswith("MarginSampling,RandomSampling,")
-    head, line = tables.as_csv(tables.gains_table(comparison)).decode().splitlines()
-    assert head.startswith("strategy,baseline,10,10 95 % half-width,15,")
-    assert line.startswith("MarginSampling,RandomSampling,")
-    assert [float(x) for x in line.split(",")[2:]]  # all of them numbers
-    accuracy = tables.as_csv(tables.accuracy_table(comparison)).decode()
-    assert accuracy.startswith("strategy,10,10 SEM,15,15 SEM,")
-
-
-def test_a_table_as_markdown_and_latex_is_escaped():
-    markdown = tables.as_markdown(TABLE).decode()
-    assert "| a\\|b" not in markdown and "| a_b\\|c | **1.0 ±0.5** |  |" in markdown
-    latex = tables.as_latex(TABLE).decode()
-    assert r"a\_b\textbar{}c & \textbf{1.0 $\pm$0.5} &  \\" in latex
-    assert r"$\varepsilon$ = \{d\} & 0.5 & 12 \\" in latex and r"a 100 \% title" in latex
-
-
-def test_a_wide_table_breaks_into_blocks_with_the_names():
-    text = tables.as_text(TABLE, width=20)
-    first, second = text.split("\n\n")
-    assert max(map(len, text.splitlines())) <= 20
-    assert first.splitlines()[0].split() == ["name", "x"]
-    assert second.splitlines()[2].startswith("a_b|c") and second.splitlines()[3].endswith("12")
-    assert "1.0 ±0.5*" in text and "\033[1m1.0 ±0.5" in tables.as_text(TABLE, bold=True)
-
-
-@given(st.integers(10, 60))
-def test_no_column_is_lost_at_any_width(width):
-    text = tables.as_text(TABLE, width=width)
-    assert all(word in text for word in ("name", "x", "y & z", "0.5", "12"))
