@@ -25,7 +25,7 @@ from .plan import Plan, Run, configure, default_mode, make_plan
 from .report.exhibit import Exhibit, ExhibitArm, is_the_papers, save_real_examples
 from .request import Request, request_of
 from .results import RunFolder, label_of
-from .strategy_entries import parse_strategy, setting_text
+from .strategy_entries import parse_entry, setting_text
 
 # -- an experiment as a command line --------------------------------------------------------------
 
@@ -120,8 +120,8 @@ def _with_defaults(experiment: Experiment, args: argparse.Namespace) -> argparse
 
 def _config(request: Request, entry: str) -> RunConfig:
     """The configuration of a strategy entry."""
-    cls, own = parse_strategy(entry, request)
-    return configure(request, cls, own.pop("mode", default_mode(cls)), own)
+    parsed = parse_entry(entry, request)
+    return configure(request, parsed, parsed.mode or default_mode(parsed))
 
 
 def _entry(arm: Arm, request: Request) -> str:

@@ -9,7 +9,7 @@ from . import registry
 from .costs import training_images
 from .plan import Plan
 from .request import Request
-from .strategy_entries import parse_strategy
+from .strategy_entries import parse_entry
 from .training import count_epochs
 
 
@@ -20,16 +20,16 @@ def unread_notes(request: Request, plan: Plan) -> list[str]:
     read = {"protocol", "n_rounds", "quota"}.union(*(c.fields_read() for c in configs))
     if any(c.uses_generated_images for c in configs):
         read |= {"generator", "synthetic_from"}  # the fingerprint has their content hashes
-    lines, apart = [], {"mode", "settings", "n_rounds", "quota", "generator", "synthetic_from"}
-    for entry, runs in plan.by_entry.items():
-        cls, own = parse_strategy(entry, request)
+    lines, apart = [], {"n_rounds", "quota", "generator", "synthetic_from"}
+    for text, runs in plan.by_entry.items():
+        entry = parse_entry(text, request)
         here = set(runs[0].config.fields_read())
-        if cls.generates and runs[0].config.mode == "al":
+        if entry.strategy.generates and runs[0].config.mode == "al":
             here.add("base_sampler")  # it is the run's strategy
         read |= here
-        without = sorted(own.keys() - here - apart)
+        without = sorted(entry.fields.keys() - here - apart)
         if without:
-            lines.append(f"note: {entry}: {', '.join(without)} changes nothing there")
+            lines.append(f"note: {text}: {', '.join(without)} changes nothing there")
     unread = [f"--{name.replace('_', '-')}" for name in request.flags if name not in read]
     first = [f"note: {', '.join(unread)}: read by none of these runs"] if unread else []
     return first + lines

@@ -31,11 +31,12 @@ from .protocols import protocol, resolve
 from .request import Request
 from .results import RunFolder, folder_of, label_of
 from .strategy_entries import (
+    Entry,
     check_declared,
     check_read,
     chosen_settings,
     dataset_defaults,
-    parse_strategy,
+    parse_entry,
     setting_text,
     typed_settings,
 )
@@ -114,38 +115,46 @@ def make_plan(request: Request, download: bool = True, spec: DatasetSpec | None 
     """
     if request.save_full_size < 0:
         raise UserError(f"--save-full-size {request.save_full_size}: must be at least 0 images")
-    entries = [parse_strategy(s, request) for s in request.strategies]
-    modes = _modes(request, entries)
+    entries = [parse_entry(text, request) for text in request.strategies]
     configs = []
-    for (cls, own), mode in zip(entries, modes, strict=True):
-        config = configure(request, cls, mode, own)
+    for entry, mode in zip(entries, _modes(request, entries), strict=True):
+        config = configure(request, entry, mode)
         _, _, generator = _classes(config, request)  # cheap; done before loading or hashing
         if generator is not None:
             weights_at_hand(generator, download)
-        check_read(cls, config, own)
-        configs.append((config, _default(request, cls, config), typed_settings(own)))
+        check_read(entry, config)
+        configs.append((config, _default(request, entry, config), typed_settings(entry)))
     if spec is None:
         spec = load_dataset(request.dataset, request.data_dir)
     runs: dict[Path, Run] = {}
     by_entry = {}
-    for entry, (config, default, typed) in zip(request.strategies, configs, strict=True):
-        if config.uses_real_images and len(spec.x_train) == 0:
-            raise UserError(f"{spec.name} has no images to label: only --mode gal can do without")
-        if config.mode in ("al", "al+gal"):
-            check_budget(spec, config.budget(config.n_rounds), _or_demo(request, spec))
-        height, width, _ = spec.image_shape
-        if config.shift >= min(height, width):
-            raise UserError(
-                f"--shift {config.shift}: images of {spec.name} are {width}×{height} pixels, and "
-                f"random crops moved so far would hold nothing of them; lower --shift"
-            )
+    for text, (config, default, typed) in zip(request.strategies, configs, strict=True):
+        _check_data(config, spec, request)
         run = _run(config, default, typed, request, spec)
-        seeds = request.seeds[:1] if entry in request.once else request.seeds
+        seeds = request.seeds[:1] if text in request.once else request.seeds
         planned = [run.with_seed(seed) for seed in seeds]
-        by_entry[entry] = tuple(runs.setdefault(run.folder(request.output), run) for run in planned)
+        by_entry[text] = tuple(runs.setdefault(run.folder(request.output), run) for run in planned)
     if request.words and not any(run.generator for run in runs.values()):
         raise UserError("--class-names FILE: none of these runs makes prompts; leave it out")
     return Plan(spec, request.words or spec.class_names, tuple(runs.values()), by_entry)
+
+
+def _check_data(config: RunConfig, spec: DatasetSpec, request: Request) -> None:
+    """Check that a run can be played on the data.
+
+    Raises:
+        UserError: they are too few or too small for it.
+    """
+    if config.uses_real_images and len(spec.x_train) == 0:
+        raise UserError(f"{spec.name} has no images to label: only --mode gal can do without")
+    if config.mode in ("al", "al+gal"):
+        check_budget(spec, config.budget(config.n_rounds), _or_demo(request, spec))
+    height, width, _ = spec.image_shape
+    if config.shift >= min(height, width):
+        raise UserError(
+            f"--shift {config.shift}: images of {spec.name} are {width}×{height} pixels, and "
+            f"random crops moved so far would hold nothing of them; lower --shift"
+        )
 
 
 def _or_demo(request: Request, spec: DatasetSpec) -> str:
@@ -159,17 +168,18 @@ def _or_demo(request: Request, spec: DatasetSpec) -> str:
     return f", or take --protocol demo, which asks for {wanted}"
 
 
-def default_mode(cls: type[Strategy]) -> str:
-    return "al+gal" if cls.generates else "al"
+def default_mode(entry: Entry) -> str:
+    return "al+gal" if entry.strategy.generates else "al"
 
 
-def _default(request: Request, cls: type[Strategy], config: RunConfig) -> RunConfig:
+def _default(request: Request, entry: Entry, config: RunConfig) -> RunConfig:
     """The strategy's default configuration on this data set and protocol, for comparison. If
     another generator is used, steps, guidance, … are those that suit it."""
 
     def given(**flags: str) -> RunConfig:
         flags["protocol"] = config.protocol
-        return configure(dataclasses.replace(request, flags=flags), cls, default_mode(cls))
+        plain = Entry(entry.strategy)
+        return configure(dataclasses.replace(request, flags=flags), plain, default_mode(plain))
 
     usual = given()
     if config.generator == usual.generator:
@@ -177,7 +187,7 @@ def _default(request: Request, cls: type[Strategy], config: RunConfig) -> RunCon
     return dataclasses.replace(given(generator=config.generator), generator=usual.generator)
 
 
-def _modes(request: Request, entries: Sequence[tuple[type[Strategy], dict[str, Any]]]) -> list[str]:
+def _modes(request: Request, entries: Sequence[Entry]) -> list[str]:
     """Each strategy's mode.
 
     --mode applies to the strategies that generate images; the others keep mode al. `full` applies
@@ -187,15 +197,15 @@ def _modes(request: Request, entries: Sequence[tuple[type[Strategy], dict[str, A
         UserError: an unknown mode, or one that the strategy cannot have.
     """
     modes = []
-    some_generate = any(cls.generates for cls, _ in entries)
-    for cls, own in entries:
-        own_mode = own.pop("mode", None)
-        mode = own_mode or request.mode or default_mode(cls)
+    some_generate = any(entry.strategy.generates for entry in entries)
+    for entry in entries:
+        asked = request.mode if entry.mode is None else entry.mode
+        mode = default_mode(entry) if asked is None else asked
         if mode not in MODES:
             raise UserError(f"unknown mode {mode!r}: {did_you_mean(mode, MODES)}")
-        if mode in ("gal", "al+gal") and not cls.generates:
-            if own_mode or not some_generate:
-                name = registry.class_name(cls)
+        if mode in ("gal", "al+gal") and not entry.strategy.generates:
+            if entry.mode or not some_generate:
+                name = registry.class_name(entry.strategy)
                 raise UserError(
                     f"--mode {mode}: {name} generates no images; use GALOT (with "
                     f"--base-sampler {name} for its picks)"
@@ -205,20 +215,14 @@ def _modes(request: Request, entries: Sequence[tuple[type[Strategy], dict[str, A
     return modes
 
 
-def configure(
-    request: Request, cls: type[Strategy], mode: str, own: Mapping[str, Any] | None = None
-) -> RunConfig:
-    """One strategy's configuration (seed 0) from all layers, with canonical names.
-
-    Args:
-        own: settings written behind the strategy's name; they override the request's flags.
+def configure(request: Request, entry: Entry, mode: str) -> RunConfig:
+    """An entry's configuration (seed 0) from all layers, with canonical names.
 
     Raises:
         UserError: a value out of range, an unknown name, or names that do not fit together.
     """
-    own = dict(own or {})
-    settings = own.pop("settings", {})
-    flags = canonical({**cls.preset, **request.flags, **own})
+    cls = entry.strategy
+    flags = canonical({**cls.preset, **request.flags, **entry.fields})
     defaults, fixed = canonical(dataset_defaults(request)), canonical(cls.fixed)
     if flags.get("synthetic_from") is not None:
         source = open_source(flags["synthetic_from"])
@@ -252,7 +256,7 @@ def configure(
     config = dataclasses.replace(config, base_sampler=sampler, classifier=architecture)
     if mode == "al":
         config = dataclasses.replace(config, strategy=cls.without_images(config))
-    return dataclasses.replace(config, settings=chosen_settings(cls, config, settings))
+    return dataclasses.replace(config, settings=chosen_settings(entry, config))
 
 
 def _classes(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from query_strategies.strategy import Strategy
@@ -27,20 +28,31 @@ from .request import Request
 from .results import split_label
 
 
-def parse_strategy(
-    text: str, request: Request | None = None
-) -> tuple[type[Strategy], dict[str, Any]]:
+@dataclass(frozen=True)
+class Entry:
+    """A strategy and what is written behind its name.
+
+    Attributes:
+        mode: None if it is not written.
+        fields: fields of RunConfig, by name.
+        settings: the strategy's own hyper-parameters, by name.
+    """
+
+    strategy: type[Strategy]
+    mode: str | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, int | float | str] = field(default_factory=dict)
+
+
+def parse_entry(text: str, request: Request | None = None) -> Entry:
     """Parse a strategy entry, "NAME" or "NAME:key=value,…".
 
-    >>> parse_strategy("GALOT:epsilon=5,text-per=image")[1]
+    >>> parse_entry("GALOT:epsilon=5,text-per=image").fields
     {'epsilon': 5.0, 'text_per': 'image'}
 
     Args:
         request: its flags and data set may name the base sampler, whose settings a strategy that
             generates images has, too.
-
-    Returns:
-        The strategy's class, and fields of RunConfig by name; `settings` holds the strategy's own.
 
     Raises:
         UserError: an unknown strategy or setting, or a value that does not parse.
@@ -50,24 +62,21 @@ def parse_strategy(
     where = f"--strategy {text!r}"
     pairs = _pairs(written, where)
     declared = declared_settings(cls, _base_of(cls, pairs, request))
-    own: dict[str, Any] = {}
-    known = {"mode", *(f.name for f in option_fields())}
+    known = {f.name for f in option_fields()}
+    mode, fields, settings = pairs.pop("mode", None), {}, {}
     for key, value in pairs.items():
         if key in cls.fixed:
             raise UserError(f"{where}: {name} is defined by {key}={cls.fixed[key]!r}")
-        if key == "mode":
-            own[key] = value
-        elif key in known:
-            own[key] = _parse_as(field_type(key), key, value, where)
+        if key in known:
+            fields[key] = _parse_as(field_type(key), key, value, where)
         elif key in declared:
-            parsed = _parse_as(type(declared[key]), key, value, where)
+            settings[key] = _parse_as(type(declared[key]), key, value, where)
             if not value.isprintable():
                 raise UserError(f"{where}: {key} needs text on one line, not {value!r}")
-            own["settings"] = {**own.get("settings", {}), key: parsed}
         else:
-            hint = did_you_mean(key, known | declared.keys(), "see --help")
+            hint = did_you_mean(key, {"mode"} | known | declared.keys(), "see --help")
             raise UserError(f"{where}: unknown setting: {hint}")
-    return cls, own
+    return Entry(cls, mode, fields, settings)
 
 
 def _pairs(settings: Sequence[str], where: str) -> dict[str, str]:
@@ -149,9 +158,7 @@ def _base_of(
     return {**defaults, **cls.preset, **flags, **written, **cls.fixed}.get("base_sampler")
 
 
-def chosen_settings(
-    cls: type[Strategy], config: RunConfig, settings: Mapping[str, Any]
-) -> tuple[tuple[str, Any], ...]:
+def chosen_settings(entry: Entry, config: RunConfig) -> tuple[tuple[str, Any], ...]:
     """Those of the strategy's own hyper-parameters that differ from their default, by name.
 
     Raises:
@@ -162,34 +169,36 @@ def chosen_settings(
         reads = _own_settings(registry.strategies.get(config.strategy))
     elif config.mode != "full":
         base = config.base_sampler if config.uses_real_images else None
-        reads = declared_settings(cls, base)
-    unread = sorted(settings.keys() - reads.keys())
+        reads = declared_settings(entry.strategy, base)
+    unread = sorted(entry.settings.keys() - reads.keys())
     if unread:
         raise UserError(
-            f"--strategy {registry.class_name(cls)}: nothing reads {unread[0]} in mode "
+            f"--strategy {registry.class_name(entry.strategy)}: nothing reads {unread[0]} in mode "
             f"{config.mode}; leave it out"
         )
-    return tuple((k, v) for k, v in sorted(settings.items()) if v != reads[k])
+    return tuple((k, v) for k, v in sorted(entry.settings.items()) if v != reads[k])
 
 
-def check_read(cls: type[Strategy], config: RunConfig, own: Mapping[str, Any]) -> None:
-    """Check that the settings written behind a strategy's name have an effect.
+def check_read(entry: Entry, config: RunConfig) -> None:
+    """Check that the fields written behind a strategy's name have an effect.
 
     Raises:
         UserError: one has none.
     """
-    for key in sorted(own.keys() - {"settings"}):
+    cls = entry.strategy
+    for key, value in entry.fields.items():
         unread = key in fields_of(STRATEGY) and getattr(config, key) is None
         if unread or (key in fields_of(GALOT, GENERATOR) and not cls.generates):
             raise UserError(
-                f"--strategy {registry.class_name(cls)}:{key}={own[key]}: this strategy does not "
+                f"--strategy {registry.class_name(cls)}:{key}={value}: this strategy does not "
                 f"read {key} here; leave it out"
             )
 
 
-def typed_settings(own: Mapping[str, Any]) -> dict[str, str]:
-    """Those of a strategy's own settings by which tables group runs: budget and training."""
-    return {k: setting_text(v) for k, v in own.items() if k in fields_of(BUDGET, TRAINING)}
+def typed_settings(entry: Entry) -> dict[str, str]:
+    """Those of an entry's fields by which tables group runs: budget and training."""
+    typed = fields_of(BUDGET, TRAINING)
+    return {k: setting_text(v) for k, v in entry.fields.items() if k in typed}
 
 
 def setting_text(value: Any) -> str:

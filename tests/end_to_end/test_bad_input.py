@@ -71,6 +71,7 @@ def stopped(capsys, *args) -> list[str]:
         (["--strategy", "GALOT:epsilom=1"], "unknown setting: did you mean epsilon"),
         (["--strategy", "GALOT:epsilon=big"], "needs a number, not 'big'"),
         (["--strategy", "GALOT:epsilon"], "NAME:key=value"),
+        (["--strategy", "GALOT:mode="], "unknown mode '': known: al, al+gal, full, gal"),
         (["--epsilon", "-1"], "--epsilon -1.0: must be at least 0"),
         (["--epsilon", "x"], "invalid float value: 'x'"),
         (["--n-query", "0"], "--n-query 0: must be at least 1"),

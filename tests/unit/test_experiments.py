@@ -24,7 +24,7 @@ from deepal_galot.report.exhibit import (
     paper_numbers,
 )
 from deepal_galot.request import request_of
-from deepal_galot.strategy_entries import parse_strategy
+from deepal_galot.strategy_entries import parse_entry
 
 
 def args_of(*flags):
@@ -33,7 +33,8 @@ def args_of(*flags):
 
 def settings(name, *flags):
     """What each arm of an experiment sets."""
-    return [parse_strategy(entry)[1] for entry in ask(name, args_of(*flags)).entries]
+    entries = map(parse_entry, ask(name, args_of(*flags)).entries)
+    return [{**entry.fields, **({"mode": entry.mode} if entry.mode else {})} for entry in entries]
 
 
 def test_all_of_the_issues_tables_and_figures_are_there():
@@ -95,7 +96,7 @@ def test_runs_that_differ_in_training_are_told_apart_while_they_run():
 
 
 def test_table1_is_all_and_the_control():
-    names = [parse_strategy(e)[0].__name__ for e in ask("table1", args_of()).entries]
+    names = [parse_entry(e).strategy.__name__ for e in ask("table1", args_of()).entries]
     assert names == [*(strategies.get(n).__name__ for n in TABLE1), "GALOT"]
     assert settings("table1")[-1] == {"epsilon": 0.0}
 

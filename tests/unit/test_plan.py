@@ -5,6 +5,7 @@ import torch
 from deepal_galot import registry
 from deepal_galot.plan import configure, make_plan
 from deepal_galot.request import Request
+from deepal_galot.strategy_entries import Entry
 from generators.tiny import Tiny
 from query_strategies.galot import GALOT
 
@@ -21,8 +22,8 @@ def test_a_strategy_that_is_defined_by_a_generator_has_that_ones_defaults(tmp_pa
 
     request = Request(("GALOT",), registry.datasets.get("FashionMNIST"), (0,), None, {},
                       tmp_path, tmp_path, CPU)  # fmt: skip
-    ours = configure(request, OfTiny, "al+gal")
-    asked = configure(request, GALOT, "al+gal", {"generator": "tiny"})
+    ours = configure(request, Entry(OfTiny), "al+gal")
+    asked = configure(request, Entry(GALOT, fields={"generator": "tiny"}), "al+gal")
     read = ("generator", "steps", "guidance", "scheduler", "resolution", "dtype")
     assert [getattr(ours, f) for f in read] == [getattr(asked, f) for f in read]
     assert ours.steps != 50
@@ -52,7 +53,7 @@ def test_spellings_of_defaults_are_one_as_those_of_flags_are(tmp_path):
 
     def asked(dataset, flags, cls=GALOT):
         request = Request(("GALOT",), dataset, (0,), None, flags, tmp_path, tmp_path, CPU)
-        return configure(request, cls, "al+gal").fields_read()
+        return configure(request, Entry(cls), "al+gal").fields_read()
 
     class Fixed(GALOT):
         """GALOT with settings of its own"""
