@@ -17,7 +17,7 @@ from typing import Any, get_type_hints
 
 from .errors import UserError, did_you_mean
 
-SCHEMA = 8  # increase it when the meaning of a field or of a stored row changes
+SCHEMA = 9  # increase it when the meaning of a field or of a stored row changes
 
 BUDGET = "labeling budget"
 TRAINING = "classifier and training"

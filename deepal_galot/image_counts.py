@@ -35,9 +35,15 @@ def image_counts(
 
 def reuses_earlier_rounds(config: RunConfig) -> bool:
     """Whether a round also chooses among the images of earlier rounds and makes only the missing
-    ones. If the text never moves, old images are as good as new ones."""
-    exist = config.generator.startswith(FOLDER)  # existing images: each round takes its own
-    return config.epsilon == 0 and config.synthetic == "replace" and not exist
+    ones.
+
+    If the text never moves, old images are as good as new ones. For a choice by the classifier's
+    score they are not, because it was trained on some of them; existing images (`folder:`) are
+    taken round by round.
+    """
+    if config.epsilon > 0 or config.synthetic == "accumulate" or config.keep == "acquisition":
+        return False
+    return not config.generator.startswith(FOLDER)
 
 
 def new_counts(config: RunConfig, n_classes: int, round: int) -> tuple[int, ...]:

@@ -95,9 +95,16 @@ def test_without_an_ascent_a_round_makes_only_what_is_missing(fake_generator, tm
 
 
 @pytest.mark.parametrize(
-    "fields", [{"epsilon": 1.0}, {"synthetic": "accumulate"}, {"generator": "folder:x"}]
+    "fields",
+    [
+        {"epsilon": 1.0},
+        {"synthetic": "accumulate"},
+        {"generator": "folder:x"},
+        {"keep": "acquisition", "oversample": 2.0},
+    ],
 )
 def test_where_earlier_images_are_not_as_good_each_round_makes_its_own(fields):
+    """Before, keep=acquisition scored images that its classifier had been trained on."""
     assert not reuses_earlier_rounds(config(**fields))
     for r in range(3):
         made = new_counts(config(**fields), 3, r)
