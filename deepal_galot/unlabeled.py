@@ -65,6 +65,9 @@ class Unlabeled:
     ) -> np.ndarray:
         """Choose from a bank the images to train on, by the configuration's `keep`.
 
+        `bald` is in-sample for the plain images, to which its bootstrap classifier was fitted: it
+        takes fewer of them than of the others.
+
         Args:
             x: [M, H, W, C] uint8 bank; y: [M] int64 pseudo-labels.
             plain: positions in the bank of as many images chosen at random, for the bootstrap

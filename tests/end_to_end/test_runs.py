@@ -371,7 +371,7 @@ def test_rows_say_the_epsilon_that_their_images_had(tmp_path, schedule, shares):
     "flags",
     [
         ["--classifier", "resnet18"], ["--optimizer", "sgd"], ["--lr", "0.1"], ["--flip", "1"],
-        ["--optimizer", "sgd", "--momentum", "0.1"], ["--weight-decay", "0.1"], ["--epochs", "4"],
+        ["--weight-decay", "0.1"], ["--epochs", "4"],
         ["--min-steps", "9"], ["--batch-size", "4"], ["--shift", "2"], ["--rotate", "90"],
         ["--zoom", "0.5"], ["--n-init", "12"], ["--protocol", "paper", "--epochs", "1"],
     ],
@@ -381,6 +381,14 @@ def test_rows_say_the_epsilon_that_their_images_had(tmp_path, schedule, shares):
 def test_every_flag_of_training_changes_the_classifier(tmp_path, plain_weights, flags):
     quick(tmp_path, "--strategy", "RandomSampling", "--n-rounds", "0", *flags)
     assert weights_of(tmp_path) != plain_weights
+
+
+@pytest.mark.usefixtures("brief")
+def test_momentum_changes_the_classifier_of_sgd(tmp_path):
+    sgd = ["--strategy", "RandomSampling", "--n-rounds", "0", "--optimizer", "sgd"]
+    for momentum in ("0.1", "0.9"):
+        quick(tmp_path / momentum, *sgd, "--momentum", momentum)
+    assert weights_of(tmp_path / "0.1") != weights_of(tmp_path / "0.9")
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deepal_galot import registry
 from deepal_galot.config import RunConfig, fingerprint, option_fields
 from deepal_galot.errors import UserError
 from deepal_galot.protocols import resolve
@@ -52,6 +53,25 @@ def test_what_a_strategy_does_not_read_is_no_error():
     assert config(strategy="MarginSampling", mode="al", **beside).oversample == 1
     with pytest.raises(UserError, match="--oversample 1: leaves keep=diversity nothing"):
         config(**beside)
+
+
+def test_the_paper_preset():
+    """The paper's section 4 and Table 8, number by number."""
+    c = resolve("GALOT", "CIFAR10", mode="al+gal")
+    assert (c.n_init, c.n_query, c.n_rounds, c.quota) == (1000, 1000, 9, None)
+    assert (c.classifier, c.optimizer, c.lr, c.momentum) == ("resnet18", "sgd", 0.01, 0.9)
+    assert (c.weight_decay, c.schedule, c.epochs, c.batch_size) == (5e-4, "cosine", 300, 32)
+    assert (c.shift, c.flip, c.label_smoothing, c.ema, c.min_steps) == (4, 1, 0, 0, 0)
+    assert (c.epsilon, c.epsilon_schedule, c.eta, c.norm) == (0.5, "linear", 0.2, "l2")
+    assert (c.ascent_steps, c.ascent_samples, c.n_synthetic) == (10, 6, 1)
+    assert (c.text_target, c.direction) == ("margin", "sign")
+    assert (c.template, c.synthetic) == ("a realistic photo of a {label}", "replace")
+
+
+def test_the_papers_sampler():
+    theirs = registry.generators.get("sd-2.1-base").all_defaults()
+    assert (theirs["steps"], theirs["guidance"]) == (50, 7.5)
+    assert theirs["scheduler"] == "DPMSolverMultistepScheduler"
 
 
 @pytest.mark.parametrize("layer", ["fixed", "dataset_defaults", "flags"])

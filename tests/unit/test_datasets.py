@@ -110,6 +110,23 @@ def test_defaults_are_fields_that_a_run_accepts(name):
     assert "{label}" in config.template
 
 
+@pytest.mark.parametrize(
+    ("name", "mean", "std"),
+    [
+        ("MNIST", (0.1307,), (0.3081,)),
+        ("FashionMNIST", (0.2860,), (0.3530,)),
+        ("CIFAR10", (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+        ("CIFAR100", (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+        ("SVHN", (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
+        ("TinyImageNet", (0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821)),
+    ],
+)
+def test_published_statistics(name, mean, std):
+    """Of the training images' pixels in [0, 1]."""
+    dataset = registry.datasets.get(name)
+    assert (dataset.mean, dataset.std) == (mean, std)
+
+
 def test_what_suits_the_data():
     defaults = {n: registry.datasets.get(n).defaults for n in registry.datasets.names()}
     for name in ("MNIST", "EMNIST", "SVHN"):

@@ -24,6 +24,7 @@ from deepal_galot.image_counts import (
 )
 from deepal_galot.images import to_uint8
 from generators.image_store import ImageStore, read_manifest
+from generators.text_optimization import optimize_each
 from helpers import small_config
 
 SHAPE, NAMES = (8, 8, 1), ("one", "two", "three")
@@ -387,6 +388,23 @@ def test_images_without_a_background_are_left_as_they_are_and_it_is_said(
     plain = galot(config(), fake_generator, tmp_path)
     assert np.array_equal(batch(own, 0).x, batch(plain, 0).x)
     assert "no plain background, so they stay as they are" in capsys.readouterr().err
+
+
+def test_texts_of_their_own_climb_by_the_rounds_epsilon(fake_generator, tmp_path, monkeypatch):
+    """Those of training images, and those of the probes that the row tells of."""
+    used = []
+
+    def noted(generator, c, seeds, score, config, epsilon):
+        used.append(epsilon)
+        return optimize_each(generator, c, seeds, score, config, epsilon)
+
+    monkeypatch.setattr(generating, "optimize_each", noted)
+    own = config(epsilon=3.0, text_per="image", ascent_steps=1, n_rounds=2)
+    ours = galot(own, fake_generator, tmp_path)
+    for round, epsilon in enumerate([1.0, 2.0, 3.0]):
+        used.clear()
+        batch(ours, round, lambda images: images.flatten(1)[:, :3])
+        assert len(used) > 1 and set(used) == {epsilon}
 
 
 def test_texts_of_their_own_stop_where_too_many_gradients_are_not_finite(fake_generator, tmp_path):

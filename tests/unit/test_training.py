@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from deepal_galot import auxiliary_norm, training
+from deepal_galot import auxiliary_norm, seeding, training
 from deepal_galot.classifiers.resnet18 import ResNet18
 from deepal_galot.classifiers.small_cnn import SmallCNN
 from deepal_galot.compiled_layers import SummedBatchNorm2d
@@ -19,7 +19,7 @@ from deepal_galot.errors import UserError
 from deepal_galot.learner import Learner
 from deepal_galot.objective import Batch, HeadDropout, Objective
 from deepal_galot.pool import Pool
-from deepal_galot.training import WeightAverage, make_optimizer, rate_share
+from deepal_galot.training import WeightAverage, make_optimizer, rate_share, split_batches
 from helpers import small_config
 
 CPU = torch.device("cpu")
@@ -80,6 +80,51 @@ def test_adamw_shrinks_the_weights_apart_from_the_gradient():
         (3 * layer.weight).sum().backward()
         optimizer.step()
         assert layer.weight.item() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "onecycle", "constant"])
+def test_a_whole_fit_is_that_of_plain_pytorch(digits, schedule):
+    """Seven epochs of SGD with momentum, weight decay and smoothing in float64, in the order of the
+    stream; PyTorch's own optimiser and schedules."""
+    n, size, epochs, lr = 50, 16, 7, 0.05
+    config = small_config(
+        optimizer="sgd", lr=lr, momentum=0.9, weight_decay=5e-4, schedule=schedule, epochs=epochs,
+        label_smoothing=0.1, batch_size=size, **STILL,
+    )  # fmt: skip
+    pool = Pool(digits)
+    pool.initialize_labels(n, 0)
+    data = pool.training_set()
+    learner = Learner(config, SmallCNN, digits.image_shape, digits.n_classes, CPU)
+    learner._new_classifier(0)
+    reference = copy.deepcopy(learner.clf).double().train()
+    learner.fit(data, 0)
+    x, parts = torch.stack([data[i][0] for i in range(n)]).double(), split_batches(n, size)
+    sgd = torch.optim.SGD(reference.parameters(), lr, momentum=0.9, weight_decay=5e-4)
+    rates = torch.optim.lr_scheduler
+    scheduler = {
+        "cosine": lambda: rates.CosineAnnealingLR(sgd, epochs),
+        "onecycle": lambda: rates.OneCycleLR(
+            sgd, lr, total_steps=epochs * len(parts), cycle_momentum=False
+        ),
+        "constant": lambda: rates.ConstantLR(sgd, 1.0),
+    }[schedule]()
+    rng = seeding.torch_rng(config.seed, "batches", 0)
+    for _ in range(epochs):
+        order = torch.randperm(n, generator=rng)
+        for part in parts:
+            sgd.zero_grad()
+            logits, y = reference(x[order[part]])[0], data.Y[order[part]]
+            F.cross_entropy(logits, y, label_smoothing=0.1).backward()
+            sgd.step()
+            if schedule == "onecycle":
+                scheduler.step()
+        if schedule != "onecycle":
+            scheduler.step()
+    theirs = reference.state_dict()
+    for name, tensor in learner.clf.state_dict().items():
+        torch.testing.assert_close(
+            tensor, theirs[name], rtol=0, atol=2e-5, check_dtype=False, msg=name
+        )
 
 
 def test_a_fit_that_diverges_says_so(toy):
