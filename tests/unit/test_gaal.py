@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.svm import LinearSVC
+from torch.nn import functional as F
 
 from deepal_galot import seeding
 from deepal_galot.classifiers.small_cnn import SmallCNN
@@ -14,7 +15,15 @@ from deepal_galot.learner import Learner
 from deepal_galot.pool import ImageSet, Pool
 from helpers import small_config
 from query_strategies import gaal
-from query_strategies.gaal import GAAL, GANGenerator, LinearSVM, descend, fit_svm, train_gan
+from query_strategies.gaal import (
+    GAAL,
+    Discriminator,
+    GANGenerator,
+    LinearSVM,
+    descend,
+    fit_svm,
+    train_gan,
+)
 
 CPU = torch.device("cpu")
 
@@ -187,6 +196,35 @@ def test_batches_of_any_size_make_the_same_images(digits, trained, monkeypatch, 
 
 
 # -- the GAN -----------------------------------------------------------------------------------
+
+
+def test_two_steps_of_the_gan_are_goodfellows(toy):
+    """The discriminator's cross-entropy, then the non-saturating loss −log D(G(z)), as PyTorch's
+    binary cross-entropy writes them."""
+    ours = train_gan(toy.x_train, 2, 5, CPU)
+    rng = seeding.torch_rng(5, "model", 1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seeding.derive(5, "model", 0))
+        nets = GANGenerator(toy.image_shape), Discriminator(toy.image_shape)
+    generator, discriminator = (net.train() for net in nets)
+    first, second = (torch.optim.Adam(net.parameters(), 1e-3, (0.5, 0.999)) for net in nets)
+    cross_entropy = F.binary_cross_entropy_with_logits
+    yes, no = torch.ones(gaal.GAN_BATCH), torch.zeros(gaal.GAN_BATCH)
+    x = torch.tensor(toy.x_train).permute(0, 3, 1, 2) / 255
+    for _ in range(2):
+        real = x[torch.randint(len(x), (gaal.GAN_BATCH,), generator=rng)]
+        made = generator(torch.randn(gaal.GAN_BATCH, gaal.LATENT, generator=rng))
+        second.zero_grad()
+        both = cross_entropy(discriminator(real), yes) + cross_entropy(
+            discriminator(made.detach()), no
+        )
+        both.backward()
+        second.step()
+        first.zero_grad()
+        cross_entropy(discriminator(made), yes).backward()
+        first.step()
+    for name, tensor in generator.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], tensor, msg=name)
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 1), (9, 11, 1), (28, 28, 1), (32, 32, 3), (64, 64, 3)])
