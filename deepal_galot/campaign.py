@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from generators.base import Generator
+from generators.base import Generator, check_text
 from generators.image_store import DrawBatches, FullSizeFolder, ImageStore, draw_here
+from generators.prompts import prompts_of
 
 from . import cost_table
 from .borrowed_galot import BorrowedGalot
@@ -31,7 +32,7 @@ from .image_counts import new_counts
 from .notes import epochs_note, leak_note, unread_notes
 from .oracle import ReferenceOracle
 from .plan import Plan, Run
-from .probe import Probe, timed
+from .probe import Probe, timed, unprobed
 from .request import Request
 from .results import Row, RunFolder
 from .trial import Trial
@@ -51,6 +52,7 @@ class Campaign:
     drawing: DrawBatches = draw_here
     _generators: dict[tuple, Generator] = field(default_factory=dict)
     _oracles: dict[RunConfig, ReferenceOracle] = field(default_factory=dict)
+    _checked: set[tuple] = field(default_factory=set)  # generators' settings and prompts
 
     def run(self) -> list[RunFolder]:
         """Play every unfinished run, strategy by strategy and seed by seed.
@@ -71,7 +73,7 @@ class Campaign:
         return folders
 
     def prepare(self, load: bool = True) -> list[RunFolder]:
-        """Open the folders, check everything that needs loading, and print the remaining cost.
+        """Check everything that needs loading, open the folders, and print the remaining cost.
 
         Args:
             load: False if other machines play the runs. They call `check` themselves.
@@ -80,11 +82,13 @@ class Campaign:
         counted = costs_of(self.plan, self.request.output)
         if not self.request.device_named:
             cost_table.refuse_unasked_cpu(counted, self.request.device)
+        if load:
+            for cost in counted:
+                if not cost.finished:
+                    self.check(cost.run)
         folders = [self.open(run) for run in self.plan.runs]
         for run, folder in zip(self.plan.runs, folders, strict=True):
             self._check_pictures(run, folder)
-            if load:
-                self.check(run, folder)
         if not all(cost.finished for cost in counted):
             if load and cost_table.is_long(counted, self.request.device):
                 counted = timed(counted, self._probe())
@@ -94,7 +98,11 @@ class Campaign:
 
     def dry_run(self) -> Iterator[str]:
         """Lines with each run's remaining cost, after a probe of the device."""
-        counted = timed(costs_of(self.plan, self.request.output), self._probe())
+        counted = costs_of(self.plan, self.request.output)
+        for cost in counted:
+            if not cost.finished and not unprobed(cost, self.request.device):
+                self.check(cost.run)
+        counted = timed(counted, self._probe())
         yield from cost_table.table(counted, self.request.output, self.request.device)
         yield from self._notes()
 
@@ -112,11 +120,20 @@ class Campaign:
         request = self.request
         return Probe(self.plan.spec, request.device, self.generator, request.compile)
 
-    def check(self, run: Run, folder: RunFolder) -> None:
-        """Load the generator and encode the prompts, so that a bad model or prompt fails before the
-        first fit."""
-        if run.makes_images and not folder.finished:
-            _ = self._galot(run, folder).c0
+    def check(self, run: Run) -> None:
+        """Load the run's generator and encode its prompts, so that a bad model or prompt fails
+        before a folder is made.
+
+        Raises:
+            UserError: it does.
+        """
+        if not run.makes_images:
+            return
+        prompts = prompts_of(run.config.template, self.plan.words)
+        if (_settings_of(run), prompts) not in self._checked:
+            generator = self.generator(run)
+            check_text(generator, generator.encode(prompts), len(prompts))
+            self._checked.add((_settings_of(run), prompts))
 
     def _check_pictures(self, run: Run, folder: RunFolder) -> None:
         """Check that --save-full-size can be met for the rounds already played.
@@ -236,14 +253,17 @@ class Campaign:
 
     def generator(self, run: Run) -> Generator:
         """The run's generator, loaded once for all runs with the same settings."""
-        c = run.config
-        key = tuple(getattr(c, name) for name in fields_of(GENERATOR))
+        key, how = _settings_of(run), self.request
         if key not in self._generators:
-            how = self.request
             self._generators[key] = load_generator(
-                run.generator, c, how.device, how.compile, how.checkpointing
+                run.generator, run.config, how.device, how.compile, how.checkpointing
             )
         return self._generators[key]
+
+
+def _settings_of(run: Run) -> tuple:
+    """The run's generator and its settings."""
+    return tuple(getattr(run.config, name) for name in fields_of(GENERATOR))
 
 
 def rounds_bar(folders: Sequence[RunFolder]) -> tqdm:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from generators.base import Generator, ImageRequest, Refinement, check_sample, check_text
 from generators.image_store import Images, ImageStore
-from generators.prompts import fill, templates
+from generators.prompts import prompts_of
 from generators.text_optimization import (
     Ascent,
     ImageScore,
@@ -195,9 +195,8 @@ class Galot:
         self.image_shape, self.class_names = image_shape, class_names
         self.n_classes = len(class_names)
         self._alignment_seconds_stored: float | None = None  # unknown if its map is journaled
-        texts = templates(config.template)
-        self.n_templates = len(texts)
-        self.prompts = tuple(fill(text, name) for name in class_names for text in texts)
+        self.prompts = prompts_of(config.template, class_names)
+        self.n_templates = len(self.prompts) // len(class_names)
 
     @cached_property
     def c0(self) -> Tensor:

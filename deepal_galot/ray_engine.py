@@ -293,9 +293,8 @@ def play(order: Order, i: int, actors: Sequence[Any]) -> None:
         campaign = _campaign(order)
         run = campaign.plan.runs[i]
         campaign.drawing = partial(_draw_there, actors, i) if actors else draw_here
-        folder = campaign.open(run)
-        campaign.check(run, folder)
-        campaign.play(run, folder)
+        campaign.check(run)
+        campaign.play(run, campaign.open(run))
 
 
 @ray.remote(max_restarts=RETRIES, max_task_retries=RETRIES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
 from deepal_galot.errors import UserError, readable
 
@@ -72,6 +73,15 @@ def fill(template: str, label: str) -> str:
     if _takes_an(label):
         template = re.sub(r"\b([aA]) (?=\{label\})", r"\1n ", template)
     return template.replace("{label}", label)
+
+
+def prompts_of(template: str, class_names: Sequence[str]) -> tuple[str, ...]:
+    """The prompts of --template, class by class and within a class template by template.
+
+    >>> prompts_of("{label} | a photo of a {label}", ["cat"])
+    ('cat', 'a photo of a cat')
+    """
+    return tuple(fill(text, name) for name in class_names for text in templates(template))
 
 
 def _takes_an(label: str) -> bool:

@@ -277,3 +277,24 @@ def test_predicted_against_measured_seconds(tmp_path, capsys):
     with capsys.disabled():
         print(json.dumps({"predicted": predicted, "measured": round(measured, 1)}))
     assert 0.5 < measured / predicted < 2
+
+
+@pytest.mark.parametrize("flags", [[], ["--dry-run"]])
+def test_a_prompt_that_is_too_long_leaves_no_folder(tmp_path, capsys, flags):
+    """Before, all strategies' folders were made first, and --dry-run did not see it."""
+    template = "{label} " + "and so on " * 20
+    args = [*QUICK, *flags, "--strategy", "MarginSampling", "GALOT", "--template", template]
+    assert main([*args, "--output", str(tmp_path / "r")]) == 2
+    assert "use a shorter --template" in capsys.readouterr().err.splitlines()[-1]
+    assert not list((tmp_path / "r").rglob("config.json"))
+
+
+@pytest.mark.usefixtures("no_report")
+def test_the_prompts_of_all_seeds_are_checked_once(tmp_path, monkeypatch):
+    encoded, encode = [], Tiny.encode
+    monkeypatch.setattr(
+        Tiny, "encode", lambda self, texts: encoded.append(tuple(texts)) or encode(self, texts)
+    )
+    args = [*QUICK, "--strategy", "GALOT", "GALOT:epsilon=0", "--n-rounds", "0", "--dry-run"]
+    assert main([*args, "--seeds", "0", "1", "2", "--output", str(tmp_path)]) == 0
+    assert [len(texts) for texts in encoded].count(10) == 3  # one check; two arms are timed
