@@ -124,7 +124,10 @@ def _check_actions(args: argparse.Namespace, parser: argparse.ArgumentParser) ->
 
 
 def _dispatch(args: argparse.Namespace) -> int:
-    plugins.forget_plugins()  # of an earlier command of this process
+    from generators.weights import forget_weights
+
+    plugins.forget_plugins()  # of an earlier command of this process, and its models' hashes
+    forget_weights()
     for plugin in args.plugin:
         plugins.load_plugin(plugin)
     if args.list:

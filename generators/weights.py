@@ -63,6 +63,12 @@ def find_weights(source: str | Path, download: bool = True) -> Path:
         ) from error
 
 
+def forget_weights() -> None:
+    """Let the next command of this process find and hash models as they are then."""
+    find_weights.cache_clear()
+    hash_weights.cache_clear()
+
+
 def _is_hub_id(source: str) -> bool:
     owner, _, name = source.partition("/")
     return bool(owner and name) and "/" not in name and owner[0] not in ".~"
