@@ -11,6 +11,7 @@ import torch
 from generators.base import Generator
 from generators.diffusion import DiffusionGenerator
 from generators.folder import FolderGenerator
+from generators.pipeline_folder import read_configs
 from generators.prompts import templates
 from generators.weights import MissingWeights, find_weights
 
@@ -57,12 +58,12 @@ def weights_at_hand(generator: type[Generator], download: bool = False) -> bool:
         download: fetch them if they are not.
 
     Raises:
-        UserError: they cannot be fetched, or there is no such model.
+        UserError: they cannot be fetched, there is no such model, or it is one that cannot be used.
     """
     if not issubclass(generator, DiffusionGenerator):
         return True
     try:
-        find_weights(generator.source, download)
+        read_configs(find_weights(generator.source, download))  # checks them
     except MissingWeights:
         if download:
             raise

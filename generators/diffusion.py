@@ -21,10 +21,19 @@ from deepal_galot.device import has_bfloat16
 from deepal_galot.errors import UserError
 
 from .base import Generator, Graph, Size
-from .flops import pipeline_size, read_configs
+from .flops import pipeline_size
 from .memory import MicroBatches
 from .networks import Networks
-from .weights import find_weights, hash_weights, load, make_scheduler
+from .pipeline_folder import as_stable_diffusion, latent_side, read_configs
+from .weights import (
+    DEFAULT_SCHEDULER,
+    MissingWeights,
+    check_steps,
+    find_weights,
+    hash_weights,
+    load,
+    make_scheduler,
+)
 
 ARRIVED_AT_ONCE = 8  # texts; with Stable Diffusion each takes 34 MiB in float64
 
@@ -36,7 +45,7 @@ class DiffusionGenerator(Generator):
         decoded_at_once: images that the VAE decodes in one call.
     """
 
-    defaults = {"steps": 50, "guidance": 7.5, "scheduler": "DPMSolverMultistepScheduler"}
+    defaults = {"steps": 50, "guidance": 7.5, "scheduler": DEFAULT_SCHEDULER}
     decoded_at_once: ClassVar[int] = 8
 
     @property
@@ -52,15 +61,16 @@ class DiffusionGenerator(Generator):
     def __init__(self, config: RunConfig, device: torch.device) -> None:
         self.steps, self.guidance = config.steps, config.guidance
         self.device = device
-        pipe = self.load("unet", "vae", "scheduler")
-        self.networks = Networks(pipe.unet, pipe.vae, pick_dtype(config.dtype, device), device)
         self._float32: Networks | None = None
-        self._scheduler = make_scheduler(config.scheduler, pipe.scheduler)
-        self._check_steps(config)
-        self._latent_shape = self._latents_for(config.resolution)
-        with torch.no_grad():
+        with as_stable_diffusion(self.source), torch.no_grad():
+            pipe = self.load("unet", "vae", "scheduler")
+            self._scheduler = make_scheduler(config.scheduler, pipe.scheduler)
+            check_steps(self._scheduler, config)
+            side = latent_side(pipe.unet.config, pipe.vae.config, config.resolution)
+            self._latent_shape = (pipe.unet.config.in_channels, side, side)
+            self.networks = Networks(pipe.unet, pipe.vae, pick_dtype(config.dtype, device), device)
             self._unconditional = self.networks.text(self.encode([""]).to(device))
-        self._guidance_embedding = self._embed_guidance()
+            self._guidance_embedding = self._embed_guidance()
         self._compiled = False
         self._sampled = MicroBatches(self.batch_size, "sampling")
         self._decoded = MicroBatches(self.decoded_at_once, "decoding")
@@ -68,23 +78,6 @@ class DiffusionGenerator(Generator):
     def load(self, *parts: str) -> Any:
         """Load components by name, in float32 on the CPU; they are attributes of the result."""
         return load(find_weights(self.source), parts)
-
-    def _check_steps(self, config: RunConfig) -> None:
-        own = self._scheduler.config
-        most = own.get("original_inference_steps") or own.num_train_timesteps  # LCM's and TCD's
-        for flag, steps in (("steps", config.steps), ("ascent-denoising", config.ascent_denoising)):
-            if steps is not None and steps > most:
-                raise UserError(
-                    f"--{flag} {steps}: {type(self._scheduler).__name__} has at most {most:,} steps"
-                )
-
-    def _latents_for(self, resolution: int | None) -> tuple[int, int, int]:
-        unet, vae = self.networks.unet.config, self.networks.vae.config
-        factor = 2 ** (len(vae.block_out_channels) - 1)
-        resolution = unet.sample_size * factor if resolution is None else resolution
-        if resolution % factor:
-            raise UserError(f"--resolution {resolution}: this model needs a multiple of {factor}")
-        return (unet.in_channels, resolution // factor, resolution // factor)
 
     def _embed_guidance(self) -> Tensor | None:
         """[1, G] embedding for a model that takes the guidance scale as input (LCM), else None."""
@@ -98,20 +91,17 @@ class DiffusionGenerator(Generator):
 
     @classmethod
     def size(cls, config: RunConfig) -> Size | None:
-        """Size counted on the configuration files. None if a file is missing or cannot be
-        understood; loading the model then reports the fault."""
+        """Size counted on the configuration files; None if they are not on this machine.
+
+        Raises:
+            UserError: the model cannot be used, or not with these steps, scheduler or resolution.
+        """
         try:
-            return pipeline_size(read_configs(find_weights(cls.source, False)), config)
-        except (
-            UserError,
-            OSError,
-            ValueError,
-            LookupError,
-            TypeError,
-            AttributeError,
-            RuntimeError,
-        ):
+            folder = find_weights(cls.source, False)
+        except MissingWeights:
             return None
+        with as_stable_diffusion(cls.source):
+            return pipeline_size(read_configs(folder), config)
 
     @classmethod
     def content_hash(cls) -> str:
@@ -133,7 +123,17 @@ class DiffusionGenerator(Generator):
     def encode(self, prompts: Sequence[str]) -> Tensor:
         # Load the text encoder for this call only: it takes a gigabyte, and a run encodes once.
         pipe = self.load("tokenizer", "text_encoder")
-        limit = pipe.tokenizer.model_max_length
+        with as_stable_diffusion(self.source):
+            tokens = self._tokens(pipe, prompts)
+            return pipe.text_encoder.eval()(tokens)[0].float()
+
+    def _tokens(self, pipe: Any, prompts: Sequence[str]) -> Tensor:
+        """[P, L] numbers of the prompts' tokens.
+
+        Raises:
+            UserError: a prompt is too long, or the text encoder does not know a token.
+        """
+        limit, known = pipe.tokenizer.model_max_length, pipe.text_encoder.config.vocab_size
         tokens = [pipe.tokenizer(p, padding="max_length", max_length=limit) for p in prompts]
         for prompt, of_prompt in zip(prompts, tokens, strict=True):
             if len(of_prompt.input_ids) > limit:  # a cut prompt could lose its class name
@@ -141,7 +141,13 @@ class DiffusionGenerator(Generator):
                     f"the prompt {prompt!r} has {len(of_prompt.input_ids)} tokens, this generator "
                     f"reads {limit}: use a shorter --template"
                 )
-        return pipe.text_encoder.eval()(torch.tensor([t.input_ids for t in tokens]))[0].float()
+        numbers = torch.tensor([t.input_ids for t in tokens])
+        if numbers.max() >= known:
+            raise UserError(
+                f"--generator {self.source}: its tokenizer has tokens beyond the {known:,} that "
+                f"its text encoder knows; save them together again"
+            )
+        return numbers
 
     @torch.no_grad()
     def arrived(self, c: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,21 +15,8 @@ from deepal_galot.config import RunConfig
 
 from .base import Size
 from .networks import Networks
-from .weights import make_scheduler
-
-Configs = Mapping[str, Mapping[str, Any]]  # component -> its configuration file
-
-
-def read_configs(folder: Path) -> dict[str, dict[str, Any]]:
-    """The configuration files of a pipeline folder.
-
-    Raises:
-        OSError, ValueError: a file is missing or is not JSON.
-    """
-    files = {part: folder / part / "config.json" for part in ("unet", "vae")}
-    files["scheduler"] = folder / "scheduler" / "scheduler_config.json"
-    files["tokenizer"] = folder / "tokenizer" / "tokenizer_config.json"
-    return {part: json.loads(file.read_text(encoding="utf-8")) for part, file in files.items()}
+from .pipeline_folder import USUAL_UNET, Configs, latent_side
+from .weights import check_steps, make_scheduler
 
 
 def pipeline_size(configs: Configs, config: RunConfig) -> Size:
@@ -41,10 +27,11 @@ def pipeline_size(configs: Configs, config: RunConfig) -> Size:
         config: only its steps, ascent_denoising, guidance, scheduler and resolution are read.
 
     Raises:
-        UserError: the scheduler does not fit this model.
+        UserError: the scheduler, its steps or the resolution do not fit this model.
     """
     original = make("scheduler", configs["scheduler"])
     scheduler = make_scheduler(config.scheduler, original)
+    check_steps(scheduler, config)
 
     def timesteps(steps: int) -> int:
         scheduler.set_timesteps(steps)
@@ -52,13 +39,13 @@ def pipeline_size(configs: Configs, config: RunConfig) -> Size:
 
     tokens = configs["tokenizer"]["model_max_length"]
     networks = (json.dumps(configs[part], sort_keys=True) for part in ("unet", "vae"))
-    flops = _count(*networks, tokens, config.resolution)
+    flops, width = _count(*networks, tokens, config.resolution)
     told = configs["unet"].get("time_cond_proj_dim")  # takes the guidance scale: needs one branch
     image, climbing = (
         flops.image(timesteps(steps), 2 if config.guidance > 1 and not told else 1)
         for steps in (config.steps, config.ascent_denoising or config.steps)
     )
-    return Size(image, climbing + flops.gradient, tokens * configs["unet"]["cross_attention_dim"])
+    return Size(image, climbing + flops.gradient, tokens * width)
 
 
 @dataclass(frozen=True)
@@ -111,20 +98,20 @@ def count(networks: Networks, text: tuple[int, int], side: int) -> Flops:
 
 
 @cache
-def _count(unet: str, vae: str, tokens: int, resolution: int | None) -> Flops:
-    """Count for a model given by its UNet's and VAE's configuration files, as JSON text."""
-    unet, vae = json.loads(unet), json.loads(vae)
-    factor = 2 ** (len(vae["block_out_channels"]) - 1)
-    side = unet["sample_size"] if resolution is None else resolution // factor
+def _count(unet: str, vae: str, tokens: int, resolution: int | None) -> tuple[Flops, int]:
+    """FLOP and the text embedding's width of a model given by its UNet's and VAE's configuration
+    files, as JSON text."""
     with torch.device("meta"):
-        parts = make("unet", unet), make("vae", vae)
+        parts = make("unet", json.loads(unet)), make("vae", json.loads(vae))
+    side = latent_side(*(part.config for part in parts), resolution)
     networks = Networks(*parts, torch.float32, torch.device("meta"))
-    return count(networks, (tokens, unet["cross_attention_dim"]), side)
+    width = networks.text.weight.shape[1]
+    return count(networks, (tokens, width), side), width
 
 
 def make(part: str, config: Mapping[str, Any]) -> Any:
     """Make a component from its configuration alone, with random weights."""
     import diffusers
 
-    usual = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
+    usual = {"unet": USUAL_UNET, "vae": "AutoencoderKL"}
     return getattr(diffusers, config.get("_class_name", usual.get(part))).from_config(dict(config))

@@ -19,6 +19,14 @@ from deepal_galot.device import float64
 
 from .group_norm import norm_by_channels
 
+# Options with which a UNet reads more than a text's embedding, or changes that first.
+MORE_THAN_TEXT = (
+    "addition_embed_type",
+    "encoder_hid_dim_type",
+    "encoder_hid_dim",
+    "class_embed_type",
+    "num_class_embeds",
+)
 KERNEL_SINCE = (8, 0)  # compute capability; run on 9.0, compiled for 8.0 to 12.1; not on AMD
 
 
@@ -206,10 +214,9 @@ def cross_attentions(unet: nn.Module) -> list[Any]:
 def reads_text_plainly(unet: Any) -> bool:
     """Whether the UNet reads c only as W·c, the keys and values of its cross-attention."""
     config, found = unet.config, cross_attentions(unet)
-    options = ("addition_embed_type", "encoder_hid_dim_type", "encoder_hid_dim", "class_embed_type")
     matrices = [m for a in found for m in (a.to_k, a.to_v)]
     return (
-        not any(config.get(option) for option in options)
+        not any(config.get(option) for option in MORE_THAN_TEXT)
         and all(norm is None for a in found for norm in (a.norm_cross, a.norm_q, a.norm_k))
         and not any(a.added_kv_proj_dim or a.residual_connection for a in found)
         and all(type(m) is nn.Linear and m.bias is None for m in matrices)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
+import json
 import os
 from collections.abc import Sequence
 from functools import cache
@@ -11,12 +13,14 @@ from typing import Any
 
 import torch
 
-from deepal_galot.errors import UserError, did_you_mean, said
+from deepal_galot.config import RunConfig
+from deepal_galot.errors import UserError, did_you_mean, said, some_of
 
 from .networks import reads_text_plainly
+from .pipeline_folder import COMPONENTS, WEIGHTS, as_stable_diffusion, read_configs
 
 FEW_STEPS = ("LCMScheduler", "TCDScheduler")  # for distilled models; no model lists them itself
-COMPONENTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+DEFAULT_SCHEDULER = "DPMSolverMultistepScheduler"
 MODELS = "DEEPAL_GALOT_MODELS"  # environment variable: a folder of models, searched before the hub
 
 
@@ -67,6 +71,7 @@ def forget_weights() -> None:
     """Let the next command of this process find and hash models as they are then."""
     find_weights.cache_clear()
     hash_weights.cache_clear()
+    read_configs.cache_clear()
 
 
 def _is_hub_id(source: str) -> bool:
@@ -90,20 +95,14 @@ def load(folder: Path, parts: Sequence[str]) -> Any:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
-    index = (folder / "model_index.json").read_text(encoding="utf-8")
+    read_configs(folder)  # checks them
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     optional = ("safety_checker", "feature_extractor", "image_encoder")
-    unused = {k: None for k in (*COMPONENTS, *optional) if f'"{k}"' in index and k not in parts}
-    try:
+    given = {k: None for k in (*COMPONENTS, *optional) if k in index and k not in parts}
+    with as_stable_diffusion(folder, "loaded"):
+        given |= {k: _load_network(folder, k, *index[k]) for k in parts if k in WEIGHTS}
         pipe = DiffusionPipeline.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, **unused
-        )
-    except (OSError, ValueError, ImportError, AttributeError, TypeError, RuntimeError) as error:
-        raise UserError(f"--generator {folder}: cannot be loaded ({said(error)})") from error
-    missing = [part for part in parts if getattr(pipe, part, None) is None]
-    if missing:
-        raise UserError(
-            f"--generator {folder}: a {type(pipe).__name__} has no {', '.join(missing)}; only "
-            f"StableDiffusionPipeline-format models can be used"
+            folder, local_files_only=True, use_safetensors=True, **given
         )
     if "unet" in parts and not reads_text_plainly(pipe.unet):
         raise UserError(
@@ -111,6 +110,28 @@ def load(folder: Path, parts: Sequence[str]) -> Any:
             f"not by plain cross-attention; only StableDiffusionPipeline-format models can be used"
         )
     return pipe
+
+
+def _load_network(folder: Path, part: str, library: str, kind: str) -> Any:
+    """Load a network, all of it: the libraries fill what is missing with random numbers.
+
+    Raises:
+        UserError: weights are missing.
+    """
+    network, found = getattr(importlib.import_module(library), kind).from_pretrained(
+        folder / part,
+        dtype=torch.float32,
+        local_files_only=True,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    missing = sorted(found["missing_keys"])
+    if missing:
+        raise UserError(
+            f"--generator {folder}: its {part} lacks {some_of(missing, 3)}; save or download it "
+            f"again"
+        )
+    return network
 
 
 def make_scheduler(name: str, original: Any) -> Any:
@@ -124,12 +145,46 @@ def make_scheduler(name: str, original: Any) -> Any:
     few_steps = (getattr(diffusers, n) for n in FEW_STEPS)
     classes = {c.__name__: c for c in (*few_steps, *original.compatibles, type(original))}
     if name not in classes:
+        own = type(original).__name__
+        if name == DEFAULT_SCHEDULER:
+            raise UserError(
+                f"the default scheduler, {name}, does not fit this model, whose own is {own}: add "
+                f"--scheduler {own}"
+            )
         fault = "does not fit this model" if hasattr(diffusers, name) else "unknown"
         raise UserError(f"--scheduler {name!r}: {fault}; {did_you_mean(name, sorted(classes))}")
     try:
+        _try_a_step(classes[name].from_config(original.config))
         return classes[name].from_config(original.config)
     except ImportError as error:  # some schedulers need a further library
         raise UserError(f"--scheduler {name}: cannot be made ({said(error)})") from error
+    except Exception as error:  # of their checks, which come with the first step
+        raise UserError(
+            f"the scheduler {name} cannot be used with this model ({said(error)}): take another "
+            f"one with --scheduler, or another model"
+        ) from error
+
+
+def _try_a_step(scheduler: Any) -> None:
+    """Take a step, without changing torch's random numbers."""
+    scheduler.set_timesteps(3)
+    x, t = torch.zeros(1, 4, 8, 8) * scheduler.init_noise_sigma, scheduler.timesteps[0]
+    with torch.random.fork_rng(devices=[]):
+        scheduler.step(scheduler.scale_model_input(x, t), t, x)
+
+
+def check_steps(scheduler: Any, config: RunConfig) -> None:
+    """
+    Raises:
+        UserError: a number of steps that the scheduler does not have.
+    """
+    own = scheduler.config
+    most = own.get("original_inference_steps") or own.num_train_timesteps  # LCM's and TCD's
+    for flag, steps in (("steps", config.steps), ("ascent-denoising", config.ascent_denoising)):
+        if steps is not None and steps > most:
+            raise UserError(
+                f"--{flag} {steps}: {type(scheduler).__name__} has at most {most:,} steps"
+            )
 
 
 @cache

@@ -18,7 +18,8 @@ from deepal_galot.plan import make_plan
 from deepal_galot.probe import Probe, _repeat
 from deepal_galot.request import Request
 from generators.diffusion import DiffusionGenerator
-from generators.flops import pipeline_size, read_configs
+from generators.flops import pipeline_size
+from generators.pipeline_folder import read_configs
 from generators.stable_diffusion import StableDiffusion21Base
 from generators.tiny import Tiny
 from helpers import changed_pipeline, small_config
