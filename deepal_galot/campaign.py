@@ -29,7 +29,7 @@ from .errors import UserError
 from .galot import Galot
 from .generator_choice import load_generator
 from .image_counts import new_counts
-from .notes import epochs_note, leak_note, unread_notes
+from .notes import epochs_note, leak_note, scheduler_notes, unread_notes
 from .oracle import ReferenceOracle
 from .plan import Plan, Run
 from .probe import Probe, timed, unprobed
@@ -107,12 +107,14 @@ class Campaign:
         yield from self._notes()
 
     def _notes(self) -> list[str]:
-        """Notes on flags without effect, test images in the pool, and an unused Apple GPU."""
+        """Notes on flags without effect, test images in the pool, schedulers that are not the
+        model's own, and an unused Apple GPU."""
         request = self.request
         return [
             *unread_notes(request, self.plan),
             *leak_note(request, self.plan),
             *epochs_note(self.plan, request.flags),
+            *scheduler_notes(request, self.plan),
             *(() if request.device_named else unused_gpu(request.device)),
         ]
 

@@ -263,7 +263,9 @@ class RunConfig:
     )
     steps: int | None = _option(None, GENERATOR, "T, denoising steps", unit="steps", at_least=1)
     guidance: float | None = _option(None, GENERATOR, "classifier-free guidance scale", at_least=0)
-    scheduler: str | None = _option(None, GENERATOR, "a diffusers scheduler class")
+    scheduler: str | None = _option(
+        None, GENERATOR, "a diffusers scheduler class, whichever is the model's own"
+    )
     resolution: int | None = _option(
         None, GENERATOR, "side of a generated image, before resizing", unit="pixels", at_least=8
     )

@@ -17,6 +17,7 @@ from .config import (
     GENERATOR,
     STRATEGY,
     TRAINING,
+    RunConfig,
     field_type,
     option_fields,
 )
@@ -378,7 +379,7 @@ def _add_field(group: argparse._ArgumentGroup, f: Any, others: Sequence[str]) ->
     names = [flag, SHORT[f.name]] if f.name in SHORT else [flag]
     unit = f" [{f.metadata['unit']}]" if f.metadata["unit"] else ""
     without = "the model's own" if f.metadata["group"] == GENERATOR else "none"
-    usual = f.metadata["usual"]
+    usual = _usual(f)
     default = without if usual is None else f"{usual}"
     choices = f", one of {', '.join(f.metadata['choices'])}" if f.metadata["choices"] else ""
     defaults = ", ".join([default, *others])
@@ -393,6 +394,14 @@ def _add_field(group: argparse._ArgumentGroup, f: Any, others: Sequence[str]) ->
     )
 
 
+def _usual(f: Any) -> Any:
+    """The field's default. A generator's field has none; a model's folder or hub id has those of
+    the default generator."""
+    if f.metadata["usual"] is None and f.metadata["group"] == GENERATOR:
+        return registry.generators.get(RunConfig.generator).all_defaults().get(f.name)
+    return f.metadata["usual"]
+
+
 def _other_defaults(f: Any, presets: Preferred, elsewhere: Container[str]) -> list[str]:
     """Texts "who: value" for each protocol, data set, generator and strategy with another
     default."""
@@ -401,7 +410,7 @@ def _other_defaults(f: Any, presets: Preferred, elsewhere: Container[str]) -> li
     prefers |= {n: registry.generators.get(n).all_defaults() for n in registry.generators.names()}
     prefers |= presets
     values = {who: sets[f.name] for who, sets in prefers.items() if f.name in sets}
-    default = f.metadata["usual"]
+    default = _usual(f)
     texts = [
         f"{who}: {value}"
         for who, value in values.items()

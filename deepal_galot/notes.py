@@ -1,9 +1,13 @@
-"""Notes before the first run: on flags that change nothing, and on test images in the pool."""
+"""Notes before the first run: on flags that change nothing, on test images in the pool, and on
+models that run with another scheduler than their own."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+
+from generators.diffusion import DiffusionGenerator
+from generators.weights import DEFAULT_SCHEDULER
 
 from . import registry
 from .costs import training_images
@@ -59,3 +63,23 @@ def epochs_note(plan: Plan, flags: Mapping[str, Any]) -> list[str]:
         f"note: --epochs {flags['epochs']}: changes nothing, --min-steps "
         f"{fits[0][0].min_steps} asks for more in every round; add --min-steps 0"
     ]
+
+
+def scheduler_notes(request: Request, plan: Plan) -> list[str]:
+    """A note for each folder or hub id whose own scheduler is another than the run's, which nobody
+    asked for."""
+    lines = []
+    for text, (run, *_) in plan.by_entry.items():
+        c, given = run.config, request.flags.keys() | parse_entry(text, request).fields.keys()
+        if not run.makes_images or c.generator in registry.generators or "scheduler" in given:
+            continue
+        if not issubclass(run.generator, DiffusionGenerator) or c.scheduler != DEFAULT_SCHEDULER:
+            continue
+        own = run.generator.own_scheduler()
+        if own not in (None, c.scheduler):
+            lines.append(
+                f"note: {c.generator}: {c.steps} steps, guidance {c.guidance:g} and "
+                f"{c.scheduler}; its own scheduler is {own}: change them with --steps, "
+                f"--guidance and --scheduler {own}"
+            )
+    return list(dict.fromkeys(lines))

@@ -58,6 +58,14 @@ class DiffusionGenerator(Generator):
         """Make a generator class for a folder or hub id."""
         return type("DiffusionGenerator", (cls,), {"source": source, "name": str(source)})
 
+    @classmethod
+    def own_scheduler(cls) -> str | None:
+        """Class name of the model's own scheduler; None if the model is not on this machine."""
+        try:
+            return read_configs(find_weights(cls.source, False))["scheduler"].get("_class_name")
+        except MissingWeights:
+            return None
+
     def __init__(self, config: RunConfig, device: torch.device) -> None:
         self.steps, self.guidance = config.steps, config.guidance
         self.device = device

@@ -2,17 +2,24 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from deepal_galot.cli import main
+from deepal_galot.campaign import Campaign
+from deepal_galot.cli import build_parser, main
 from deepal_galot.costs import Prices
+from deepal_galot.datasets.digits import Digits
+from deepal_galot.notes import scheduler_notes
+from deepal_galot.plan import make_plan
 from deepal_galot.probe import Probe
+from deepal_galot.request import Request
 from generators import pipeline_folder
 from generators.diffusion import DiffusionGenerator
 from generators.pipeline_folder import as_stable_diffusion
+from generators.stable_diffusion import StableDiffusion21Base
 from generators.tiny import Tiny
 from generators.weights import load
 from helpers import QUICK, small_config
@@ -238,3 +245,57 @@ def test_a_model_is_read_once_a_command(model, monkeypatch):
     load(model, ["unet", "vae"])
     monkeypatch.setattr(pipeline_folder, "_read", None)
     load(model, ["text_encoder"])
+
+
+# -- schedulers --------------------------------------------------------------------------------
+
+
+def test_a_default_scheduler_that_does_not_fit(model, capsys):
+    """Before, the error was about a --scheduler that nobody had given."""
+    edit(model / SCHEDULER, _class_name="LCMScheduler")
+    edit(model / "model_index.json", scheduler=["diffusers", "LCMScheduler"])
+    assert refused_both(capsys, model) == (
+        "the default scheduler, DPMSolverMultistepScheduler, does not fit this model, whose own "
+        "is LCMScheduler: add --scheduler LCMScheduler"
+    )
+    c = small_config(scheduler="LCMScheduler", steps=1)
+    assert DiffusionGenerator.at(model).size(c).image > 0
+
+
+def notes(model, *strategies, **flags):
+    """The notes on these strategies' schedulers."""
+    flags = {"generator": str(model), "n_init": 10, "n_query": 5} | flags
+    request = Request(strategies, Digits, (0, 1), None, flags, Path(), Path(), CPU)
+    return scheduler_notes(request, make_plan(request))
+
+
+def test_a_note_on_a_scheduler_that_is_not_the_models_own(model, monkeypatch):
+    """Before, every folder had 50 steps, guidance 7.5 and DPM-Solver++, and --help said that they
+    were the model's own."""
+    edit(model / SCHEDULER, _class_name="PNDMScheduler")
+    both = ["GALOT", "GALOTBasic", "MarginSampling"]
+    assert notes(model, *both) == [
+        f"note: {model}: 50 steps, guidance 7.5 and DPMSolverMultistepScheduler; its own "
+        f"scheduler is PNDMScheduler: change them with --steps, --guidance and --scheduler "
+        f"PNDMScheduler"
+    ]
+    assert not notes(model, *both, scheduler="DPMSolverMultistepScheduler")
+    assert not notes(model, "GALOT:scheduler=DPMSolverMultistepScheduler")
+    assert not notes("someone/some-model", "MarginSampling")
+    monkeypatch.setattr(Tiny, "source", model)
+    assert not notes("tiny", *both)
+
+
+def test_a_campaign_says_its_note(model, monkeypatch):
+    monkeypatch.setattr("deepal_galot.campaign.scheduler_notes", lambda *args: ["note: such"])
+    request = Request(["MarginSampling"], Digits, (0,), None, {}, model, model, CPU)
+    assert "note: such" in Campaign(request, make_plan(request))._notes()
+
+
+def test_help_says_what_a_folder_gets():
+    text = " ".join(build_parser().format_help().split())
+    assert DiffusionGenerator.defaults == StableDiffusion21Base.all_defaults()
+    assert "T, denoising steps [steps] (default: 50, tiny: 10)" in text
+    assert "guidance scale (default: 7.5, tiny: 2.0)" in text
+    assert "whichever is the model's own (default: DPMSolverMultistepScheduler)" in text
+    assert "before resizing [pixels] (default: the model's own)" in text
