@@ -24,12 +24,24 @@ from .image_counts import image_counts
 
 def generator_class(source: str) -> type[Generator]:
     """The class for a registered name, a folder, a hub id, or "folder:" and a path of images. A
-    registered name takes precedence over a folder with the same name."""
+    registered name takes precedence over a folder with the same name.
+
+    Raises:
+        UserError: an empty text, or an unknown name.
+    """
+    if not source.removeprefix(FOLDER).strip():
+        raise UserError(
+            f"--generator {source!r}: is empty; give a name (see --list), a model's folder or hub "
+            f"id, or folder:PATH of images"
+        )
     if source.startswith(FOLDER):
         return FolderGenerator.at(source.removeprefix(FOLDER))
-    if source not in registry.generators and ("/" in source or Path(source).is_dir()):
+    if source not in registry.generators and ("/" in source or Path(source).exists()):
         return DiffusionGenerator.at(source)
-    return registry.generators.get(source)
+    try:
+        return registry.generators.get(source)
+    except UserError as error:
+        raise UserError(f"{error}; nor is there a model's folder {source} here") from None
 
 
 def canonical(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -184,7 +184,8 @@ def unprobed(cost: Cost, device: torch.device) -> str:
         return ""
     name = cost.run.config.generator
     if not weights_at_hand(cost.run.generator):
-        return f"The weights of {name} are not here yet, so its time is not known."
+        missing = f"The weights of {name} are not here yet, so its time is not known."
+        return f"{missing} There is no folder {name} here." if "/" in name else missing
     if too_large(cost, device):
         return f"{name} is too large for a CPU to be timed in seconds."
     return ""

