@@ -33,7 +33,7 @@ SHIPPED = {
     ),
     "generators": (
         "attention_kernel base diffusion flops folder group_norm image_store memory networks "
-        "prompts stable_diffusion text_optimization tiny weights"
+        "pipeline_folder prompts stable_diffusion text_optimization tiny weights"
     ),
     "deepal_galot.datasets": (
         "arrays base class_names digits pneumonia_mnist published tiny_imagenet "

@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from deepal_galot.device import is_out_of_memory
 from deepal_galot.errors import UserError, said, some_of
 from deepal_galot.plugins import plugin_fault
@@ -50,14 +52,16 @@ def as_stable_diffusion(source: str | Path, what: str = "used as Stable Diffusio
     """Turn the errors of diffusers, transformers and torch about a model into one line.
 
     Raises:
-        UserError: any error but those of memory and of plug-ins, which have lines of their own.
+        UserError: any error but those of memory and of plug-ins, which have lines of their own,
+            and of the device.
     """
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        if is_out_of_memory(error) or plugin_fault(error):
+        of_device = isinstance(error, torch.AcceleratorError) or is_out_of_memory(error)
+        if of_device or plugin_fault(error):
             raise
         raise UserError(f"--generator {source}: cannot be {what} ({said(error)})") from error
 

@@ -1,6 +1,7 @@
 """Folders of models: what of them is read anew, and what cannot be used, each in one line."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -12,16 +13,18 @@ from deepal_galot.campaign import Campaign
 from deepal_galot.cli import build_parser, main
 from deepal_galot.costs import Prices
 from deepal_galot.datasets.digits import Digits
+from deepal_galot.errors import UserError
 from deepal_galot.notes import scheduler_notes
 from deepal_galot.plan import make_plan
 from deepal_galot.probe import Probe
 from deepal_galot.request import Request
 from generators import pipeline_folder
 from generators.diffusion import DiffusionGenerator
-from generators.pipeline_folder import as_stable_diffusion
+from generators.flops import make
+from generators.pipeline_folder import as_stable_diffusion, read_configs
 from generators.stable_diffusion import StableDiffusion21Base
 from generators.tiny import Tiny
-from generators.weights import load
+from generators.weights import load, make_scheduler
 from helpers import QUICK, small_config
 
 CPU = torch.device("cpu")
@@ -234,8 +237,9 @@ def test_whatever_else_is_wrong_is_one_line(model, capsys):
     assert "cannot be used as Stable Diffusion's (" in refused_both(capsys, model)
 
 
-def test_a_lack_of_memory_is_no_fault_of_the_model(model, monkeypatch):
-    for error in (MemoryError(), torch.OutOfMemoryError("CUDA out of memory")):
+def test_errors_of_the_device_are_no_fault_of_the_model(model):
+    busy = torch.AcceleratorError("CUDA error: devices are busy")
+    for error in (MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), busy):
         with pytest.raises(type(error)), as_stable_diffusion(model):
             raise error
 
@@ -260,6 +264,22 @@ def test_a_default_scheduler_that_does_not_fit(model, capsys):
     )
     c = small_config(scheduler="LCMScheduler", steps=1)
     assert DiffusionGenerator.at(model).size(c).image > 0
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of numpy, in diffusers
+@pytest.mark.parametrize("fields", [{}, {"skip_prk_steps": False}, {"prediction_type": "sample"}])
+def test_a_trial_step_refuses_no_scheduler_that_works(fields):
+    """Some take no step of a model that predicts images."""
+    own = make("scheduler", read_configs(Tiny.source)["scheduler"] | fields)
+    before, refused = torch.get_rng_state(), set()
+    for kind in own.compatibles:
+        try:
+            make_scheduler(kind.__name__, own)
+        except UserError as error:
+            refused.add(kind.__name__)
+            assert re.search("rediction.type|torchsde", str(error)), error
+    assert torch.equal(before, torch.get_rng_state())
+    assert refused <= {"DPMSolverSDEScheduler"} or "prediction_type" in fields
 
 
 def notes(model, *strategies, **flags):
