@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-import textwrap
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
@@ -32,7 +32,8 @@ MORE_LETTERS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK KR", "Not
                 "Malgun Gothic", "PingFang SC", "Hiragino Sans", "Arial Unicode MS",
                 "Noto Sans Arabic", "Noto Sans Devanagari")  # fmt: skip
 LEGEND_WIDTH = 100  # letters in a line of a legend
-ROW = 0.32  # inches for a bar or a line of text
+NAME_WIDTH, MOST_LINES = 38, 3  # letters and lines of a name beside a picture
+ROW, LINE = 0.32, 0.17  # inches for a bar, and for a line of a name
 
 
 def render(
@@ -123,11 +124,10 @@ def curves(comparison: Comparison, *, legend: bool = True) -> Figure:
         range(len(comparison.curves)), key=lambda i: -comparison.curves[i].accuracy[:, -1].mean()
     )
     names = {i: _legend_name(comparison.curves[i]) for i in order}
-    longest = max(map(len, names.values()))
-    many = len(names) > 6 or longest > LEGEND_WIDTH / 2
-    beside = 3 if longest < LEGEND_WIDTH / 3 else 1
-    lines = math.ceil(sum(name.count("\n") + 1 for name in names.values()) / beside)
-    height = 5 + 0.19 * lines * many
+    many = len(names) > 6
+    beside = 3 if max(map(len, names.values())) < LEGEND_WIDTH / 3 else 1
+    lines = math.ceil(sum(map(_lines, names.values())) / beside)
+    height = 5 + 0.19 * lines
     figure, axes = new_figure(*((7.5, height) if legend else (5.4, 3.9)))
     for i in order:
         _curve(axes, comparison.curves[i], names[i], i, band=0.08 if many else 0.2)
@@ -140,16 +140,14 @@ def curves(comparison: Comparison, *, legend: bool = True) -> Figure:
     if legend:
         spread = " ± SEM" if has_spread(comparison.curves) else ""
         axes.set_title(f"{comparison.title}: mean{spread} over seeds")
-        if many:
-            figure.legend(fontsize="small", loc="outside lower left", ncols=beside)
-        else:
-            axes.legend(fontsize="small")
+        # Not inside the axes, where it may cover a line.
+        figure.legend(fontsize="small", loc="outside lower left", ncols=beside)
     return figure
 
 
 def _legend_name(curve: Curve) -> str:
     alone = f", {curve.labels:,} labels" if not curve.learns else ""
-    return textwrap.fill(f"{curve.label} (n={len(curve.seeds)}){alone}", LEGEND_WIDTH)
+    return folded(f"{curve.label} (n={len(curve.seeds)}){alone}", LEGEND_WIDTH)
 
 
 def _curve(axes: Axes, curve: Curve, name: str, i: int, band: float) -> None:
@@ -163,14 +161,15 @@ def _curve(axes: Axes, curve: Curve, name: str, i: int, band: float) -> None:
 
 def beside_paper(rows: Sequence[tuple[Curve, PaperRow]]) -> Figure:
     """Our curves, and the paper's dashed in the same colours."""
-    figure, axes = new_figure(7.5, 5 + 0.19 * len(rows))
-    for i, (curve, printed) in enumerate(rows):
+    names = [folded(curve.label, LEGEND_WIDTH) for curve, _ in rows]
+    figure, axes = new_figure(7.5, 5 + 0.19 * sum(map(_lines, names)))
+    for i, ((curve, printed), name) in enumerate(zip(rows, names, strict=True)):
         if not curve.learns:
-            axes.axhline(100 * curve.accuracy.mean(), color=style(i)["color"], label=curve.label)
+            axes.axhline(100 * curve.accuracy.mean(), color=style(i)["color"], label=name)
             theirs = 100 * printed.accuracy["all labels"]
             axes.axhline(theirs, color=style(i)["color"], linestyle="--")
             continue
-        _curve(axes, curve, curve.label, i, band=0.1)
+        _curve(axes, curve, name, i, band=0.1)
         theirs = {k: 100 * v for k, v in printed.accuracy.items() if k in curve.budgets}
         axes.plot(list(theirs), list(theirs.values()), color=style(i)["color"], linestyle="--")
     axes.set_xlabel("|L|: human labels; dashed: the paper's numbers")
@@ -183,7 +182,8 @@ def beside_paper(rows: Sequence[tuple[Curve, PaperRow]]) -> Figure:
 def costs(comparison: Comparison) -> Figure:
     """Seconds of one run as a bar for each method, by what they were spent on."""
     methods = comparison.curves
-    figure, axes = new_figure(7.5, 1.3 + ROW * len(methods))
+    names = row_names([c.label for c in methods])
+    figure, axes = new_figure(7.5, 1.3 + _row_height(names) * len(methods))
     left, y = np.zeros(len(methods)), np.arange(len(methods))
     for i, name in enumerate(COSTS):
         seconds = np.array([c.cost(name) for c in methods])
@@ -191,7 +191,7 @@ def costs(comparison: Comparison) -> Figure:
         left += seconds
     for at, total in zip(y, left, strict=True):
         axes.text(total, at, f" {total:,.1f}", va="center", fontsize="small")
-    _name_rows(axes, [c.label for c in methods])
+    _name_rows(axes, names)
     axes.set_xlim(0, 1.15 * max(left.max(), 0.1))
     axes.set_xlabel("seconds of one run, mean over seeds")
     figure.legend(fontsize="small", loc="outside lower right", ncols=len(COSTS))
@@ -200,23 +200,26 @@ def costs(comparison: Comparison) -> Figure:
 
 def intervals(table: Table) -> Figure:
     """The differences from the baseline, each with its 95 % interval."""
-    figure, axes = new_figure(7.5, 1.1 + ROW * len(table.rows))
+    names = row_names([row[0].text for row in table.rows])
+    figure, axes = new_figure(7.5, 1.1 + _row_height(names) * len(names))
     for y, (_, mean, half_width, *_) in enumerate(table.rows):
         axes.errorbar(mean.value, y, xerr=half_width.value, fmt="o", color=COLORS[0], capsize=3)
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.set_ylim(-0.6, len(table.rows) - 0.4)
-    _name_rows(axes, [row[0].text for row in table.rows])
-    figure.supxlabel(textwrap.fill(table.title, 70), fontsize="medium")  # names may be long
+    _name_rows(axes, names)
+    figure.supxlabel(folded(table.title, 70), fontsize="medium")  # names may be long
     axes.grid(axis="x", alpha=0.3)
     return figure
 
 
 def gains(table: Table) -> Figure:
     """The differences from the baseline over |L|: a panel for each method, on the same axes."""
-    n = len(table.rows)
+    names = row_names([row[0].text for row in table.rows], 32)
+    n = len(names)
     columns = min(3, n)
     lines, width = math.ceil(n / columns), 2.5 * columns + 0.8
-    figure, unused = new_figure(width, 1.9 * lines + 0.6)
+    height = 1.6 + 0.3 * (n > columns) + 0.14 * max(map(_lines, names))
+    figure, unused = new_figure(width, height * lines + 0.6)
     unused.remove()
     grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
     budgets = np.array([int(name.replace(",", "")) for name in table.header[1:]])
@@ -224,7 +227,7 @@ def gains(table: Table) -> Figure:
         axes.set_visible(i < n)
         if i >= n:
             continue
-        name, *cells = table.rows[i]
+        cells = table.rows[i][1:]
         here = np.array([c.value is not None for c in cells])
         mean, half_width = np.array([(c.value, c.error) for c in cells if c.value is not None]).T
         axes.axhline(0, color=INK, linewidth=0.8)
@@ -232,17 +235,20 @@ def gains(table: Table) -> Figure:
         axes.fill_between(
             budgets[here], mean - half_width, mean + half_width, alpha=0.2, color=COLORS[0]
         )
-        axes.set_title(textwrap.fill(name.text, 32), fontsize="small")
+        axes.set_title(names[i], fontsize="small")
+        axes.tick_params(labelbottom=i + columns >= n)  # also where the last line has no panel
         axes.grid(alpha=0.3)
     figure.supylabel("points", fontsize="medium")
-    figure.supxlabel(textwrap.fill(f"|L|; {table.title}", int(11 * width)), fontsize="medium")
+    figure.supxlabel(folded(f"|L|; {table.title}", int(11 * width)), fontsize="medium")
     return figure
 
 
 def bars(table: Table) -> Figure:
     """A bar for each number of a table; where it has words, these alone."""
     rows, columns = len(table.rows), len(table.header) - 1
-    figure, axes = new_figure(7.5, 1.2 + ROW * rows * max(1, 0.6 * columns))
+    names = row_names([row[0].text for row in table.rows])
+    row_height = max(_row_height(names), 0.6 * ROW * columns)
+    figure, axes = new_figure(7.5, 1.2 + row_height * rows)
     for j in range(columns):
         cells = [row[j + 1] for row in table.rows]
         y = np.arange(rows) + (j - (columns - 1) / 2) * 0.8 / columns
@@ -258,21 +264,24 @@ def bars(table: Table) -> Figure:
             right = (cell.value or 0) + (cell.error or 0)
             axes.text(right, at, f"  {cell.text}", va="center", fontsize="small")
     axes.set_ylim(-0.6, rows - 0.4)
-    _name_rows(axes, [row[0].text for row in table.rows])
+    _name_rows(axes, names)
     axes.set_xlim(0, 1.3 * (max(axes.get_xlim()[1], 1e-9)))
-    figure.supxlabel(textwrap.fill(table.title, 80), fontsize="medium")  # names may be long
+    figure.supxlabel(folded(table.title, 80), fontsize="medium")  # names may be long
     figure.legend(fontsize="small", loc="outside upper right", ncols=min(columns, 5))
     return figure
 
 
 def matrix(table: Table) -> Figure:
     """A table of percentages as shades with their numbers."""
-    names = [short(name) for name in table.header[1:] if name != "n"]
-    longest = max(len(short(row[0].text)) for row in table.rows)
-    width = max(4.5, 1.2 + 0.55 * len(names) + 0.08 * (longest + max(map(len, names))))
-    figure, axes = new_figure(
-        width, 0.8 + 0.42 * len(table.rows) + 0.07 * max(14, *map(len, names))
-    )
+    names = row_names([name for name in table.header[1:] if name != "n"])
+    row_labels = row_names([row[0].text for row in table.rows])
+    above, beside = (max(map(_width, texts)) for texts in (names, row_labels))
+    # Slanted lines of a name stand side by side.
+    column = max(0.55, LINE * (max(map(_lines, names)) + 0.3) / math.sin(math.radians(SLANT)))
+    width = max(4.5, 1.2 + column * len(names) + 0.08 * (beside + above))
+    row_height = max(0.42, _row_height(row_labels))
+    height = 0.8 + row_height * len(row_labels) + 0.07 * max(14, above)
+    figure, axes = new_figure(width, height)
     cells = [row[1 : len(names) + 1] for row in table.rows]
     values = np.array([[np.nan if c.value is None else c.value for c in row] for row in cells])
     axes.imshow(values, cmap="Blues", vmin=0, vmax=150, aspect="auto")
@@ -288,13 +297,17 @@ def matrix(table: Table) -> Figure:
                 color="white" if dark else "black",
                 fontsize="small",
             )
-    slanted = {"rotation": 40, "ha": "left", "rotation_mode": "anchor"}
+    slanted = {"rotation": SLANT, "ha": "left", "rotation_mode": "anchor"}
     axes.set_xticks(range(len(names)), names, **slanted)
     axes.xaxis.tick_top()
-    _name_rows(axes, [row[0].text for row in table.rows], flip=False)
+    _name_rows(axes, row_labels, flip=False)
     axes.tick_params(length=0)
-    axes.set_xlabel(textwrap.fill(table.title, int(8 * width)), fontsize="small")
+    axes.set_xlabel(folded(table.title, int(8 * width)), fontsize="small")
+    figure.draw_without_rendering()  # the layout needs two passes for slanted names
     return figure
+
+
+SLANT = 40  # degrees, of names above columns
 
 
 def percentages(named: Mapping[str, Mapping[float, float]], x_label: str, y_label: str) -> Figure:
@@ -303,9 +316,10 @@ def percentages(named: Mapping[str, Mapping[float, float]], x_label: str, y_labe
     Args:
         named: name -> x -> y in percent.
     """
-    figure, axes = new_figure(7.5, 4.2 + 0.19 * len(named))
+    names = [folded(name, LEGEND_WIDTH) for name in named]
+    figure, axes = new_figure(7.5, 4.2 + 0.19 * sum(map(_lines, names)))
     xs = sorted({x for ys in named.values() for x in ys})
-    for i, (name, ys) in enumerate(named.items()):
+    for i, (name, ys) in enumerate(zip(names, named.values(), strict=True)):
         axes.plot([xs.index(x) for x in ys], list(ys.values()), **style(i), label=name)
     axes.set_xticks(range(len(xs)), [f"{x:g}" for x in xs])
     axes.set_ylim(0, 102)
@@ -317,9 +331,57 @@ def percentages(named: Mapping[str, Mapping[float, float]], x_label: str, y_labe
 
 
 def _name_rows(axes: Axes, names: Sequence[str], *, flip: bool = True) -> None:
-    axes.set_yticks(range(len(names)), [short(name) for name in names])
+    axes.set_yticks(range(len(names)), names)
     if flip:
         axes.invert_yaxis()
+
+
+def _row_height(names: Sequence[str]) -> float:
+    """Inches for a row, where all are as high as the highest name."""
+    return max(ROW, LINE * (max(map(_lines, names)) + 0.3))
+
+
+def _lines(text: str) -> int:
+    return text.count("\n") + 1
+
+
+def _width(text: str) -> int:
+    """Letters in its longest line."""
+    return max(map(len, text.split("\n")))
+
+
+def row_names(names: Sequence[str], width: int = NAME_WIDTH) -> list[str]:
+    """Names that fit beside a picture, over several lines. The middle of a very long one is left
+    out, unless another would look the same."""
+    whole = [folded(name, width) for name in names]
+    cut = [_without_middle(name) for name in whole]
+    return [c if cut.count(c) == 1 else name for c, name in zip(cut, whole, strict=True)]
+
+
+def _without_middle(name: str) -> str:
+    """The first lines of a folded name and its last one."""
+    lines = name.split("\n")
+    if len(lines) <= MOST_LINES:
+        return name
+    return "\n".join([*lines[: MOST_LINES - 1], f"… {lines[-1]}"])
+
+
+def folded(text: str, width: int) -> str:
+    """A text over several lines, broken behind commas, colons and spaces, and within a word only
+    where that alone is longer than a line.
+
+    >>> folded("GALOT:direction=random,ascent_samples=2", 24)
+    'GALOT:direction=random,\\nascent_samples=2'
+    """
+    lines = [""]
+    for word in re.split(r"(?<=[,:])(?!\d)|(?<=\s)", text):  # not within 1,000
+        if len(lines[-1]) + len(word.rstrip()) > width:
+            lines.append("")
+        while len(word.rstrip()) > width:
+            lines[-1:] = [word[:width], ""]
+            word = word[width:]
+        lines[-1] += word
+    return "\n".join(filter(None, map(str.rstrip, lines)))
 
 
 def short(name: str, most: int = 48) -> str:

@@ -19,7 +19,7 @@ from ..errors import UserError
 from ..results import RunFolder
 from .comparison import Curve
 from .exhibit import real_examples
-from .figures import new_figure, short
+from .figures import folded, new_figure, row_names, short
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -179,7 +179,7 @@ def sheet(gallery: Gallery) -> Figure | None:
     config = gallery.folder.config
     title = f"{config.dataset}, {gallery.label}, seed {config.seed}: {config.template!r}"
     title += "; a pair shares its noise" if any(p.pairs for p in probes) else ""
-    figure.suptitle(textwrap.fill(title, int(LETTERS * size[0])), fontsize="medium")
+    figure.suptitle(folded(title, int(LETTERS * size[0])), fontsize="medium")
     return figure
 
 
@@ -198,7 +198,7 @@ def one_class(galleries: Sequence[Gallery], k: int = 0) -> Figure | None:
     show(ax, grid)
     step = grid.shape[0] / len(rows)
     ax.set_yticks(
-        [(i + 0.5) * step - 0.5 for i in range(len(rows))], [short(name) for name, _ in rows]
+        [(i + 0.5) * step - 0.5 for i in range(len(rows))], row_names([name for name, _ in rows])
     )
     ax.set_title(f"“{galleries[0].class_names[k]}”: a column shares its noise", fontsize="medium")
     return figure

@@ -162,6 +162,71 @@ def test_what_stands_below_a_picture_is_inside_of_it(draw):
     assert not any(box.overlaps(legend.get_window_extent()) for legend in figure.legends)
 
 
+ARMS = [f"GALOT:mode=al+gal,direction=random,ascent_samples={n},ascent_steps=4" for n in (2, 3)]
+
+
+def test_a_panel_without_one_below_it_has_tick_labels_and_titles_break_between_settings():
+    """Before, it had none, and titles broke inside words."""
+    cells = (Cell("1", 1.0, 0.1), Cell("2", 2.0, 0.1))
+    table = Table("t", "points", ("", "10", "15"), tuple((Cell(x), *cells) for x in ARMS * 2))
+    figure = figures.gains(table)
+    figure.draw_without_rendering()
+    shown = [ax for ax in figure.axes if ax.get_visible()]
+    assert [ax.xaxis.get_tick_params()["labelbottom"] for ax in shown] == [False, True, True, True]
+    settings = [line.split(",") for line in shown[0].get_title().replace(":", ",").split("\n")]
+    assert [x for line in settings for x in line if x] == ARMS[0].replace(":", ",").split(",")
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_the_legend_covers_no_curve(tmp_path, two_methods, full):
+    """Before, with few methods it lay on the curves where the axes had no free corner."""
+    runs = two_methods[1]
+    if full:
+        runs = [*runs, finished(tmp_path, [0.9], strategy="FullySupervised", mode="full")]
+    figure = curves(compare(runs)[0])
+    figure.draw_without_rendering()
+    (axes,), (legend,) = figure.axes, figure.legends
+    assert axes.get_legend() is None
+    assert not legend.get_window_extent().overlaps(axes.get_window_extent())
+
+
+@pytest.mark.parametrize("draw", [figures.bars, figures.intervals, figures.matrix])
+def test_names_beside_a_picture_are_whole_and_inside_of_it(draw):
+    """Before, the middle of a long one was left out, so that two arms were called alike."""
+    cells = (Cell("1", 1.0, 0.1), Cell("2", 2.0, 0.1))
+    figure = draw(Table("t", "title", ("", *ARMS), tuple((Cell(x), *cells) for x in ARMS)))
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    labels = axes.get_yticklabels() + (axes.get_xticklabels() if draw is figures.matrix else [])
+    assert {x.get_text().replace("\n", "") for x in labels} == set(ARMS)
+    whole, boxes = figure.bbox, [x.get_window_extent() for x in labels]
+    assert all(whole.x0 <= b.x0 and b.x1 <= whole.x1 and b.y1 <= whole.y1 for b in boxes)
+    assert not boxes[0].overlaps(boxes[1])
+
+
+def test_of_a_very_long_name_the_middle_is_left_out_where_the_rest_tells_it_apart():
+    names = [f"{a},{'word ' * 40}{b}" for a, b in (("one", "x=1"), ("one", "x=2"), ("two", "x=1"))]
+    cut = figures.row_names(names)
+    assert len(set(cut)) == 3 and {text.count("\n") for text in cut} == {2}
+    same_ends = [f"one, {'word ' * 20}{x}{' word' * 20}" for x in "ab"]
+    assert figures.row_names(same_ends) == [
+        figures.folded(x, figures.NAME_WIDTH) for x in same_ends
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("GALOT:epsilon=0,norm=linf", ["GALOT:", "epsilon=0,", "norm=linf"]),
+        ("of 1,347 labels", ["of 1,347", "labels"]),
+        ("x" * 15, ["x" * 10, "x" * 5]),
+        ("", [""]),
+    ],
+)
+def test_where_a_name_breaks(text, lines):
+    assert figures.folded(text, 10) == "\n".join(lines)
+
+
 def test_curves_are_in_percent_as_the_tables_are(two_methods, tmp_path):
     accuracy, folders = two_methods
     full = finished(tmp_path, [0.9], strategy="FullySupervised", mode="full")
