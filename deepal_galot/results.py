@@ -241,6 +241,13 @@ class RunFolder:
         return len(self.rows()) == self.config.cycles
 
     @property
+    def extendable(self) -> bool:
+        """Whether a run of more or fewer rounds is the same run. Not where ε, the last query or the
+        images of another run depend on the number of rounds."""
+        fixed = "n_rounds" in self.config.fields_read() or self.config.quota is not None
+        return not fixed and "synthetic_from" not in self.content
+
+    @property
     def done(self) -> bool:
         """Whether the run is finished and the DONE file is there."""
         return self.finished and (self.path / "DONE").exists()

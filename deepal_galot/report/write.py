@@ -23,6 +23,7 @@ from .page import page
 from .section import Section, make_sections
 from .statistics import LEAST_SEEDS
 from .table_formats import as_csv, as_latex, as_markdown, as_text, csv_of_rows
+from .unfinished import how_to_see, rounds_of, unfinished_line
 
 FORMATS = {"csv": as_csv, "md": as_markdown, "tex": as_latex}
 
@@ -85,10 +86,7 @@ def write_report(
     if options.marks and not any(t.name == "annotated" for s in sections for t in s.tables):
         marks = sum(len(a.marks) for a in options.marks)
         lines.append(f"--annotations: none of the {marks} marks is of an image of these runs")
-    unfinished = [f for f in folders if not f.finished]
-    if unfinished:
-        runs = f"{len(unfinished)} unfinished run{'s are' if len(unfinished) > 1 else ' is'}"
-        lines.append(f"{runs} left out, e.g. {unfinished[0].path}")
+    lines += filter(None, [unfinished_line(folders, _methods_of(exhibits))])
     lines += _next_steps(sections)
     return "\n\n".join([*parts, *lines, f"to look at: {file}"])
 
@@ -153,12 +151,24 @@ def _comparisons(
             if any(f.key not in in_exhibits for curve in c.curves for f in curve.folders)
         ]
     if not shown:
-        waiting = sum(not f.finished for f in folders)
-        raise UserError(
-            f"nothing to report: {waiting} of {len(folders)} runs are unfinished and the others "
-            f"have no test data; the command that started them goes on where they stopped"
-        )
+        raise UserError(f"nothing to report: {_why_nothing(folders, exhibits)}")
     return _told_apart(_with_baseline(shown, options.baseline) if options.baseline else shown)
+
+
+def _why_nothing(folders: Sequence[RunFolder], exhibits: Sequence[Exhibit]) -> str:
+    """Why no run is shown, and what shows them."""
+    missing = [f for f in folders if not f.finished]
+    if not missing:
+        return "the runs have no test data"
+    others = " and the others have no test data" * (len(missing) < len(folders))
+    return (
+        f"{len(missing)} of {len(folders)} runs are unfinished ({rounds_of(missing)}){others}; "
+        f"{how_to_see(folders, _methods_of(exhibits))}"
+    )
+
+
+def _methods_of(exhibits: Sequence[Exhibit]) -> set[str]:
+    return {arm.folder for e in exhibits for arm in e.arms}
 
 
 def _with_baseline(comparisons: Sequence[Comparison], baseline: str) -> list[Comparison]:

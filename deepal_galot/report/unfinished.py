@@ -1,0 +1,75 @@
+"""What is said of runs that are left out of a report because rounds of theirs are missing."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+from ..results import RunFolder, folder_of, label_of
+
+MOST_NAMED = 4  # methods in a line
+
+
+def unfinished_line(folders: Sequence[RunFolder], of_exhibits: Collection[str] = ()) -> str:
+    """How many runs are left out and what finishes or shows them; empty if none is.
+
+    Args:
+        folders: all runs, finished ones too.
+        of_exhibits: methods that experiments, with numbers of rounds of their own, are made of.
+    """
+    missing = [f for f in folders if not f.finished]
+    if not missing:
+        return ""
+    runs = f"{len(missing)} unfinished run{'s are' if len(missing) > 1 else ' is'}"
+    advice = how_to_see(folders, of_exhibits)
+    return f"{runs} left out, e.g. {missing[0].path} ({rounds_of(missing)}); {advice}"
+
+
+def rounds_of(folders: Sequence[RunFolder]) -> str:
+    """How many of their rounds the runs of each method have."""
+    by_method: dict[str, list[RunFolder]] = {}
+    for folder in folders:
+        by_method.setdefault(folder.method, []).append(folder)
+    said = [_rounds(of) for of in list(by_method.values())[:MOST_NAMED]]
+    return ", ".join(said) + (", …" if len(by_method) > MOST_NAMED else "")
+
+
+def _rounds(of_method: Sequence[RunFolder]) -> str:
+    first, counts = of_method[0], sorted(len(f.rows()) for f in of_method)
+    some = str(counts[0]) if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]}"
+    cycles = max(f.config.cycles for f in of_method)
+    return f"{label_of(first.config.strategy, first.settings)}: {some} of {cycles} rounds"
+
+
+def how_to_see(folders: Sequence[RunFolder], of_exhibits: Collection[str] = ()) -> str:
+    """What finishes the unfinished of these runs, and what shows the rounds that they have."""
+    text = "the command that began them finishes them"
+    n = _rounds_at_hand(folders, of_exhibits)
+    if n is None:
+        return text
+    return (
+        f"{text}; the same command with --n-rounds {n} for its own number of rounds plays nothing "
+        f"and shows what they have up to round {n}"
+    )
+
+
+def _rounds_at_hand(folders: Sequence[RunFolder], of_exhibits: Collection[str]) -> int | None:
+    """The most rounds after round 0 that all unfinished runs have already, be it as other runs, as
+    where ε depends on the number of rounds; None if there is no such number."""
+    missing = [f for f in folders if not f.finished]
+    if any(f.method in of_exhibits for f in missing):
+        return None
+    finished = {f.key for f in folders if f.finished}
+    extended = [len(f.rows()) - 1 for f in missing if f.extendable]
+    others = {f.config.n_rounds for f in folders if f.finished and not f.extendable}
+    tried = sorted({*others, *([min(extended)] if extended else [])}, reverse=True)
+    return next((n for n in tried if all(_has_rounds(f, n, finished) for f in missing)), None)
+
+
+def _has_rounds(run: RunFolder, n: int, finished: Collection[tuple[str, str]]) -> bool:
+    """Whether the command of a run has nothing to play with this number of rounds after round 0."""
+    if run.extendable:
+        rows = run.rows()
+        return len(rows) > n >= 0 and rows[0].get("accuracy") is not None
+    shorter = folder_of(run.output, replace(run.config, n_rounds=n), run.content)
+    return ("/".join(shorter.parts[-4:-1]), shorter.name) in finished
