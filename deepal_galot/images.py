@@ -9,6 +9,7 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -124,6 +125,15 @@ def read_image(file: Path | zipfile.Path) -> np.ndarray:
     except Exception as error:  # decoders raise many kinds for damaged files
         raise UserError(f"{file}: cannot be read as an image ({said(error)})") from error
     return pixels.reshape(*pixels.shape[:2], 1 if grey else 3)
+
+
+def check_opens(stream: BinaryIO) -> None:
+    """Raise an error, of many kinds, if an open file does not begin as an image; most of the pixels
+    are not decoded."""
+    stream.seek(0)
+    with warnings.catch_warnings(), Image.open(stream) as image:
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        image.verify()
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -27,6 +27,7 @@ from .memory import MicroBatches
 
 Graph = Literal["none", "last", "all"]
 ONE_IN = 20  # the run stops if more than one image in ONE_IN is blank or not finite
+ATTEMPTS = 4  # the first attempt, and three retries for an image that comes out blank
 ROUNDED = 0.01  # how far outside [0, 1] a value may lie, because 16-bit networks round
 TOO_LARGE_FOR_CPU = 10e12  # FLOP an image; above it a CPU takes minutes for each image
 
@@ -295,6 +296,19 @@ class Generator(ABC):
         if request.refinement is not None:
             c = request.refinement.apply(c, seeds, texts)
         return self.sample(c, seeds)
+
+    @classmethod
+    def too_many_blank(cls, request: ImageRequest, k: int, blank: Sequence[int]) -> str:
+        """Error line where too many images of a class stay blank.
+
+        Args:
+            blank: their indices.
+        """
+        return (
+            f"the generator gave {ATTEMPTS} blank images in a row for {len(blank)} of "
+            f"{request.counts[k]} images of {request.prompt(k)!r} (round {request.round}), more "
+            f"than {100 // ONE_IN} %: its numbers overflow; try another --scheduler or --guidance"
+        )
 
     @classmethod
     def called(cls) -> str:

@@ -31,10 +31,9 @@ from deepal_galot.disk import atomic_write, npz_bytes
 from deepal_galot.errors import UserError
 from deepal_galot.images import png_bytes, to_uint8
 
-from .base import ONE_IN, Generator, ImageRequest, check_sample
+from .base import ATTEMPTS, ONE_IN, Generator, ImageRequest, check_sample
 
 SHARD = 256  # image indices per shard
-ATTEMPTS = 4  # the first attempt, and three retries for an image that comes out blank
 
 Rows = Sequence[tuple[int, int]]  # (class, index) of some images
 Batch = tuple[np.ndarray, np.ndarray, list[np.ndarray | None]]  # see `draw`
@@ -87,21 +86,17 @@ class _Drawn:
         """[N] bool: images that stayed blank."""
         return self.attempt == ATTEMPTS
 
-    def check(self) -> None:
+    def check(self, generator: Generator) -> None:
         """
         Raises:
             UserError: more than 5 % of a class stayed blank.
         """
-        request = self.request
-        failed = np.bincount(self.y[self.failed], minlength=len(request.counts))
-        for k, (n, count) in enumerate(zip(failed, request.counts, strict=True)):
+        failed = np.bincount(self.y[self.failed], minlength=len(self.request.counts))
+        for k, (n, count) in enumerate(zip(failed, self.request.counts, strict=True)):
             if n * ONE_IN > count:
-                raise UserError(
-                    f"the generator gave {ATTEMPTS} blank images in a row for {n} of {count} "
-                    f"images of {request.prompt(k)!r} (round {request.round}), more than "
-                    f"{100 // ONE_IN} %: its numbers overflow; try another --scheduler or "
-                    f"--guidance"
-                )
+                rows = np.flatnonzero(self.failed & (self.y == k))
+                blank = [self.rows[position][1] for position in rows]
+                raise UserError(generator.too_many_blank(self.request, k, blank))
 
     def images(self, made: int) -> Images:
         good = ~self.failed
@@ -190,7 +185,7 @@ class ImageStore:
         """
         drawn = _Drawn(request, request.key(generator))
         missing = self._read(drawn)
-        drawn.check()
+        drawn.check(generator)
         return drawn.images(self._make(generator, drawn, missing))
 
     def find(self, key: str, request: ImageRequest) -> Images | None:
@@ -246,6 +241,7 @@ class ImageStore:
                 drawn.now[part] = True
                 drawn.seconds[part] = (time.perf_counter() - before) / len(batches[n])
                 self._take(drawn, part, batch, needed, shown)
+                drawn.check(generator)
                 bar.update(int(needed[part].sum()))
                 needed[part] = False
                 for path in [p for p, where in missing.items() if not needed[where].any()]:
@@ -256,15 +252,10 @@ class ImageStore:
     def _take(
         self, drawn: _Drawn, part: slice, batch: Batch, needed: np.ndarray, shown: np.ndarray
     ) -> None:
-        """Copy the needed images of a batch into `drawn`, and write its full-size pictures.
-
-        Raises:
-            UserError: more than 5 % of a class stayed blank.
-        """
+        """Copy the needed images of a batch into `drawn`, and write its full-size pictures."""
         x, attempt, full = batch
         take = np.flatnonzero(needed[part])
         drawn.x[part][take], drawn.attempt[part][take] = x[take], attempt[take]
-        drawn.check()
         for i in np.flatnonzero(shown[part]):
             if full[i] is not None:
                 file = self.full_size.file(drawn.request, drawn.rows[part][i])

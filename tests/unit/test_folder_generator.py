@@ -106,6 +106,55 @@ def test_a_blank_file_is_left_out(tmp_path):
     assert (len(images.x), images.retried, images.failed) == (40, 1, 1)
 
 
+@pytest.mark.parametrize(
+    "picture",
+    [Image.new("RGB", (20, 20), "white"), Image.new("RGBA", (20, 20), (9, 99, 9, 0)),
+     Image.new("L", (20, 20), 0)],
+    ids=["white", "transparent", "black"],
+)  # fmt: skip
+def test_too_many_blank_files_are_named(tmp_path, picture):
+    """Before, the generator's numbers overflowed, and another scheduler was to be tried."""
+    root = fill(tmp_path / "made", {"great_cat": 8, "dog": 3})
+    picture.save(root / "great_cat" / "5.png")
+    picture.save(root / "great_cat" / "7.png")
+    with pytest.raises(UserError) as caught:
+        images_of(root, tmp_path, counts=(8, 1))
+    text = str(caught.value)
+    assert text.startswith(f"--generator folder:{root}: 2 of 8 images of 'great cat' (round 1) are")
+    assert "png and 1 other file (all pixels alike" in text and "--scheduler" not in text
+    assert str(root / "great_cat" / "5.png") in text or str(root / "great_cat" / "7.png") in text
+
+
+@pytest.fixture(params=["truncated", "empty", "text", "link"])
+def spoiled(request, folder):
+    """(folder, a file of it that is no image, what is said of it)."""
+    file = folder / "dog" / "1.png"
+    data = file.read_bytes()
+    file.unlink()
+    if request.param == "link":
+        file.symlink_to("gone.png")
+        return folder, file, "is a link to gone.png, which is not there"
+    text = {"truncated": data[: len(data) // 2], "empty": b"", "text": b"no image"}[request.param]
+    file.write_bytes(text)
+    says = {"truncated": "cannot be read as an image (", "empty": "is empty", "text": "is no image"}
+    return folder, file, says[request.param]
+
+
+def test_a_file_that_is_no_image_is_named_before_anything_runs(spoiled):
+    """Before, it was found when it was drawn, after a fit."""
+    folder, file, says = spoiled
+    with pytest.raises(UserError) as caught:
+        FolderGenerator.at(folder).content_hash()
+    assert str(caught.value).startswith(f"--generator folder:{folder}: {file} {says}")
+    assert "\n" not in str(caught.value) and str(caught.value).count(str(file)) == 1
+
+
+def test_a_folder_without_a_path_is_not_the_current_one():
+    """Before, it was."""
+    with pytest.raises(UserError, match="--generator folder: has no path: write folder:PATH"):
+        FolderGenerator.at("")
+
+
 def test_what_does_not_fit_the_classes(folder):
     with pytest.raises(UserError, match="no images of 1 of the 2 classes of pets; for 'dig'.*dog"):
         FolderGenerator.at(folder).check_classes(("great cat", "dig"), "pets")
@@ -170,3 +219,11 @@ def test_refused_before_anything_is_loaded(
     monkeypatch.setattr("deepal_galot.datasets.digits.Digits.load", None)
     assert run(tmp_path, digits_folder, *args) == 2
     assert says in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_a_damaged_file_stops_a_dry_run(tmp_path, capsys):
+    root = fill(tmp_path / "made", dict.fromkeys(DIGIT_NAMES, 3))
+    (root / "zero" / "1.png").write_bytes(b"")
+    assert run(tmp_path / "out", root, "--epsilon", "0", "--dry-run") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{root / 'zero' / '1.png'} is empty" in line
