@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import seeding
 from .datasets.base import DatasetSpec
-from .errors import UserError
+from .errors import UserError, said
 from .images import to_unit_float
 
 UNKNOWN = -1  # the label of an image whose label has not been bought
@@ -250,14 +250,24 @@ def check_query(
     if isinstance(idxs, Tensor):
         if idxs.is_floating_point() or idxs.is_complex():
             raise ValueError(f"indices must be whole numbers, not {idxs.dtype}")
+        if idxs.is_meta:
+            raise ValueError("got a tensor on the meta device, which holds no numbers")
         idxs = idxs.detach().cpu()
     if isinstance(idxs, SyntheticQuery):
         if len(idxs.images) != n:
             raise ValueError(f"asked for {n} images, got {len(idxs.images)}")
         return SyntheticQuery(idxs.images)  # drops labels that the strategy set
-    array = np.atleast_1d(np.asarray(idxs))  # indexing with a 1-element tensor gives a scalar
+    try:
+        array = np.atleast_1d(np.asarray(idxs))  # indexing with a 1-element tensor gives a scalar
+    except (TypeError, RuntimeError) as error:  # a sparse tensor, or a list of such on a device
+        raise ValueError(f"asked for {n} indices, got what is no array ({said(error)})") from error
     if array.dtype == object:
         raise ValueError(f"asked for {n} indices, got {type(idxs).__name__}: return an array")
+    if array.dtype == bool and array.ndim == 1:
+        indices = "np.flatnonzero(mask)" if len(array) == len(labeled) else "indices[mask]"
+        raise ValueError(
+            f"asked for {n} indices, got a mask of {len(array)} truth values: return {indices}"
+        )
     if array.ndim != 1 or len(array) != n:
         raise ValueError(f"asked for {n} indices, got an array of shape {array.shape}")
     if n and not np.issubdtype(array.dtype, np.integer):

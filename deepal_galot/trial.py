@@ -151,13 +151,13 @@ class Trial:
         with self._contained(), self._timed("query"):
             picks = self.strategy.query(n)
         if not np.array_equal(labeled, self.pool.labeled_idxs):
-            raise UserError(f"{type(self.strategy).__name__}.query labeled images itself")
+            raise UserError(f"{_name_of_picker(self.strategy)}.query labeled images itself")
         if not torch.equal(labels, self.pool.Y_train):
-            raise UserError(f"{type(self.strategy).__name__}.query wrote into Y_train")
+            raise UserError(f"{_name_of_picker(self.strategy)}.query wrote into Y_train")
         try:
             return check_query(picks, n, labeled)
         except ValueError as error:
-            raise UserError(f"{type(self.strategy).__name__}.query({n}): {error}") from error
+            raise UserError(f"{_name_of_picker(self.strategy)}.query({n}): {error}") from error
 
     @contextlib.contextmanager
     def _contained(self) -> Iterator[None]:
@@ -290,7 +290,7 @@ def _make(strategy: type[Strategy], pool: Pool, learner: Learner, spec: DatasetS
     because one DeepALPlus strategy has them in another order.
 
     Raises:
-        UserError: its constructor takes other parameters.
+        UserError: its constructor takes other parameters, or does not call the base class's.
     """
     config, signature = learner.config, inspect.signature(strategy)
     task = {
@@ -307,7 +307,28 @@ def _make(strategy: type[Strategy], pool: Pool, learner: Learner, spec: DatasetS
         name = strategy.__name__
         raise UserError(f"the strategy {name} cannot be made: {error}{why_not([name])}") from error
     seeding.seed_globals(config.seed, "query", 0)  # for constructors that draw
-    return strategy(*call[0], **call[1])
+    made = strategy(*call[0], **call[1])
+    _check_initialised(made)
+    _check_initialised(made.picker)
+    return made
+
+
+def _check_initialised(strategy: Strategy) -> None:
+    """
+    Raises:
+        UserError: it has none of the attributes that Strategy.__init__ sets.
+    """
+    if not any(hasattr(strategy, name) for name in ("dataset", "net", "args_input", "args_task")):
+        raise UserError(
+            f"{type(strategy).__name__}.__init__ does not call "
+            f"super().__init__(dataset, net, args_input, args_task), which keeps them"
+        )
+
+
+def _name_of_picker(strategy: Strategy) -> str:
+    """Whose query it is: a base sampler's that a strategy passes on."""
+    name, picker = type(strategy).__name__, strategy.picker
+    return name if picker is strategy else f"{name}'s base sampler {type(picker).__name__}"
 
 
 def _checked(strategy: Strategy) -> dict[str, float]:

@@ -40,6 +40,11 @@ class GALOT(Strategy):
     def without_images(cls, config: RunConfig) -> str:
         return config.base_sampler
 
+    @property
+    def picker(self) -> Strategy:
+        passes_on = type(self).query is GALOT.query and self.base is not None
+        return self.base if passes_on else self
+
     def query(self, n: int) -> np.ndarray | SyntheticQuery:
         return self.base.query(n)
 

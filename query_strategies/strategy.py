@@ -73,6 +73,11 @@ class Strategy:
         """Name of the equivalent strategy in mode `al`, where no images are generated."""
         return class_name(cls)
 
+    @property
+    def picker(self) -> Strategy:
+        """The strategy whose `query` answers, for messages: another where it is only passed on."""
+        return self
+
     def query(self, n: int) -> np.ndarray | SyntheticQuery:
         """n distinct pool indices of unlabeled images to label; all, if fewer than n are left.
 

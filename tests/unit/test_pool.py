@@ -57,6 +57,20 @@ def test_bad_indices_are_refused(toy, idxs, says):
     assert pool.n_labeled == 1
 
 
+@pytest.mark.parametrize(
+    ("idxs", "says"),
+    [(torch.zeros(2, dtype=torch.int64, device="meta"), "on the meta device, which holds no num"),
+     ([torch.zeros((), dtype=torch.int64, device="meta")] * 2, "got what is no array"),
+     (torch.eye(2, dtype=torch.int64).to_sparse(), "got what is no array"),
+     (np.arange(5) < 2, r"got a mask of 5 truth values: return np.flatnonzero\(mask\)"),
+     (torch.arange(4) < 2, r"got a mask of 4 truth values: return indices\[mask\]")],
+)  # fmt: skip
+def test_what_holds_no_indices_is_said(idxs, says):
+    """Before, a traceback, and of a mask that its shape was wrong."""
+    with pytest.raises(ValueError, match=says):
+        check_query(idxs, 2, np.zeros(5, bool))
+
+
 def test_too_few_indices_are_refused():
     with pytest.raises(ValueError, match="got None: return them"):
         check_query(None, 1, np.zeros(5, bool))

@@ -312,6 +312,59 @@ def test_a_query_that_writes_into_the_labels_is_refused(toy, tmp_path):
         trial(tmp_path, toy, Cheats).run()
 
 
+class Repeats(RandomSampling):
+    """the same image again and again"""
+
+    def query(self, n):
+        return super().query(1).repeat(n)
+
+
+class NoInit(RandomSampling):
+    """forgets its base class"""
+
+    def __init__(self, dataset, net, args_input, args_task):
+        self.width = 3
+
+
+@pytest.fixture
+def own_samplers(monkeypatch):
+    for cls in (Repeats, NoInit):
+        monkeypatch.setitem(registry.strategies._discovered(), cls.__name__, cls)
+
+
+WITH_IMAGES = {"mode": "al+gal", "epsilon": 0.0}
+
+
+@pytest.mark.usefixtures("own_samplers")
+def test_the_base_sampler_is_named_whose_query_it_is(toy, tmp_path):
+    """Before, GALOT was."""
+
+    class Own(GALOT):
+        def query(self, n):
+            return self.base.query(n)
+
+    fields = WITH_IMAGES | {"base_sampler": "Repeats"}
+    for strategy, who in (
+        (GALOT, "^GALOT's base sampler Repeats"),
+        (Repeats, "^Repeats"),
+        (Own, "^Own"),
+    ):
+        played = trial(tmp_path, toy, strategy, **(fields if strategy is not Repeats else {}))
+        played.play(0)
+        with pytest.raises(UserError, match=rf"{who}\.query\(5\): an index is repeated"):
+            played._buy_labels(1)
+
+
+@pytest.mark.usefixtures("own_samplers")
+@pytest.mark.parametrize(
+    ("strategy", "fields"), [(NoInit, {}), (GALOT, WITH_IMAGES | {"base_sampler": "NoInit"})]
+)
+def test_a_forgotten_constructor_is_said_before_the_first_fit(toy, tmp_path, strategy, fields):
+    """Before, an AttributeError after it."""
+    with pytest.raises(UserError, match=r"^NoInit.__init__ does not call super\(\).__init__\("):
+        trial(tmp_path, toy, strategy, **fields)
+
+
 @pytest.mark.parametrize(
     "measured", [None, {"x": 5.0}, {"x": float("nan")}, {"x": "high"}, {"x": torch.zeros(2)}, [1.0]]
 )
