@@ -94,9 +94,11 @@ def check_source(source: RunFolder, config: RunConfig, spec: DatasetSpec) -> Non
         theirs, ours = ("×".join(map(str, s)) for s in (card["image_shape"], spec.image_shape))
         raise UserError(f"{where}: its images are {theirs}, those of {spec.name} {ours}")
     if config.cycles > source.config.cycles:
+        theirs = source.config.n_rounds
+        rounds = f"{theirs} round{'s' * (theirs != 1)}"
         raise UserError(
-            f"{where}: it has {source.config.n_rounds} rounds after round 0, this run wants "
-            f"{config.n_rounds}: lower --n-rounds"
+            f"{where}: it has {rounds} after round 0, this run wants {config.n_rounds}: lower "
+            f"--n-rounds"
         )
     for round in range(config.cycles):
         theirs, ours = source.config.budget(round), config.budget(round)

@@ -38,6 +38,10 @@ SPELLED = re.compile(
 )
 
 
+# A place of the class name, and braces that are meant as such, as str.format has them.
+FIELD = re.compile(r"\{\{|\}\}|\{label\}")
+
+
 def templates(names_or_texts: str) -> tuple[str, ...]:
     """Template names or texts, separated by |, as template texts.
 
@@ -45,7 +49,8 @@ def templates(names_or_texts: str) -> tuple[str, ...]:
     ('{label}', 'a photo of a {label}')
 
     Raises:
-        UserError: a part is neither a name nor a text with {label}, is not UTF-8, or comes twice.
+        UserError: a part is neither a name nor a text with {label}, has another field, is not
+            UTF-8, or comes twice.
     """
     texts = tuple(TEMPLATES.get(t.strip(), t.strip()) for t in names_or_texts.split("|"))
     for text in texts:
@@ -54,10 +59,16 @@ def templates(names_or_texts: str) -> tuple[str, ...]:
                 f"--template {text!r}: not in UTF-8, or the locale has fewer letters: "
                 f"try LC_ALL=C.UTF-8"
             )
-        if "{label}" not in text:
+        if "{label}" not in FIELD.findall(text):
             raise UserError(
                 f"--template {text!r}: must contain {{label}}, the place of the class name, or be "
                 f"one of {', '.join(TEMPLATES)}; several have | between them"
+            )
+        unknown = re.findall(r"\{[^{}]*\}", FIELD.sub(" ", text))
+        if unknown:
+            raise UserError(
+                f"--template {text!r}: only {{label}} is filled in, not {unknown[0]}; braces that "
+                f"are part of the prompt are written {{{unknown[0]}}}"
             )
     if len(set(texts)) < len(texts):
         raise UserError(f"--template {names_or_texts!r}: the same template twice")
@@ -65,14 +76,15 @@ def templates(names_or_texts: str) -> tuple[str, ...]:
 
 
 def fill(template: str, label: str) -> str:
-    """Put a class name into a template. "a" before it becomes "an" where English needs it.
+    """Put a class name into a template. "a" before it becomes "an" where English needs it, and
+    doubled braces become single ones.
 
     >>> fill("a photo of a {label}", "airplane")
     'a photo of an airplane'
     """
     if _takes_an(label):
         template = re.sub(r"\b([aA]) (?=\{label\})", r"\1n ", template)
-    return template.replace("{label}", label)
+    return FIELD.sub(lambda found: {"{{": "{", "}}": "}"}.get(found[0], label), template)
 
 
 def prompts_of(template: str, class_names: Sequence[str]) -> tuple[str, ...]:

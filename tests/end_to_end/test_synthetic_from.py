@@ -169,7 +169,7 @@ FAULTS = {
     "borrowed": "name that one",
     "other classes": "classes are zero, one, two, three, four, … (10), those of names zero, two",
     "other shape": "its images are 8×8×1, those of names 8×8×3",
-    "too few rounds": "has 1 rounds after round 0, this run wants 2: lower --n-rounds",
+    "too few rounds": "has 1 round after round 0, this run wants 2: lower --n-rounds",
     "other epsilon": "its images were made with epsilon=5.0; leave out epsilon=1.0",
     "other template": "leave out template={label}",
     "full size": "is for images that are made from a text; this run takes those of",

@@ -29,6 +29,22 @@ def test_label_is_required():
         templates("a photo of a cat")
 
 
+@pytest.mark.parametrize("unknown", ["{foo}", "{}", "{Label}", "{a cat}"])
+def test_another_field_is_refused(unknown):
+    """Before, it stood in the prompt as it was written."""
+    says = f"only {{label}} is filled in, not {unknown}; .* are written {{{unknown}}}$"
+    with pytest.raises(UserError, match=says):
+        templates(f"{{label}} {unknown}")
+
+
+def test_doubled_braces_are_braces_of_the_prompt():
+    (text,) = templates("a {label} in {{curly}} braces :{")
+    assert fill(text, "apple") == "an apple in {curly} braces :{"
+    assert fill("{{label}} {{{label}}}", "}}") == "{label} {}}}"
+    with pytest.raises(UserError, match="must contain {label}"):
+        templates("a {{label}}")
+
+
 @pytest.mark.parametrize(
     ("label", "prompt"),
     [("airplane", "a photo of an airplane"), ("cat", "a photo of a cat"),
