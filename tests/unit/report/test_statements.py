@@ -113,11 +113,15 @@ def test_methods_that_are_called_alike_are_told_apart(tmp_path):
     for i, run in enumerate(runs):
         os.utime(run.path / "rounds.jsonl", (i, i))
     (comparison,) = compare(runs)
-    labels = [c.label for c in comparison.curves]
+    labels = [c.label for c in comparison.curves]  # in the order of their hashes
+    second, longer = (
+        next(c.label for c in comparison.curves if c.folders[-1].path == runs[i].path)
+        for i in (5, 7)
+    )
     lines = [line for line in statements(comparison) if "played last" in line]
     assert lines == [
-        f"{labels[0]}, {labels[1]} differ in the plugin Mine; {labels[1]} was played last",
-        f"{labels[2]}, {labels[3]} differ in n_rounds; {labels[3]} was played last",
+        f"{labels[0]}, {labels[1]} differ in the plugin Mine; {second} was played last",
+        f"{labels[2]}, {labels[3]} differ in n_rounds; {longer} was played last",
     ]
 
 
