@@ -172,8 +172,8 @@ class RunConfig:
     template: str = _option(
         "a realistic photo of a {label}",
         GALOT,
-        "prompt, or the name of one (see run_benchmark.py --list); {label} is the class name; "
-        "several, with | between them, are mixed evenly",
+        "prompt, or the name of one (see run_benchmark.py --list); {label} is the class name, "
+        "other braces are doubled; several, with | between them, are mixed evenly",
     )
     text_per: str = _option(
         "class",
