@@ -124,7 +124,7 @@ class Campaign:
 
     def check(self, run: Run) -> None:
         """Load the run's generator and encode its prompts, so that a bad model or prompt fails
-        before a folder is made.
+        before the first fit.
 
         Raises:
             UserError: it does.

@@ -13,7 +13,7 @@ from generators.diffusion import DiffusionGenerator
 from generators.folder import FolderGenerator
 from generators.pipeline_folder import read_configs
 from generators.prompts import templates
-from generators.weights import MissingWeights, find_weights
+from generators.weights import configs_at_hand, find_weights
 
 from . import registry
 from .acquisition import canonical_text_target
@@ -74,13 +74,9 @@ def weights_at_hand(generator: type[Generator], download: bool = False) -> bool:
     """
     if not issubclass(generator, DiffusionGenerator):
         return True
-    try:
-        read_configs(find_weights(generator.source, download))  # checks them
-    except MissingWeights:
-        if download:
-            raise
-        return False
-    return True
+    if download:
+        read_configs(find_weights(generator.source))  # checks them
+    return configs_at_hand(generator.source) is not None
 
 
 def load_generator(

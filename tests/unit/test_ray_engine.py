@@ -152,6 +152,17 @@ def test_a_node_that_is_alike_does_as_if_the_command_was_typed_there(engine, ord
     assert engine._campaign(other) is not campaign
 
 
+def test_a_worker_reads_models_anew_for_each_command(order, engine, monkeypatch):
+    """Before, the second command of a process failed where a model's folder had changed."""
+    calls = []
+    monkeypatch.setattr(engine, "forget_weights", lambda: calls.append("forget"))
+    monkeypatch.setattr(engine, "campaign_anew", lambda args: calls.append("plan"))
+    monkeypatch.setattr(engine, "_check_is_the_same", lambda campaign, order: None)
+    monkeypatch.setattr(engine, "_made", None)
+    engine._campaign(order)
+    assert calls == ["forget", "plan"]
+
+
 def test_a_worker_plays_several_campaigns_with_a_plugin(order, engine):
     """As --experiment has them; the file is run once."""
     engine.Path("mine.py").write_text(
