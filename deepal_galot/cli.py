@@ -51,8 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         number = stop.number if isinstance(stop, Ended) else signal.SIGINT
         word = "interrupted" if number == signal.SIGINT else "ended"
-        goes_on = args is not None and not _asked(args)
-        after = ": the same command goes on where this one stopped" if goes_on else ""
+        if args is None:  # the libraries were loading
+            print(f"{word}: nothing has begun", file=sys.stderr)
+            return 128 + number
+        after = "" if _asked(args) else ": the same command goes on where this one stopped"
         print(f"\n{word}{after}", file=sys.stderr)
         return 128 + number
 
