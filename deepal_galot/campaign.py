@@ -25,6 +25,7 @@ from .config import COMPILED_FROM, GENERATOR, RunConfig, fields_of
 from .costs import costs_of
 from .datasets.base import DatasetSpec
 from .device import empty_cache, machine, unused_gpu
+from .disk import check_writable
 from .errors import UserError
 from .galot import Galot
 from .generator_choice import load_generator
@@ -82,6 +83,8 @@ class Campaign:
         counted = costs_of(self.plan, self.request.output)
         if not self.request.device_named:
             cost_table.refuse_unasked_cpu(counted, self.request.device)
+        if not all(cost.finished for cost in counted):
+            check_writable(self.request.output)
         if load:
             for cost in counted:
                 if not cost.finished:

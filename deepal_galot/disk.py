@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shlex
+import tempfile
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import said
+from .errors import UserError, said
 
 
 def atomic_write(path: Path, data: bytes) -> None:
@@ -61,6 +62,19 @@ def append_line(path: Path, line: str) -> None:
 
 
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)  # errors of missing permission
+
+
+def check_writable(output: Path) -> None:
+    """
+    Raises:
+        UserError: nothing can be written into the results folder, or it cannot be made.
+    """
+    there = next(p for p in (output, *output.parents) if p.exists())
+    try:
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        unnamed = OSError(error.errno, os.strerror(error.errno), str(there))
+        raise UserError(not_written(output, unnamed)) from error
 
 
 def not_written(output: Path, error: OSError) -> str:

@@ -1,4 +1,4 @@
-"""Whether a folder holds a Stable Diffusion that can be used, told from all but its weights."""
+"""Whether a folder holds a Stable Diffusion that can be used, told without reading its weights."""
 
 from __future__ import annotations
 

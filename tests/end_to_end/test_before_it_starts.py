@@ -298,3 +298,14 @@ def test_the_prompts_of_all_seeds_are_checked_once(tmp_path, monkeypatch):
     args = [*QUICK, "--strategy", "GALOT", "GALOT:epsilon=0", "--n-rounds", "0", "--dry-run"]
     assert main([*args, "--seeds", "0", "1", "2", "--output", str(tmp_path)]) == 0
     assert [len(texts) for texts in encoded].count(10) == 3  # one check; two arms are timed
+
+
+@pytest.mark.skipif(
+    not os.path.isdir("/proc/self"), reason="for a folder that not even root writes"
+)
+def test_a_folder_that_cannot_be_written_is_said_before_a_model_is_loaded(monkeypatch, capsys):
+    """With Stable Diffusion that takes minutes."""
+    monkeypatch.setattr(Tiny, "encode", lambda *args: pytest.fail("loaded"))
+    assert main([*QUICK, "--strategy", "GALOT", "--output", "/proc/nope/x"]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: --output /proc/nope/x: cannot be written (")
