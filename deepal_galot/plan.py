@@ -27,7 +27,7 @@ from .datasets.base import DatasetSpec, load_dataset, names_of
 from .errors import UserError, did_you_mean
 from .generator_choice import canonical, check_generator, generator_class, weights_at_hand
 from .pool import check_budget
-from .protocols import protocol, resolve
+from .protocols import over, protocol, resolve
 from .request import Request
 from .results import RunFolder, folder_of, label_of
 from .strategy_entries import (
@@ -222,7 +222,7 @@ def configure(request: Request, entry: Entry, mode: str) -> RunConfig:
         UserError: a value out of range, an unknown name, or names that do not fit together.
     """
     cls = entry.strategy
-    flags = canonical(_over(cls.preset, request.flags, entry.fields))
+    flags = canonical(over(cls.preset, request.flags, entry.fields))
     defaults, fixed = canonical(dataset_defaults(request)), canonical(cls.fixed)
     if flags.get("synthetic_from") is not None:
         source = open_source(flags["synthetic_from"])
@@ -257,18 +257,6 @@ def configure(request: Request, entry: Entry, mode: str) -> RunConfig:
     if mode == "al":
         config = dataclasses.replace(config, strategy=cls.without_images(config))
     return dataclasses.replace(config, settings=chosen_settings(entry, config))
-
-
-def _over(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Layers of settings, the last one highest. Its quota takes the place of lower rounds, and its
-    rounds that of a lower quota."""
-    merged: dict[str, Any] = {}
-    for layer in layers:
-        for own, other in (("quota", "n_rounds"), ("n_rounds", "quota")):
-            if own in layer:
-                merged.pop(other, None)
-        merged |= layer
-    return merged
 
 
 def _classes(

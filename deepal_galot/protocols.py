@@ -88,6 +88,18 @@ def protocol(name: str) -> Protocol:
     return PROTOCOLS[name]
 
 
+def over(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Layers of settings, the last one highest. Its quota takes the place of lower rounds, and its
+    rounds that of a lower quota."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for own, other in (("quota", "n_rounds"), ("n_rounds", "quota")):
+            if layer.get(own) is not None:
+                merged.pop(other, None)
+        merged |= layer
+    return merged
+
+
 def resolve(
     strategy: str,
     dataset: str,
@@ -117,8 +129,7 @@ def resolve(
     flags, dataset_defaults = dict(flags or {}), dict(dataset_defaults or {})
     chosen = flags.pop("protocol", dataset_defaults.pop("protocol", "paper"))
     recipe = protocol(chosen)
-    values: dict[str, Any] = {}
-    for layer in (
+    values = over(
         usual_values(),
         generator_defaults or {},
         recipe.sets,
@@ -126,16 +137,13 @@ def resolve(
         recipe.datasets.get(dataset, {}),
         flags,
         fixed or {},
-    ):
-        if "n_rounds" in layer:
-            values["quota"] = None  # a lower layer's
-        values |= layer
+    )
     values |= {name: None for name in fields_of(STRATEGY) if name not in reads}
     if values["mc_noise"] == "batchnorm":
         values["head_dropout"] = None
     if "n_rounds" in flags and flags.get("quota") is not None:
         raise UserError("--quota sets the number of rounds; leave out --n-rounds")
-    quota, n_query = values["quota"], values["n_query"]
+    quota, n_query = values.get("quota"), values["n_query"]
     fields = {f.name: f for f in option_fields()}
     check_range(fields["quota"], quota)  # before the division below
     if quota is not None and n_query >= 1:
