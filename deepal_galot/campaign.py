@@ -83,16 +83,15 @@ class Campaign:
         counted = costs_of(self.plan, self.request.output)
         if not self.request.device_named:
             cost_table.refuse_unasked_cpu(counted, self.request.device)
-        if not all(cost.finished for cost in counted):
+        unfinished = [cost.run for cost in counted if not cost.finished]
+        if unfinished:
             check_writable(self.request.output)
-        if load:
-            for cost in counted:
-                if not cost.finished:
-                    self.check(cost.run)
+        for run in unfinished if load else ():
+            self.check(run)
         folders = [self.open(run) for run in self.plan.runs]
         for run, folder in zip(self.plan.runs, folders, strict=True):
             self._check_pictures(run, folder)
-        if not all(cost.finished for cost in counted):
+        if unfinished:
             if load and cost_table.is_long(counted, self.request.device):
                 counted = timed(counted, self._probe())
             summary = cost_table.summary(counted, self.request.device)

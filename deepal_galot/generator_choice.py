@@ -76,6 +76,7 @@ def weights_at_hand(generator: type[Generator], download: bool = False) -> bool:
         return True
     if download:
         read_configs(find_weights(generator.source))  # checks them
+        return True
     return configs_at_hand(generator.source) is not None
 
 

@@ -13,7 +13,6 @@ from . import registry
 from .costs import training_images
 from .plan import Plan
 from .request import Request
-from .strategy_entries import parse_entry
 from .training import count_epochs
 
 
@@ -26,7 +25,7 @@ def unread_notes(request: Request, plan: Plan) -> list[str]:
         read |= {"generator", "synthetic_from"}  # the fingerprint has their content hashes
     lines, apart = [], {"n_rounds", "quota", "generator", "synthetic_from"}
     for text, runs in plan.by_entry.items():
-        entry = parse_entry(text, request)
+        entry = plan.entries[text]
         here = set(runs[0].config.fields_read())
         if entry.strategy.generates and runs[0].config.mode == "al":
             here.add("base_sampler")  # it is the run's strategy
@@ -70,7 +69,7 @@ def scheduler_notes(request: Request, plan: Plan) -> list[str]:
     asked for."""
     lines = []
     for text, (run, *_) in plan.by_entry.items():
-        c, given = run.config, request.flags.keys() | parse_entry(text, request).fields.keys()
+        c, given = run.config, request.flags.keys() | plan.entries[text].fields.keys()
         if not run.makes_images or c.generator in registry.generators or "scheduler" in given:
             continue
         if not issubclass(run.generator, DiffusionGenerator) or c.scheduler != DEFAULT_SCHEDULER:

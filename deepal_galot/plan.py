@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,12 +93,14 @@ class Plan:
     Attributes:
         words: names of the classes in prompts.
         runs: each run once, in the order asked for.
-        by_entry: each strategy entry of the request -> its runs, by seed.
+        entries: each strategy of the request -> the same, parsed.
+        by_entry: each strategy of the request -> its runs, by seed.
     """
 
     spec: DatasetSpec
     words: tuple[str, ...]
     runs: tuple[Run, ...]
+    entries: Mapping[str, Entry]
     by_entry: Mapping[str, tuple[Run, ...]]
 
 
@@ -115,20 +117,20 @@ def make_plan(request: Request, download: bool = True, spec: DatasetSpec | None 
     """
     if request.save_full_size < 0:
         raise UserError(f"--save-full-size {request.save_full_size}: must be at least 0 images")
-    entries = [parse_entry(text, request) for text in request.strategies]
-    configs = []
-    for entry, mode in zip(entries, _modes(request, entries), strict=True):
+    entries = {text: parse_entry(text, request) for text in request.strategies}
+    drafts = {}
+    for (text, entry), mode in zip(entries.items(), _modes(request, entries.values()), strict=True):
         config = configure(request, entry, mode)
         _, _, generator = _classes(config, request)  # cheap; done before loading or hashing
         if generator is not None:
             weights_at_hand(generator, download)
         check_read(entry, config)
-        configs.append((config, _default(request, entry, config), typed_settings(entry)))
+        drafts[text] = config, _default(request, entry, config), typed_settings(entry)
     if spec is None:
         spec = load_dataset(request.dataset, request.data_dir)
     runs: dict[Path, Run] = {}
     by_entry = {}
-    for text, (config, default, typed) in zip(request.strategies, configs, strict=True):
+    for text, (config, default, typed) in drafts.items():
         _check_data(config, spec, request)
         run = _run(config, default, typed, request, spec)
         seeds = request.seeds[:1] if text in request.once else request.seeds
@@ -136,7 +138,7 @@ def make_plan(request: Request, download: bool = True, spec: DatasetSpec | None 
         by_entry[text] = tuple(runs.setdefault(run.folder(request.output), run) for run in planned)
     if request.words and not any(run.generator for run in runs.values()):
         raise UserError("--class-names FILE: none of these runs makes prompts; leave it out")
-    return Plan(spec, request.words or spec.class_names, tuple(runs.values()), by_entry)
+    return Plan(spec, request.words or spec.class_names, tuple(runs.values()), entries, by_entry)
 
 
 def _check_data(config: RunConfig, spec: DatasetSpec, request: Request) -> None:
@@ -187,7 +189,7 @@ def _default(request: Request, entry: Entry, config: RunConfig) -> RunConfig:
     return dataclasses.replace(given(generator=config.generator), generator=usual.generator)
 
 
-def _modes(request: Request, entries: Sequence[Entry]) -> list[str]:
+def _modes(request: Request, entries: Collection[Entry]) -> list[str]:
     """Each strategy's mode.
 
     --mode applies to the strategies that generate images; the others keep mode al. `full` applies
@@ -308,12 +310,11 @@ def _run(
             content["prompt words"] = "; ".join(renamed)
     if generator is not None and config.uses_real_images:
         used.append((registry.strategies, config.base_sampler))
-    for kind, name in used:
-        if own := kind.sources(name):
-            content[f"plugin {name}"] = registry.files_hash(own)
-    for kind, name in [*used, (registry.datasets, config.dataset)]:  # its content is the data's
+    for kind, name in [*used, (registry.datasets, config.dataset)]:
         if own := kind.sources(name):
             code |= {f"{name}/{path}": data for path, data in registry.as_they_lie(own).items()}
+            if kind is not registry.datasets:  # its content is that of the data
+                content[f"plugin {name}"] = registry.files_hash(own)
     return Run(
         config,
         _settings(config, default, strategy.preset),

@@ -42,16 +42,7 @@ class FolderGenerator(Generator):
 
     @classmethod
     def at(cls, path: str | Path) -> type[FolderGenerator]:
-        """Make a generator class for a folder.
-
-        Raises:
-            UserError: the path is empty, which would mean the current folder.
-        """
-        if not str(path).strip():
-            raise UserError(
-                f"--generator {FOLDER} has no path: write {FOLDER}PATH, a folder with a "
-                f"sub-folder of images for each class"
-            )
+        """Make a generator class for a folder."""
         return type("FolderGenerator", (cls,), {"path": Path(path), "name": f"{FOLDER}{path}"})
 
     def __init__(self, config: RunConfig, device: torch.device) -> None:

@@ -103,7 +103,7 @@ def parse_flags(flags: Sequence[str]) -> argparse.Namespace:
         if getattr(args, name) is not None:
             setattr(args, name, getattr(args, name).absolute())
     source = args.config_generator
-    if source and source.removeprefix(FOLDER) and source.startswith(FOLDER):
+    if source and source.startswith(FOLDER) and source != FOLDER:
         args.config_generator = FOLDER + str(Path(source.removeprefix(FOLDER)).absolute())
     elif source and source not in registry.generators and Path(source).is_dir():
         args.config_generator = str(Path(source).absolute())

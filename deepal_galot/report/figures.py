@@ -34,6 +34,7 @@ MORE_LETTERS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK KR", "Not
 LEGEND_WIDTH = 100  # letters in a line of a legend
 NAME_WIDTH, MOST_LINES = 38, 3  # letters and lines of a name beside a picture
 ROW, LINE = 0.32, 0.17  # inches for a bar, and for a line of a name
+SLANT = 40  # degrees, of names above columns
 
 
 def render(
@@ -305,9 +306,6 @@ def matrix(table: Table) -> Figure:
     axes.set_xlabel(folded(table.title, int(8 * width)), fontsize="small")
     figure.draw_without_rendering()  # the layout needs two passes for slanted names
     return figure
-
-
-SLANT = 40  # degrees, of names above columns
 
 
 def percentages(named: Mapping[str, Mapping[float, float]], x_label: str, y_label: str) -> Figure:

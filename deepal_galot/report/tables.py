@@ -1,4 +1,4 @@
-"""The tables of a comparison, and a table as text, CSV, Markdown and LaTeX."""
+"""The tables of a comparison."""
 
 from __future__ import annotations
 

@@ -236,6 +236,7 @@ def refused(capsys, checkout, *argv) -> str:
         (["-a", "GALOT", "-d", "openml"], "-d openml: its data are tables"),
         (["-a", "GALOT", "-d", "TinyImageNet"], "wnids.txt is not there"),
         (["-a", "GALOT", "-d", "CIFAR10", "--", "--generator", "tiny"], "does not know"),
+        (["-a", "GALOT", "-d", "MNIST", "--", "--generator", "folder:"], "'folder:': is empty"),
         (["-a", "GALOT", "-d", "MNIST", "-b", "0"], "-b 0: must be at least 1"),
         (["-a", "GALOT", "-d", "MNIST", "-b", "20", "-q", "10"], "-q 10: must be at least 20"),
         (["-a", "GALOT", "-d", "MNIST", "-s", "290", "-q", "40", "-b", "20"], "lower -s or -q"),

@@ -120,17 +120,8 @@ def test_test_images_in_the_pool_are_counted(tmp_path, photos, capsys):
     out = capsys.readouterr().out
     note = "note: 3 of the 63 images of leaky to label are in its test part, too; accuracies"
     assert note in out
-    gal = [
-        *DEMO,
-        "--image-size",
-        "8",
-        "--strategy",
-        "GALOT",
-        "--mode",
-        "gal",
-        "--generator",
-        "tiny",
-    ]
+    gal = [*DEMO, "--image-size", "8", "--strategy", "GALOT", "--mode", "gal"]
+    gal += ["--generator", "tiny"]
     for flags in ([*args, "--dataset", photos], [*gal, "--dry-run", "--dataset", own]):
         assert main([*map(str, flags), "--output", str(tmp_path / "r")]) == 0
         assert "in its test part" not in capsys.readouterr().out

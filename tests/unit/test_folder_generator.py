@@ -149,12 +149,6 @@ def test_a_file_that_is_no_image_is_named_before_anything_runs(spoiled):
     assert "\n" not in str(caught.value) and str(caught.value).count(str(file)) == 1
 
 
-def test_a_folder_without_a_path_is_not_the_current_one():
-    """Before, it was."""
-    with pytest.raises(UserError, match="--generator folder: has no path: write folder:PATH"):
-        FolderGenerator.at("")
-
-
 def test_what_does_not_fit_the_classes(folder):
     with pytest.raises(UserError, match="no images of 1 of the 2 classes of pets; for 'dig'.*dog"):
         FolderGenerator.at(folder).check_classes(("great cat", "dig"), "pets")

@@ -9,7 +9,15 @@ from PIL import Image
 
 from deepal_galot import images
 from deepal_galot.errors import UserError
-from deepal_galot.images import fit_to, image_files, load_image, to_uint8, to_unit_float
+from deepal_galot.images import (
+    check_opens,
+    fit_to,
+    image_files,
+    load_image,
+    read_image,
+    to_uint8,
+    to_unit_float,
+)
 
 
 def test_downsizing_is_antialiased():
@@ -82,3 +90,14 @@ def test_files_are_read_in_any_mode_and_bad_ones_named(tmp_path):
     (tmp_path / "c.png").write_bytes(b"not a picture")
     with pytest.raises(UserError, match=r"c\.png: cannot be read as an image"):
         load_image(tmp_path / "c.png", (8, 8, 1))
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_very_large_image_is_opened_without_a_warning(tmp_path, monkeypatch):
+    """Before, Pillow's was printed: it comes with the opening."""
+    file = tmp_path / "a.png"
+    Image.new("L", (10, 10)).save(file)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60)
+    assert read_image(file).shape == (10, 10, 1)
+    with file.open("rb") as stream:
+        check_opens(stream)

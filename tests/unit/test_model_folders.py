@@ -281,7 +281,8 @@ def test_a_trial_step_refuses_no_scheduler_that_works(fields):
             refused.add(kind.__name__)
             assert re.search("rediction.type|torchsde", str(error)), error
     assert torch.equal(before, torch.get_rng_state())
-    assert refused <= {"DPMSolverSDEScheduler"} or "prediction_type" in fields
+    beyond = refused - {"DPMSolverSDEScheduler"}  # which needs a further library
+    assert bool(beyond) == ("prediction_type" in fields)
 
 
 def notes(model, *strategies, **flags):
@@ -395,10 +396,13 @@ def test_a_text_encoder_without_the_pooler_that_nobody_reads(model):
         intermediate_size=8, vocab_size=clip["vocab_size"],
         max_position_embeddings=clip["max_position_embeddings"],
     )  # fmt: skip
-    BertModel(config).save_pretrained(model / "text_encoder")
+    bert = BertModel(config).eval()
+    bert.save_pretrained(model / "text_encoder")
     file = model / TENSORS["text_encoder"]
     kept = {k: v for k, v in load_file(file).items() if not k.startswith("pooler.")}
     save_file(kept, file, metadata={"format": "pt"})
     edit(model / "model_index.json", text_encoder=["transformers", "BertModel"])
-    ours = DiffusionGenerator.at(model)(small_config(), CPU)
-    assert torch.equal(ours.encode(["two"]), ours.encode(["two"]))
+    tokenizer = load(model, ["tokenizer"]).tokenizer
+    tokens = tokenizer("two", padding="max_length", max_length=tokenizer.model_max_length)
+    ours = DiffusionGenerator.at(model)(small_config(), CPU).encode(["two"])
+    torch.testing.assert_close(ours, bert(torch.tensor([tokens.input_ids]))[0].detach())

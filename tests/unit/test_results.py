@@ -40,7 +40,7 @@ def test_layout_and_round_trip(tmp_path):
 
 
 def test_rows_are_checked_in_one_reading_of_the_seals(tmp_path, monkeypatch):
-    """Before, once a row: recording the thousandth round took a second."""
+    """Before, once a row, so that the time of a run grew with the square of its rounds."""
     folder, read, known = create(tmp_path, n_rounds=19), [], seals.Seals.known
     for round in range(20):
         folder.append({"round": round})
