@@ -14,7 +14,7 @@ from torch import Tensor
 from .device import float64
 
 CHUNK = 2**22  # elements of a distance block: 16 MB of float32
-DistanceTo = Callable[[int], Tensor]  # index -> squared distances [N] from that point
+DistanceTo = Callable[[Tensor], Tensor]  # index [1] -> squared distances [N] from that point
 
 
 def k_center(points: Tensor, centers: Tensor, n: int) -> Tensor:
@@ -40,41 +40,34 @@ def k_center(points: Tensor, centers: Tensor, n: int) -> Tensor:
     return chosen
 
 
-def kmeans_plus_plus(distance_to: DistanceTo, first: int, n: int) -> Tensor:
+def kmeans_plus_plus(distance_to: DistanceTo, first: Tensor, n: int) -> Tensor:
     """k-means++ seeding: the next point is drawn with probability in proportion to D², the squared
     distance to the nearest chosen point. When every D² is 0, it is drawn uniformly from the rest.
 
     Arthur & Vassilvitskii 2007.
 
     Args:
-        distance_to: index -> [N] squared distances.
-        first: the first choice.
+        distance_to: index [1] -> [N] squared distances.
+        first: [1] int64, the first choice, on the points' device.
         n: how many to choose, at most N.
 
     Returns:
-        [n] int64 distinct indices in the order of choice, on the CPU.
+        [n] int64 distinct indices in the order of choice, on the points' device.
     """
-    chosen = [first]
-    nearest = distance_to(first).clone()
-    nearest[first] = 0.0
-    while len(chosen) < n:
-        cumulative = float64(nearest).cumsum(0)
-        if cumulative[-1] <= 0:
-            cumulative = _rest(chosen, cumulative).cumsum(0)
+    chosen, nearest = [first], distance_to(first).clone()
+    rest = torch.ones_like(nearest)  # 1.0 for each point that is not chosen
+    draws = torch.rand(max(0, n - 1), dtype=torch.float64).to(float64(nearest).device)
+    # An index stays a 1-element tensor, so the CPU does not wait for the GPU.
+    for u in draws.unbind():
+        nearest.index_fill_(0, chosen[-1], 0.0)
+        rest.index_fill_(0, chosen[-1], 0.0)
+        cumulative = float64(torch.where(nearest.amax() > 0, nearest, rest)).cumsum(0)
         # rand ≤ 1 - 2⁻⁵³, so the product rounds below the total and the point found has a weight >
         # 0.
-        u = torch.rand((), dtype=torch.float64).to(cumulative) * cumulative[-1]
-        chosen.append(int(torch.searchsorted(cumulative, u, right=True)))
+        found = torch.searchsorted(cumulative, u * cumulative[-1:], right=True)
+        chosen.append(found.to(nearest.device))
         torch.minimum(nearest, distance_to(chosen[-1]), out=nearest)
-        nearest[chosen[-1]] = 0.0
-    return torch.tensor(chosen[:n])
-
-
-def _rest(chosen: list[int], like: Tensor) -> Tensor:
-    """1.0 for each point that is not chosen, 0.0 for the others."""
-    weights = torch.ones_like(like)
-    weights[torch.tensor(chosen, device=like.device)] = 0.0
-    return weights
+    return torch.cat(chosen)[:n]
 
 
 def k_means(points: Tensor, k: int, iterations: int = 100) -> Tensor:
@@ -91,9 +84,9 @@ def k_means(points: Tensor, k: int, iterations: int = 100) -> Tensor:
     """
     mean = points.mean(0)
     points = points - mean
-    first = int(torch.randint(len(points), ()))
-    seeds = kmeans_plus_plus(lambda i: distances(points, points[i]), first, k)
-    centroids, of = points[seeds.to(points.device)].clone(), None
+    first = torch.randint(len(points), (1,)).to(points.device)
+    seeds = kmeans_plus_plus(lambda i: distances(points, points[i][0]), first, k)
+    centroids, of = points[seeds], None
     for _ in range(iterations):
         before, of = of, nearest_center(points, centroids)
         if before is not None and torch.equal(before, of):

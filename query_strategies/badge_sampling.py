@@ -29,8 +29,9 @@ class BadgeSampling(Strategy):
         a = logits.softmax(1) - F.one_hot(logits.argmax(1), logits.shape[1])
         squared_norm = a.square().sum(1) * h.square().sum(1)
 
-        def distance_to(i: int) -> Tensor:
-            product = (a @ a[i]) * (h @ h[i])
+        def distance_to(i: Tensor) -> Tensor:
+            product = (a @ a[i][0]) * (h @ h[i][0])
             return (squared_norm + squared_norm[i] - 2 * product).clamp_min(0)
 
-        return idxs[kmeans_plus_plus(distance_to, int(squared_norm.argmax()), n).numpy()]
+        largest = squared_norm.argmax()[None]
+        return idxs[kmeans_plus_plus(distance_to, largest, n).cpu().numpy()]

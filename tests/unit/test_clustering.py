@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from deepal_galot.clustering import k_center, k_means, kmeans_plus_plus, principal_components
 from no_float64 import device_without_float64
@@ -24,6 +25,10 @@ def matrices(draw):
     return draw(arrays("float32", (n, n), elements=distances)), draw(st.integers(0, n))
 
 
+def rows_of(matrix):
+    return lambda i: torch.from_numpy(matrix)[i][0]
+
+
 @given(matrices(), st.data())
 @settings(max_examples=300, deadline=None)
 def test_seeds_are_distinct_and_in_range(case, data):
@@ -31,7 +36,7 @@ def test_seeds_are_distinct_and_in_range(case, data):
     first = data.draw(st.integers(0, len(matrix) - 1))
     torch.manual_seed(data.draw(st.integers(0, 2**32)))
     before = matrix.copy()
-    chosen = kmeans_plus_plus(lambda i: torch.from_numpy(matrix[i]), first, n).tolist()
+    chosen = kmeans_plus_plus(rows_of(matrix), torch.tensor([first]), n).tolist()
     assert len(chosen) == len(set(chosen)) == n and set(chosen) <= set(range(len(matrix)))
     assert n == 0 or chosen[0] == first
     assert (matrix == before).all()
@@ -42,7 +47,7 @@ def test_seeds_are_distinct_and_in_range(case, data):
 def test_a_point_at_a_distance_goes_before_one_at_none(case):
     """Points of weight 0 are drawn only once no other is left."""
     matrix, n = case
-    chosen = kmeans_plus_plus(lambda i: torch.from_numpy(matrix[i]), 0, n).tolist()
+    chosen = kmeans_plus_plus(rows_of(matrix), torch.tensor([0]), n).tolist()
     nearest = matrix[0].copy()
     for k, i in enumerate(chosen[1:], 1):
         nearest[chosen[:k]] = 0
@@ -55,9 +60,9 @@ def test_a_point_at_a_distance_goes_before_one_at_none(case):
 def test_the_ends_of_the_unit_interval(monkeypatch, u, scale):
     """The smallest and the largest number that can be drawn: weights of 0 first, between and last,
     of the smallest and the largest size; what is drawn has a weight above 0."""
-    monkeypatch.setattr(torch, "rand", lambda *_, dtype: torch.tensor(u, dtype=dtype))
+    monkeypatch.setattr(torch, "rand", lambda n, dtype: torch.full((n,), u, dtype=dtype))
     distances = torch.tensor([0, 0, 1, 0, 1, 0, 0]) * scale
-    chosen = kmeans_plus_plus(lambda i: distances, 0, 7).tolist()
+    chosen = kmeans_plus_plus(lambda i: distances, torch.tensor([0]), 7).tolist()
     assert sorted(chosen[1:3]) == [2, 4] and sorted(chosen) == list(range(7))
 
 
@@ -77,10 +82,30 @@ def test_a_device_without_float64_chooses_the_same():
 
     def answers(points, gaps):
         torch.manual_seed(1)
-        seeds = kmeans_plus_plus(lambda i: gaps[i], 0, 30)
-        return seeds, k_means(points, 4).cpu(), principal_components(points, 2).cpu()
+        seeds = kmeans_plus_plus(lambda i: gaps[i][0], torch.tensor([0]).to(gaps.device), 30)
+        return seeds.cpu(), k_means(points, 4).cpu(), principal_components(points, 2).cpu()
 
     expected = answers(points, gaps)
     with device_without_float64() as device:
         found = answers(points.to(device), gaps.to(device))
     assert all(map(torch.equal, found, expected))
+
+
+class _Reads(TorchDispatchMode):
+    """Counts how often a number of a tensor is read, for which the CPU waits for a GPU."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func._schema.name == "aten::_local_scalar_dense"
+        return func(*args, **kwargs or {})
+
+
+def test_seeding_never_waits_for_the_device():
+    """Neither while distances are left nor afterwards, among duplicates."""
+    points = torch.randn(40, 5, generator=torch.Generator().manual_seed(0))
+    points[20:] = points[:20]
+    gaps = torch.cdist(points, points)
+    with _Reads() as reads:
+        kmeans_plus_plus(lambda i: gaps[i][0], torch.tensor([0]), 30)
+    assert reads.count == 0
