@@ -239,11 +239,14 @@ def compare(folders: Sequence[RunFolder]) -> list[Comparison]:
 
 def of_exhibit(exhibit: Exhibit, folders: Sequence[RunFolder]) -> Comparison | None:
     """The arms of an exhibit that have finished runs, each run once; None if none has."""
+    labels: dict[str, str] = {}
+    for arm in exhibit.arms:
+        labels.setdefault(arm.folder, arm.label)
     curves = []
-    for arm in {arm.folder: arm for arm in reversed(exhibit.arms)}.values():
-        runs = [f for f in folders if f.method == arm.folder and has_accuracy(f)]
+    for method, label in labels.items():
+        runs = [f for f in folders if f.method == method and has_accuracy(f)]
         if runs:
-            curves.insert(0, _curve(arm.label, runs))
+            curves.append(_curve(label, runs))
     if not curves:
         return None
     shared = _shared_settings([curve.folders[0] for curve in curves])

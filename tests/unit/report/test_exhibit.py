@@ -110,6 +110,13 @@ def test_an_exhibit_names_what_is_missing_or_twice(tmp_path):
     assert "no finished run of b" in lines and "one and the same run as a: c" in lines
 
 
+def test_an_arm_that_is_twice_stands_where_it_is_first(tmp_path):
+    runs = [finished(tmp_path, [0.5, 0.6], lr=lr) for lr in (0.1, 0.2)]
+    arms = [("a", None), ("b", None), ("a again", None)]
+    _, comparison = exhibit_of(tmp_path, [*runs, runs[0]], arms)
+    assert [c.label for c in comparison.curves] == ["a", "b"]
+
+
 def test_runs_of_an_exhibit_stand_in_no_other_table_until_one_joins_them(tmp_path):
     runs = [finished(tmp_path, [0.5, 0.6]), finished(tmp_path, [0.6, 0.7], strategy="GAAL")]
     exhibit, _ = exhibit_of(tmp_path, runs, [("a", None), ("b", None)])
