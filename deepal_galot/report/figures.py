@@ -274,7 +274,7 @@ def bars(table: Table) -> Figure:
 
 def matrix(table: Table) -> Figure:
     """A table of percentages as shades with their numbers."""
-    names = row_names([name for name in table.header[1:] if name != "n"])
+    names = row_names(table.shares)
     row_labels = row_names([row[0].text for row in table.rows])
     above, beside = (max(map(_width, texts)) for texts in (names, row_labels))
     # Slanted lines of a name stand side by side.

@@ -169,10 +169,10 @@ def _table(table: Table, key: str) -> str:
         f'<th scope="col">{f"<button>{_label(h)}</button>" if sortable else _label(h)}</th>'
         for h in table.header
     )
-    shaded = [table.name in MATRICES and name != "n" for name in table.header]
+    n_shaded = len(table.shares) if table.name in MATRICES else 0
     rows = []
     for first, *cells in table.rows:
-        html = "".join(map(_cell, cells, shaded[1:]))
+        html = "".join(_cell(cell, j < n_shaded) for j, cell in enumerate(cells))
         name = f"<div>{_label(first.text.strip())}</div>"
         rows.append(f'<tr><th scope="row">{name}</th>{html}</tr>')
     caption = table.title

@@ -17,9 +17,10 @@ from ..results import RunFolder
 from .comparison import Comparison, has_accuracy
 from .gallery import Gallery, galleries_of
 from .statistics import LEAST_SEEDS
-from .tables import Cell, Table, mean_cell, mean_over
+from .tables import BY_CLASS_END, Cell, Table, mean_cell, mean_over
 
 JUDGED = 1000  # images of a run at most, the first of each class
+EVERYTHING = -2  # the column of all classes, which may themselves be called "all"
 COLUMNS = 20  # more classes than that have no column of their own
 
 
@@ -98,11 +99,10 @@ def _judged(gallery: Gallery, judge: Judge) -> tuple[np.ndarray, np.ndarray]:
 def by_template(table: Table, galleries: Sequence[Gallery]) -> dict[str, dict[float, float]]:
     """The paper's Figure 4: template -> ε -> % of images that are what their text says."""
     configs = {g.label: g.folder.config for g in galleries}
-    everything = table.header.index("all")
     shares: dict[str, dict[float, float]] = {}
     for row in table.rows:
         config = configs[row[0].text]
-        shares.setdefault(config.template, {})[config.epsilon] = row[everything].value
+        shares.setdefault(config.template, {})[config.epsilon] = row[EVERYTHING].value
     return {template: dict(sorted(of.items())) for template, of in shares.items()}
 
 
@@ -133,7 +133,7 @@ def accuracy_by_class(
         by_class = [_percent([right[y == k]]) for k in range(len(names))]
         everything = _percent([of_run for _, of_run in runs])
         lines.append((Cell(label), *by_class, everything, Cell(f"{len(y):,}", len(y))))
-    return Table(name, title, ("images of", *names, "all", "n"), tuple(lines))
+    return Table(name, title, ("images of", *names, *BY_CLASS_END), tuple(lines))
 
 
 def _percent(runs: Sequence[np.ndarray]) -> Cell:

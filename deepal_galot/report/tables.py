@@ -21,6 +21,7 @@ from .statistics import (
     win_shares,
 )
 
+BY_CLASS_END = ("all", "n")  # last columns of a table by class: its mean, and a count
 UNEVEN = 0.005  # balanced accuracy is shown where it is so far from accuracy
 
 
@@ -63,6 +64,12 @@ class Table:
     def has_numbers(self) -> bool:
         """Whether any cell beside the rows' names is a number."""
         return any(cell.value is not None for _, *cells in self.rows for cell in cells)
+
+    @property
+    def shares(self) -> tuple[str, ...]:
+        """Of a table of percentages the names of their columns, which follow the rows' names. What
+        ends a table by class is told by its place, since a class may be called "n", too."""
+        return self.header[1:-1] if self.header[-2:] == BY_CLASS_END else self.header[1:]
 
 
 def mean_over(what: str, rows: Sequence[Sequence[Cell]]) -> str:

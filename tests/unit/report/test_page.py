@@ -24,6 +24,7 @@ from deepal_galot.report.exhibit import Exhibit
 from deepal_galot.report.figures import INK, new_figure, render
 from deepal_galot.report.gallery import ProbeImages
 from deepal_galot.report.page import _table, inline_svg, page
+from deepal_galot.report.pseudo_labels import accuracy_by_class, by_template
 from deepal_galot.report.section import Picture, make_section
 from deepal_galot.report.tables import Cell, Table
 from finished_runs import runs
@@ -323,3 +324,17 @@ def test_a_drawing_takes_the_colour_of_the_page(two_sections):
     assert not {"metadata", "style"} & set(re.findall(r"<(\w+)", inline))
     assert 'aria-label="what &quot;it&quot; shows"' in inline
     assert "xmlns" not in inline and "<svg viewBox=" in inline
+
+
+def test_classes_may_be_called_like_the_last_columns():
+    """Of classes "n" and "all" the numbers stand under their own names, and the count is none."""
+    y, right = np.array([0, 0, 1, 1]), np.array([True, True, False, True])
+    table = accuracy_by_class("pseudo_labels", "", [("GALOT", [(y, right)])], ("n", "all"))
+    assert table.header == ("images of", "n", "all", "all", "n")
+    axes = figures.matrix(table).axes[0]
+    assert [x.get_text() for x in axes.get_xticklabels()] == ["n", "all", "all"]
+    assert [x.get_text() for x in axes.texts] == ["100", "50", "75"]
+    assert re.findall(r"--share:(.*?)\"", _table(table, "key")) == ["1.00", "0.50", "0.75"]
+    config = SimpleNamespace(template="{label}", epsilon=0.5)
+    gallery = SimpleNamespace(label="GALOT", folder=SimpleNamespace(config=config))
+    assert by_template(table, [gallery]) == {"{label}": {0.5: 75.0}}
