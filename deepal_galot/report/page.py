@@ -400,7 +400,7 @@ def _tile(pixels: np.ndarray, alt: str) -> str:
     """[H, W, C] uint8 image, enlarged by a whole number if it is small."""
     height, width, channels = pixels.shape
     if width > WIDEST:
-        height, width = round(height * WIDEST / width), WIDEST
+        height, width = max(1, round(height * WIDEST / width)), WIDEST
         pixels = resize_image(pixels, (height, width, channels))
     times = max(1, round(TILE / width))
     size = f'width="{times * width}" height="{times * height}"'

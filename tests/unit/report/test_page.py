@@ -23,7 +23,7 @@ from deepal_galot.report.comparison import compare
 from deepal_galot.report.exhibit import Exhibit
 from deepal_galot.report.figures import INK, new_figure, render
 from deepal_galot.report.gallery import ProbeImages
-from deepal_galot.report.page import _table, inline_svg, page
+from deepal_galot.report.page import _table, _tile, inline_svg, page
 from deepal_galot.report.pseudo_labels import accuracy_by_class, by_template
 from deepal_galot.report.section import Picture, make_section
 from deepal_galot.report.tables import Cell, Table
@@ -338,3 +338,7 @@ def test_classes_may_be_called_like_the_last_columns():
     config = SimpleNamespace(template="{label}", epsilon=0.5)
     gallery = SimpleNamespace(label="GALOT", folder=SimpleNamespace(config=config))
     assert by_template(table, [gallery]) == {"{label}": {0.5: 75.0}}
+
+
+def test_a_very_wide_image_is_still_a_pixel_high():
+    assert 'width="64" height="1"' in _tile(np.zeros((8, 2048, 1), np.uint8), "")
