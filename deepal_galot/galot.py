@@ -111,15 +111,17 @@ class TextState:
     @property
     def measures(self) -> dict[str, float]:
         """Columns of a round's row: how far the ascent moved the texts and to which score, means
-        over texts and probes. Empty where ε is 0."""
+        over texts and over the probes with two finite scores. Empty where ε is 0; without scores if
+        no probe has two."""
         if self.epsilon == 0:
             return {}
-        before, after = self.probe_score.double().mean((1, 2)).tolist()
+        scores = self.probe_score.double().flatten(1)
+        scores = scores[:, scores.isfinite().all(0)]
+        names = ("score_before", "score_after") if scores.numel() else ()
         return {
             "distance": self.ascent_distance[-1].double().mean().item(),
             "arrived_distance": self.arrived_distance.double().mean().item(),
-            "score_before": before,
-            "score_after": after,
+            **dict(zip(names, scores.mean(1).tolist(), strict=False)),
             "ascent_failed": int(self.ascent_failed),
         }
 

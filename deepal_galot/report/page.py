@@ -384,7 +384,7 @@ def _images_cell(probe: ProbeImages, k: int, names: Sequence[str], seen: np.ndar
         pairs.append(f'<span class="pair">{"".join(html)}</span>')
     before, after = probe.scores[:, k, :SHOWN].mean(1)
     score = ""
-    if not np.isnan(before):
+    if np.isfinite([before, after]).all():
         numbers = f"{before:.4g} → {after:.4g}".replace("-", "−")
         score = f'<span class="quiet">score</span> {numbers}'
     return f'<td><div class="tiles">{"".join(pairs)}</div>{score}</td>'

@@ -221,6 +221,12 @@ def test_the_row_says_what_the_ascent_did(fake_generator, tmp_path):
     measures = dataclasses.replace(state, probe_score=scores).measures
     names = ("score_before", "score_after", "ascent_failed")
     assert [measures[name] for name in names] == [0, 1, 1]
+    # An image that overflows after the ascent leaves both of its pair out.
+    scores = torch.tensor([[[0.0, 4.0]], [[1.0, torch.nan]]])
+    measures = dataclasses.replace(state, probe_score=scores).measures
+    assert [measures[name] for name in names] == [0, 1, 1]
+    measures = dataclasses.replace(state, probe_score=scores[:, :, 1:]).measures
+    assert "score_before" not in measures and measures["distance"] > 0
 
 
 def test_other_epsilons_are_other_images_where_each_has_a_text_of_its_own(fake_generator, tmp_path):
