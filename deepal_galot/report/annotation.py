@@ -22,8 +22,7 @@ import numpy as np
 
 from ..errors import UserError, said
 from ..images import png_bytes
-from .comparison import Comparison
-from .gallery import Gallery, gallery_of
+from .gallery import Gallery
 from .html import asset, csp_hash, data_uri
 from .pseudo_labels import accuracy_by_class
 from .tables import Cell, Table
@@ -166,7 +165,7 @@ def _wrong(content: Any) -> str:
 # -- their table ---------------------------------------------------------------------------------
 
 
-def marked_table(comparison: Comparison, annotations: Sequence[Annotation]) -> Table | None:
+def marked_table(galleries: Sequence[Gallery], annotations: Sequence[Annotation]) -> Table | None:
     """The paper's Table 9: a row for each method of which images were marked, None without any.
 
     A cell is the share of marks that say yes, every person's mark of every image; n counts the
@@ -174,7 +173,7 @@ def marked_table(comparison: Comparison, annotations: Sequence[Annotation]) -> T
 
     Methods whose images are gone from the image store have no row.
     """
-    galleries = [g for g in map(gallery_of, comparison.curves) if g is not None and g.kept]
+    galleries = [gallery for gallery in galleries if gallery.kept]
     made = [_classes_by_id(gallery) for gallery in galleries]
     known = set().union(*made)
     people = _people(annotations, known)

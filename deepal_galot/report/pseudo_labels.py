@@ -74,12 +74,19 @@ def find_judge(comparison: Comparison, folders: Sequence[RunFolder]) -> Judge | 
     return None if first is None else Judge(first)
 
 
-def judged_table(comparison: Comparison, judge: Judge) -> Table | None:
+def judged_table(
+    comparison: Comparison, judge: Judge, read: Sequence[Gallery] = ()
+) -> Table | None:
     """A row for each method of which generated images are still there: how often the judge sees the
-    pseudo-label, in all its runs."""
-    rows, shown = [], None
+    pseudo-label, in all its runs.
+
+    Args:
+        read: galleries of some of these runs, whose images are kept in memory anyway.
+    """
+    rows, shown, known = [], None, {gallery.folder.path: gallery for gallery in read}
     for curve in comparison.curves:
-        galleries = [g for g in galleries_of(curve) if g.kept]
+        galleries = [known.get(g.folder.path, g) for g in galleries_of(curve)]
+        galleries = [g for g in galleries if g.kept]
         if galleries:
             shown = shown or galleries[0]
             rows.append((curve.label, [_judged(gallery, judge) for gallery in galleries]))

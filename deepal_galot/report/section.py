@@ -100,8 +100,8 @@ def make_section(
     """
     galleries = tuple(filter(None, map(gallery_of, comparison.curves)))
     judge = find_judge(comparison, folders) if galleries else None
-    judged = judged_table(comparison, judge) if judge else None
-    marked = marked_table(comparison, marks) if marks else None
+    judged = judged_table(comparison, judge, galleries) if judge else None
+    marked = marked_table(galleries, marks) if marks else None
     moved = text_table(comparison)  # the last, since the images come next
     tables = [*tables_of(comparison, targets), *filter(None, (overall, judged, marked, moved))]
     kind, lines = "curves", statements(comparison)

@@ -165,7 +165,7 @@ def test_a_browser_that_keeps_nothing_says_so(opened, tmp_path):
     assert place(page)[0] == 3 and len(saved(page, tmp_path).marks) == 2
 
 
-def test_to_the_end_by_two_people_and_into_the_table(opened, tmp_path, comparison, galleries):
+def test_to_the_end_by_two_people_and_into_the_table(opened, tmp_path, galleries):
     rng, said = np.random.default_rng(0), []
     for name in ("Ann", "Ben"):
         page = opened()
@@ -179,7 +179,7 @@ def test_to_the_end_by_two_people_and_into_the_table(opened, tmp_path, compariso
         assert "--report --annotations annotations.json" in page.inner_text("pre")
         assert page.evaluate("document.activeElement.id") == "done"
         assert saved(page, tmp_path, f"{name}.json").annotator == name
-    table = marked_table(comparison, read_marks([tmp_path / "Ann.json", tmp_path / "Ben.json"]))
+    table = marked_table(galleries, read_marks([tmp_path / "Ann.json", tmp_path / "Ben.json"]))
     for row, gallery in zip(table.rows, galleries, strict=True):
         x, y = gallery.training_images()
         first = [i for k in range(10) for i in np.flatnonzero(y == k)[:N]]

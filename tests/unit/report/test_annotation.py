@@ -8,7 +8,6 @@ import tempfile
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +16,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from deepal_galot.errors import UserError
-from deepal_galot.report import annotation
 from deepal_galot.report.annotation import (
     Annotation,
     annotation_page,
@@ -56,13 +54,6 @@ class Made:
 
 def id_of(value, name, shape=(2, 3, 1)):
     return image_id(np.full(shape, value, np.uint8), name)
-
-
-@pytest.fixture
-def compared(monkeypatch):
-    """Makes a comparison of methods that made images; the others' gallery is None."""
-    monkeypatch.setattr(annotation, "gallery_of", lambda curve: curve)
-    return lambda *made: SimpleNamespace(curves=made)
 
 
 class Read(HTMLParser):
@@ -279,14 +270,12 @@ def test_a_file_named_twice_is_one_persons(tmp_path, monkeypatch):
 # -- the table -----------------------------------------------------------------------------------
 
 
-def test_one_persons_table_by_hand(compared):
-    comparison = compared(
-        Made("one", (1, 2, 3, 4), (0, 0, 0, 1)), Made("two", (1, 5, 6), (0, 0, 1)), None
-    )
+def test_one_persons_table_by_hand():
+    made = [Made("one", (1, 2, 3, 4), (0, 0, 0, 1)), Made("two", (1, 5, 6), (0, 0, 1))]
     marks = {id_of(1, "cat"): True, id_of(2, "cat"): False, id_of(3, "cat"): False,
              id_of(4, "dog"): True, id_of(5, "cat"): True, id_of(6, "dog"): False,
              "f" * 16: True}  # fmt: skip
-    table = marked_table(comparison, [Annotation("A", marks)])
+    table = marked_table(made, [Annotation("A", marks)])
     assert table.name == "annotated"
     assert table.title == (
         "% of generated images that are what their text says, judged by a person"
@@ -297,13 +286,11 @@ def test_one_persons_table_by_hand(compared):
     assert [row[4].value for row in table.rows] == [4, 3]
 
 
-def test_two_persons_table_by_hand(compared):
-    comparison = compared(
-        Made("one", (1, 2, 3), (0, 0, 1)), Made("two", (1, 4), (0, 1)), Made("no", (9,), (0,))
-    )
+def test_two_persons_table_by_hand():
+    made = [Made("one", (1, 2, 3), (0, 0, 1)), Made("two", (1, 4), (0, 1)), Made("no", (9,), (0,))]
     a = {id_of(1, "cat"): True, id_of(2, "cat"): True, id_of(4, "dog"): False}
     b = {id_of(1, "cat"): True, id_of(2, "cat"): False, id_of(3, "dog"): True}
-    table = marked_table(comparison, [Annotation("A", a), Annotation("B", b)])
+    table = marked_table(made, [Annotation("A", a), Annotation("B", b)])
     # of method one: 1 yes yes, 2 yes no, 3 yes; of method two: 1 yes yes, 4 no
     assert texts(table) == [["one", "75", "100", "80", "3"], ["two", "100", "0", "67", "2"]]
     assert table.title == (
@@ -312,47 +299,44 @@ def test_two_persons_table_by_hand(compared):
     )
 
 
-def test_files_under_one_name_are_one_persons(compared):
-    comparison = compared(Made("one", (1, 2), (0, 1)))
+def test_files_under_one_name_are_one_persons():
+    made = [Made("one", (1, 2), (0, 1))]
     first, second = {id_of(1, "cat"): True}, {id_of(1, "cat"): False, id_of(2, "dog"): True}
     files = [Annotation("A", first), Annotation("A", second)]
-    table = marked_table(comparison, files)
+    table = marked_table(made, files)
     assert texts(table) == [["one", "0", "100", "50", "2"]] and table.title.endswith("by a person")
-    table = marked_table(comparison, [Annotation("", a.marks) for a in files])
+    table = marked_table(made, [Annotation("", a.marks) for a in files])
     assert texts(table) == [["one", "50", "100", "67", "2"]]
     assert "by 2 people; on 0 % of the 1 images" in table.title
 
 
-def test_identical_images_of_one_method_count_once(compared):
+def test_identical_images_of_one_method_count_once():
     table = marked_table(
-        compared(Made("one", (1, 1, 1, 2), (0, 0, 0, 0))),
+        [Made("one", (1, 1, 1, 2), (0, 0, 0, 0))],
         [Annotation("", {id_of(1, "cat"): True, id_of(2, "cat"): False})],
     )
     assert texts(table) == [["one", "50", "", "50", "2"]]
 
 
-def test_no_table_without_marks_of_these_images(compared):
-    comparison = compared(Made("one", (1,), (0,)))
+def test_no_table_without_marks_of_these_images():
+    made = [Made("one", (1,), (0,))]
     marks = {id_of(1, "dog"): True, id_of(1, "cat", (3, 2, 1)): True}
     for annotations in ([], [Annotation("A", {})], [Annotation("A", marks)]):
-        assert marked_table(comparison, annotations) is None
-    assert marked_table(compared(None), [Annotation("A", marks)]) is None
-    assert marked_table(compared(), [Annotation("A", marks)]) is None
+        assert marked_table(made, annotations) is None
+    assert marked_table([], [Annotation("A", marks)]) is None
 
 
 @given(st.data())
 def test_any_table_equals_counting_one_by_one(data):
     images = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 1)), min_size=1, max_size=6)
     made = [list(data.draw(images)) for _ in range(2)]
-    curves = [Made(str(m), *zip(*of, strict=True)) for m, of in enumerate(made)]
+    galleries = [Made(str(m), *zip(*of, strict=True)) for m, of in enumerate(made)]
     votes = data.draw(st.lists(st.dictionaries(
         st.tuples(st.integers(0, 3), st.integers(0, 1)), st.booleans()), max_size=3))  # fmt: skip
     names = ("cat", "dog")
     annotations = [Annotation("", {id_of(v, names[k]): m for (v, k), m in person.items()})
                    for person in votes]  # fmt: skip
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(annotation, "gallery_of", lambda curve: curve)
-        table = marked_table(SimpleNamespace(curves=curves), annotations)
+    table = marked_table(galleries, annotations)
     expected = []
     for m, of in enumerate(made):
         said = [(k, v, p[v, k]) for v, k in sorted(set(of)) for p in votes if (v, k) in p]

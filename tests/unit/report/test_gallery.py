@@ -2,12 +2,15 @@
 
 import shlex
 import shutil
+from collections import Counter
 
 import numpy as np
 import pytest
 
+from deepal_galot.borrowed_galot import BorrowedGalot
 from deepal_galot.cli import main
 from deepal_galot.errors import UserError
+from deepal_galot.report.annotation import Annotation
 from deepal_galot.report.comparison import compare
 from deepal_galot.report.gallery import ProbeImages, galleries_of, gallery_of, sheet
 from deepal_galot.report.pseudo_labels import Judge
@@ -84,6 +87,21 @@ def test_the_judge_is_the_fully_supervised_run_and_its_table_counts_its_answers(
     assert row[table.header.index("all")].value == pytest.approx(100 * right.mean())
     assert row[table.header.index("three")].value == pytest.approx(100 * right[y == 3].mean())
     assert row[-1].value == len(y) and "trained on all real labels" in table.title
+
+
+def test_a_runs_images_are_read_once_a_section(results, monkeypatch):
+    """Whether they are judged, marked, or only asked about."""
+    folders, read = find_runs(results), Counter()
+    make = BorrowedGalot.make_images
+
+    def counted(self, logits, round):
+        read[self.journal.path] += 1
+        return make(self, logits, round)
+
+    monkeypatch.setattr(BorrowedGalot, "make_images", counted)
+    (comparison,) = compare(folders)
+    make_sections([comparison], folders, marks=[Annotation("A", {"0" * 16: True})])
+    assert set(read.values()) == {1} and len(read) == 4  # the runs that generate
 
 
 def test_the_judge_sees_the_images_of_every_seed(results, tmp_path, monkeypatch):
