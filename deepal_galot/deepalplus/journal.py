@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,10 @@ class TextJournal:
         """Whether the tensors are there, undamaged, and made against the same hash."""
         try:
             with safetensors.safe_open(self._file(name, round), "pt") as opened:
-                return (opened.metadata() or {}).get("against") == self.against
+                stored = opened.metadata() or {}
+            if stored.get("against") != self.against:
+                return False
+            return stored.get("checksum") == _checksum(self.load(name, round))
         except (OSError, safetensors.SafetensorError):
             return False
 
@@ -45,7 +49,7 @@ class TextJournal:
     def save(self, name: str, round: int, tensors: dict[str, Tensor]) -> None:
         """Write a round's tensors."""
         own = {k: v.detach().cpu().clone() for k, v in tensors.items()}  # c may be c0 itself
-        metadata = {"against": str(self.against)}
+        metadata = {"against": str(self.against), "checksum": _checksum(own)}
         atomic_write(self._file(name, round), safetensors.torch.save(own, metadata=metadata))
 
     def _file(self, name: str, round: int) -> Path:
@@ -54,9 +58,19 @@ class TextJournal:
 
 def seen(classifier: nn.Module | None, labeled: np.ndarray) -> str:
     """Forty hex digits over a classifier's state and which images are labeled."""
-    digest = hashlib.sha256(np.packbits(labeled).tobytes())
     state = {} if classifier is None else classifier.state_dict()
-    for name, tensor in state.items():
+    return _digest(state, np.packbits(labeled).tobytes())
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    """Forty hex digits over tensors by name; a file has them in another order."""
+    return _digest(dict(sorted(tensors.items())))
+
+
+def _digest(tensors: Mapping[str, Tensor], start: bytes = b"") -> str:
+    """Forty hex digits over some bytes and over tensors, in their order."""
+    digest = hashlib.sha256(start)
+    for name, tensor in tensors.items():
         digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:40]
 

@@ -266,6 +266,18 @@ def test_texts_made_against_another_classifier_are_not_taken(tmp_path):
     assert not journal.has("text", 0)
 
 
+def test_texts_of_a_damaged_file_are_not_taken(tmp_path):
+    """One flipped bit of a number leaves a file that can be read."""
+    journal = TextJournal(tmp_path)
+    journal.against = seen(None, np.zeros(5, bool))
+    journal.save("text", 0, {"c": torch.ones(2), "a": torch.zeros(3)})
+    assert journal.has("text", 0)
+    file = tmp_path / "text" / "round000.safetensors"
+    data = file.read_bytes()
+    file.write_bytes(data[:-3] + bytes([data[-3] ^ 64]) + data[-2:])
+    assert not journal.has("text", 0)
+
+
 def test_transforms_without_a_gradient_are_refused(host, tmp_path):
     for step in (T.RandomCrop(8), T.ColorJitter(), T.Resize(9, T.InterpolationMode.NEAREST)):
         with pytest.raises(UserError, match="no\\s+gradient|gradient can be taken"):
