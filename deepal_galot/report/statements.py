@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ from .comparison import OWN, Comparison, Curve
 from .exhibit import doubts
 from .statistics import LEAST_SEEDS, PairedDifference, mean_sem, paired_difference
 from .tables import paper_rows, signed, with_error
+
+NUMBERED = re.compile(r"(.*)#[0-9a-f]{4}")  # labels that comparison.py tells apart by a hash
 
 
 def statements(comparison: Comparison) -> list[str]:
@@ -162,9 +165,10 @@ def _twin_lines(curves: Sequence[Curve]) -> list[str]:
     lines = []
     alike: dict[str, list[Curve]] = {}
     for curve in curves:
-        alike.setdefault(curve.label.rpartition("#")[0], []).append(curve)
-    for name, twins in alike.items():
-        if not name or len(twins) < 2:
+        if apart := NUMBERED.fullmatch(curve.label):
+            alike.setdefault(apart[1], []).append(curve)
+    for twins in alike.values():
+        if len(twins) < 2:
             continue
         runs = [twin.folders[0] for twin in twins]
         names = [f.name for f in option_fields()]

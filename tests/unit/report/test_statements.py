@@ -104,6 +104,15 @@ def test_a_control_is_not_asked_for_where_it_would_not_be_shown(tmp_path):
     assert any("is not known" in line for line in statements(compare([run])[0]))
 
 
+def test_a_sign_in_a_template_makes_no_methods_alike(tmp_path):
+    for n in (1, 2):
+        template = f"number #{n} {{label}}"
+        fields = {"strategy": "GALOT", "mode": "al+gal", "template": template}
+        finished(tmp_path, [0.5, 0.6], {"template": template}, **fields)
+    (comparison,) = compare(find_runs(tmp_path))
+    assert not any("played last" in line for line in statements(comparison))
+
+
 def test_methods_that_are_called_alike_are_told_apart(tmp_path):
     """As versions of a plug-in's file are, and runs whose ε rises over more rounds."""
     own = [{"plugin Mine": "a"}, {"plugin Mine": "b"}]
