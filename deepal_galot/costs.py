@@ -22,7 +22,7 @@ from generators.image_store import SHARD
 from generators.prompts import templates
 
 from . import plugins, registry
-from .classifiers.base import Classifier, check_outputs
+from .classifiers.base import Classifier, check_outputs, check_trainable
 from .config import RunConfig
 from .datasets.base import DatasetSpec
 from .errors import UserError, said
@@ -274,7 +274,10 @@ def _counted(
         x = torch.empty(2, channels, height, width)  # BatchNorm needs two
         with FlopCounterMode(display=False) as counted, torch.enable_grad():
             answer = net(x)
-    check_outputs(net, answer, len(x), n_classes)
+        check_outputs(net, answer, len(x), n_classes)
+        check_trainable(net, answer[0])
+        with torch.no_grad():
+            check_outputs(net.eval(), net(x), len(x), n_classes)
     forward, state = counted.get_total_flops() / 2, net.state_dict().values()
     # The backward pass has two products as large as the forward's. FlopCounterMode's own count
     # ignores the groups of depthwise convolutions: for MobileNetV2 it is seven times too high.

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from . import seeding
 from .augmentation import augment, draw
-from .classifiers.base import Classifier, frozen_call
+from .classifiers.base import Classifier, check_outputs, frozen_call
 from .config import RunConfig
 from .device import is_out_of_memory, synchronize
 from .errors import UserError, said
@@ -186,13 +186,15 @@ class Learner:
         one pass over the pool.
 
         Raises:
-            UserError: some are NaN or infinite.
+            UserError: some are NaN or infinite, or have another shape.
         """
         if self._seen is None or self._seen[0] is not data:
             logits = torch.empty(len(data), self.n_classes, device=self.device)
             embeddings = torch.empty(len(data), self.clf.embedding_dim, device=self.device)
             for part, x in self._eval_batches(data):
-                logits[part], embeddings[part] = self._in_eval(self.clf, x)
+                answer = self._in_eval(self.clf, x)
+                check_outputs(self.clf, answer, len(x), self.n_classes)
+                logits[part], embeddings[part] = answer
             self._check_finite(logits, embeddings)
             self._seen = (data, Outputs(logits, embeddings))
         return self._seen[1]

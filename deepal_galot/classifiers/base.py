@@ -74,33 +74,41 @@ class Classifier(nn.Module):
 
 
 def check_outputs(clf: Classifier, answer: object, n: int, n_classes: int) -> None:
-    """Check what `forward` returned for n images with gradients enabled.
+    """Check what `forward` returned for n images, in training or in eval mode.
 
     Raises:
-        UserError: not ([n, n_classes] logits with a gradient, [n, D] embeddings), or the classifier
-            has no embedding_dim.
+        UserError: not ([n, n_classes] logits, [n, D] embeddings), or the classifier has no
+            embedding_dim.
     """
     who = f"the classifier {type(clf).__name__}"
     if not isinstance(getattr(clf, "embedding_dim", None), Integral):
         raise UserError(f"{who} has no `embedding_dim`: the length D of its embeddings, a number")
+    gives = f"{who}: forward gives" if clf.training else f"{who}: in eval mode forward gives"
     pair = isinstance(answer, tuple | list) and len(answer) == 2
     if not pair or not all(isinstance(part, Tensor) for part in answer):
         raise UserError(
-            f"{who}: forward gives {type(answer).__name__}, not a pair (logits [B, K], "
-            f"embedding [B, D])"
-        )
-    if not answer[0].requires_grad:
-        raise UserError(
-            f"{who}: no gradient gets from its logits ({answer[0].dtype}) to a parameter, so there "
-            f"is nothing to train: do not detach or round them, and freeze not all of it"
+            f"{gives} {type(answer).__name__}, not a pair (logits [B, K], embedding [B, D])"
         )
     widths = {"logits": n_classes, "embeddings": clf.embedding_dim}
     for (name, width), part in zip(widths.items(), answer, strict=True):
         if part.shape != (n, width):
             raise UserError(
-                f"{who}: forward gives {name} of shape {list(part.shape)}, not {[n, width]}, of "
-                f"{n} images with {n_classes} classes and embedding_dim {clf.embedding_dim}"
+                f"{gives} {name} of shape {list(part.shape)}, not {[n, width]}, of {n} images "
+                f"with {n_classes} classes and embedding_dim {clf.embedding_dim}"
             )
+
+
+def check_trainable(clf: Classifier, logits: Tensor) -> None:
+    """
+    Raises:
+        UserError: logits of training mode, with gradients enabled, have no gradient.
+    """
+    if not logits.requires_grad:
+        raise UserError(
+            f"the classifier {type(clf).__name__}: no gradient gets from its logits "
+            f"({logits.dtype}) to a parameter, so there is nothing to train: do not detach or "
+            f"round them, and freeze not all of it"
+        )
 
 
 def frozen_call(clf: nn.Module, x: Tensor) -> Any:

@@ -537,6 +537,12 @@ PAIR = "    def forward(self, x):\n        e = self.body(x)\n        return self
 MADE = "    embedding_dim = 64\n    def __init__(self, shape, k):\n"
 
 
+def in_eval(answer: str) -> str:
+    """A network that gives what it should in training only."""
+    forward = PAIR.replace("        return", "        if self.training:\n            return")
+    return f"{MADE}{BODY}{forward}        return {answer}\n"
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -548,6 +554,12 @@ MADE = "    embedding_dim = 64\n    def __init__(self, shape, k):\n"
         (MADE + BODY + PAIR.replace("return self.head(e)", "return self.head(e).detach()"),
          r"no gradient gets from its logits \(torch.float32\)"),
         (MADE + BODY + "        self.requires_grad_(False)\n" + PAIR, "freeze not all of it"),
+        (in_eval("self.head(e)"), "in eval mode forward gives Tensor, not a pair"),
+        (in_eval("None"), "in eval mode forward gives NoneType, not a pair"),
+        (in_eval("self.head(e).mean(0), e"), r"in eval mode .* shape \[10\], not \[2, 10\]"),
+        (in_eval("self.head(e)[:, :1], e"), r"in eval mode .* shape \[2, 1\], not \[2, 10\]"),
+        (in_eval("self.head(e), e[:1]"), r"in eval mode .* shape \[1, 64\], not \[2, 64\]"),
+        (in_eval("self.head(e, 1), e"), "fails: TypeError"),
         (MADE + BODY, "fails: AttributeError: .* no attribute 'neck'"),
         ("    def __init__(self):\n        super().__init__()\n", r"made as Bad\(\(8, 8"),
         (MADE + BODY.replace("        super().__init__()\n", ""), r"bad.py fails: .* \(line 6\)"),

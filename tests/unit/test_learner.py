@@ -312,6 +312,23 @@ def test_outputs_that_are_not_finite_are_an_error(toy, layer, value):
         learner.predict(data)
 
 
+class OfThree(SmallCNN):
+    """Gives one row for more than two images, in eval mode."""
+
+    def forward(self, x):
+        logits, embedding = super().forward(x)
+        n = 1 if len(x) > 2 and not self.training else len(x)
+        return logits[:n], embedding
+
+
+def test_outputs_of_another_shape_are_an_error_at_any_number_of_images(toy):
+    """Once a row was taken for all images of a batch."""
+    learner, data = learner_for(toy, OfThree), labeled(toy, 12)
+    learner.fit(data, 0)
+    with pytest.raises(UserError, match=r"logits of shape \[1, 3\], not \[12, 3\], of 12 images"):
+        learner.outputs(data)
+
+
 def test_the_clock_waits_for_what_the_device_has_to_do(toy, monkeypatch):
     waited, learner = [], learner_for(toy)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: waited.append(device.type))
