@@ -78,14 +78,14 @@ class Learner:
 
     # -- training ----------------------------------------------------------------------------
 
-    def fit(self, data: ImageSet, round: int) -> int:
+    def fit(self, data: ImageSet, round: int, member: int = 0) -> int:
         """Train a freshly initialised classifier and the objective's own modules.
 
-        Uses this round's random streams weights, batches, dropout and network.
+        Uses the random streams weights, batches, dropout and network.
 
         Args:
             data: the training set, at least one image.
-            round: names the random streams.
+            round, member: name the streams, see seeding.py.
 
         Returns:
             The number of optimiser steps.
@@ -93,25 +93,26 @@ class Learner:
         Raises:
             UserError: out of memory, or the fit diverged.
         """
-        self._new_classifier(round)
+        key = (round, member) if member else (round,)
+        self._new_classifier(*key)
         self._set_statistics(data.mean, data.std)
-        self._use_dropout(round)
-        rng = seeding.torch_rng(self.config.seed, "batches", round)
-        with self._said_if_too_large(data), self._seeded("network", round):
+        self._use_dropout(*key)
+        rng = seeding.torch_rng(self.config.seed, "batches", *key)
+        with self._said_if_too_large(data), self._seeded("network", *key):
             x, y = self._on_device(data.X), data.Y.to(self.device)
             training = Training(
                 self.clf, self.objective, self.config, self._normalise, x, y, data.n_generated
             )
             return training.run(rng, self.compiled_from)
 
-    def train(self, data: ImageSet) -> None:
+    def train(self, data: ImageSet, *, member: int = 0) -> None:
         """DeepALPlus's name for a fit outside the rounds; uses round 0's streams."""
-        self.fit(data, round=0)
+        self.fit(data, 0, member)
 
-    def _new_classifier(self, round: int) -> None:
-        """Make a classifier from stream weights(round), so that all strategies start from the same
+    def _new_classifier(self, *key: int) -> None:
+        """Make a classifier from stream weights(key), so that all strategies start from the same
         weights."""
-        with self._seeded("weights", round):
+        with self._seeded("weights", *key):
             self._make_classifier()
 
     def _make_classifier(self) -> None:
@@ -124,14 +125,14 @@ class Learner:
         self.objective.to(self.device)
 
     @contextlib.contextmanager
-    def _seeded(self, stream: str, round: int) -> Iterator[None]:
+    def _seeded(self, stream: str, *key: int) -> Iterator[None]:
         """Seed torch's global generators from a stream. The CPU generator is restored after the
         block."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seeding.derive(self.config.seed, stream, round))
+            torch.manual_seed(seeding.derive(self.config.seed, stream, *key))
             yield
 
-    def _use_dropout(self, round: int) -> None:
+    def _use_dropout(self, *key: int) -> None:
         """Set up head dropout for the fit, if this run's strategy reads head_dropout."""
         if self.config.head_dropout is not None:
             if not isinstance(getattr(self.clf, "head", None), nn.Linear):
@@ -140,7 +141,7 @@ class Learner:
                     f"torch.nn.Linear: give it one (Monte Carlo strategies do without under "
                     f"--mc-noise batchnorm)"
                 )
-            rng = seeding.torch_rng(self.config.seed, "dropout", round)
+            rng = seeding.torch_rng(self.config.seed, "dropout", *key)
             self.objective.dropout = HeadDropout(self.config.head_dropout, rng)
 
     @contextlib.contextmanager

@@ -22,6 +22,7 @@ whatever was drawn before. So order, batching, restarts and other strategies do 
 | image(round, class, index, attempt)   | the noise of one training image                        |
 | folder(round, class)                  | the order in which a folder's images are taken         |
 
+A further network of a round, member m of a committee, has the key (round, m) in place of (round).
 A text is a row of c0: class · templates + template. An image with a text of its own has the stream
 direction(step) of its own seed.
 """

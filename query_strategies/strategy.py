@@ -153,9 +153,16 @@ class Strategy:
             raise ValueError("bought labels cannot be given back")
         self.dataset.label(pos_idxs)
 
-    def train(self, data: ImageSet | None = None) -> None:
-        """Fit the classifier on `data`; default: the current training set."""
-        self.net.train(self.dataset.training_set() if data is None else data)
+    def train(self, data: ImageSet | None = None, *, member: int = 0) -> None:
+        """Fit a new classifier, which takes the place of the current one, on `data`; default: the
+        current training set.
+
+        Args:
+            member: which of a committee. Each starts from weights of its own and has its own order
+                of batches; the same member is the same network again.
+        """
+        data = self.dataset.training_set() if data is None else data
+        self.net.train(data, member=member)
 
     def predict(self, data: ImageSet) -> Tensor:
         """[N] int64 predicted classes."""

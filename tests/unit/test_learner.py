@@ -1,5 +1,7 @@
 """Exactness of the harness: every image in every epoch, no leaks, same bits from the same seed."""
 
+import itertools
+
 import numpy as np
 import pytest
 import safetensors.torch
@@ -16,6 +18,7 @@ from deepal_galot.learner import Learner
 from deepal_galot.pool import Pool
 from deepal_galot.training import Training, split_batches
 from helpers import small_config
+from query_strategies.strategy import Strategy
 
 CPU = torch.device("cpu")
 
@@ -157,6 +160,25 @@ class Noisy(SmallCNN):
 
     def forward(self, x):
         return super().forward(F.dropout(x, 0.5, self.training))
+
+
+@pytest.mark.parametrize("fields", [{}, {"head_dropout": 0.5}])
+def test_members_of_a_committee_differ_and_come_again(toy, fields):
+    """Every training was round 0's: three members of a committee were one network. The first
+    member is what train() alone gives."""
+    strategy = Strategy(Pool(toy), learner := learner_for(toy, **fields), learner.config, {})
+    strategy.dataset.initialize_labels(12, 0)
+    images = strategy.dataset.get_test_data()
+
+    def trained(**which):
+        strategy.train(**which)
+        return strategy.predict_logits(images)
+
+    members = [trained(member=m) for m in (0, 1, 2)]
+    for a, b in itertools.combinations(members, 2):
+        assert (a - b).abs().max() > 1e-3
+    again = [trained(member=2), trained(member=1), trained()]
+    assert all(map(torch.equal, members, reversed(again)))
 
 
 def test_a_network_that_draws_numbers_draws_the_same_ones_again(toy):
