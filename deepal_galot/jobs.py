@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import cache
@@ -23,7 +23,7 @@ import torch
 from tqdm import tqdm
 
 from . import plugins
-from .campaign import Campaign, describe_row, rounds_bar
+from .campaign import Campaign, describe_row, name_of, rounds_bar
 from .errors import UserError
 from .gpu_sharing import side_by_side
 from .plan import Run, make_plan
@@ -63,8 +63,9 @@ def run_at_once(campaign: Campaign, args: argparse.Namespace) -> list[RunFolder]
             pool = ProcessPoolExecutor(jobs, context, _start, (threads, device, 1 / jobs))
         try:
             with ignoring_signals():  # a new process ignores Ctrl-C until `_start`
-                futures = [pool.submit(_play, args, i) for i in left]
-            watch(futures, folders, campaign.plan.runs)
+                runs = campaign.plan.runs
+                futures = [pool.submit(_play, args, i, dict(runs[i].content)) for i in left]
+            watch(futures, folders, runs)
         except BrokenProcessPool:
             raise UserError(
                 f"--jobs {asked}: a process was killed, as happens when memory runs out; the same "
@@ -127,13 +128,26 @@ def _leave_with_the_parent() -> None:
 _campaign: Campaign | None = None  # this process's, made with its first run
 
 
-def _play(args: argparse.Namespace, i: int) -> None:
-    """Play run i of the plan. Errors in plug-ins become one line, for the parent to print."""
+def _play(args: argparse.Namespace, i: int, content: Mapping[str, str]) -> None:
+    """Play run i of the plan. Errors in plug-ins become one line, for the parent to print.
+
+    Args:
+        content: the run's, as the parent has planned it.
+
+    Raises:
+        UserError: it is not what this process finds.
+    """
     global _campaign
     with plugins.plugins_named():
         if _campaign is None:
             _campaign = campaign_anew(args)
         run = _campaign.plan.runs[i]
+        if other := run.other_content(content):
+            raise UserError(
+                f"--jobs {args.jobs}: {' and '.join(other)} of {name_of(run)} came out differently "
+                f"in another process; a data set, model or plug-in must be the same each time that "
+                f"it is loaded"
+            )
         _campaign.play(run, _campaign.open(run))
 
 

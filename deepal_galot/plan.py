@@ -75,6 +75,11 @@ class Run:
     def folder(self, output: Path) -> Path:
         return folder_of(output, self.config, self.content)
 
+    def other_content(self, there: Mapping[str, str]) -> list[str]:
+        """Names of data, weights and plug-ins that are others where the run was planned, too."""
+        names = sorted(there.keys() | self.content.keys())
+        return [k for k in names if self.content.get(k) != there.get(k)]
+
     @property
     def makes_images(self) -> bool:
         """Whether it trains on generated images of its own, not on those of another run."""

@@ -398,12 +398,11 @@ def _check_is_the_same(campaign: Campaign, order: Order) -> None:
         UserError: data, weights or plug-ins are different on this node, or it does not see the
             output folder.
     """
-    for (here, content), (there, theirs), run in zip(
+    for (here, _), (there, theirs), run in zip(
         _runs(campaign), order.runs, campaign.plan.runs, strict=True
     ):
         if here != there:
-            names = theirs.keys() | content.keys()
-            other = sorted(k for k in names if content.get(k) != theirs.get(k)) or ["configuration"]
+            other = run.other_content(theirs) or ["configuration"]
             raise UserError(
                 f"--engine ray: {_node()} has another {' and '.join(other)} for {run.label}; data, "
                 f"models and plug-ins must be the same files on all nodes"

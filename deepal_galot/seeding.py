@@ -5,6 +5,7 @@ whatever was drawn before. So order, batching, restarts and other strategies do 
 
 | stream                                | what it drives                                         |
 |---------------------------------------|--------------------------------------------------------|
+| load                                  | what a data set of one's own draws while it loads      |
 | init_pool                             | the initial labeled set, shared by all strategies      |
 | weights(round)                        | classifier initialisation, shared by all strategies    |
 | batches(round)                        | batch order and augmentation, shared by all strategies |
@@ -35,8 +36,8 @@ import random
 import numpy as np
 import torch
 
-STREAMS = ("init_pool", "weights", "batches", "dropout", "network", "query", "model", "quota",
-           "keep", "chosen", "measured", "ascent", "direction", "probe", "image",
+STREAMS = ("load", "init_pool", "weights", "batches", "dropout", "network", "query", "model",
+           "quota", "keep", "chosen", "measured", "ascent", "direction", "probe", "image",
            "folder")  # fmt: skip
 
 

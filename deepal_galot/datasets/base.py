@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from .. import seeding
 from ..errors import UserError, some_of
 
 MIN_SIDE = 8  # pixels; with fewer, the networks' strides leave no pixel
@@ -227,6 +228,9 @@ class Dataset(ABC):
     def load(self, data_dir: Path) -> DatasetSpec:
         """Read the data set; download it into data_dir if necessary.
 
+        It must give the same arrays each time. Before the call, Python's, NumPy's and torch's
+        global generators are seeded from stream load of seed 0.
+
         Raises:
             UserError: the files are missing and cannot be fetched, or are damaged.
         """
@@ -242,6 +246,7 @@ def load_dataset(cls: type[Dataset], data_dir: Path) -> DatasetSpec:
         inspect.signature(cls.load).bind(None, data_dir)
     except TypeError as error:
         raise UserError(f"{cls.__name__}.load must take (self, data_dir): {error}") from None
+    seeding.seed_globals(0, "load")  # a random split must be the same in each process and command
     spec = cls().load(data_dir)
     if not isinstance(spec, DatasetSpec):
         raise UserError(f"{cls.__name__}.load gave {str(spec)[:200]!r}, not a DatasetSpec")

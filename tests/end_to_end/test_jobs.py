@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -63,6 +64,26 @@ def test_runs_at_once_have_the_rows_they_have_alone(tmp_path, capsys):
     assert image_hashes(tmp_path / "1") == image_hashes(tmp_path / "2")
     assert main([*args, "--jobs", "2", "--output", str(tmp_path / "2")]) == 0
     assert capsys.readouterr().err.count(" labels + ") == 0  # all of it is there
+
+
+def test_data_that_come_out_differently_in_each_process(tmp_path):
+    """Once a run was played under another address, and the report found none finished."""
+    file = tmp_path / "unlike.py"
+    file.write_text(
+        "import numpy as np\n"
+        "from deepal_galot.datasets.base import Dataset, DatasetSpec\n"
+        "class Unlike(Dataset):\n"
+        "    class_names = ('a', 'b')\n"
+        "    def load(self, data_dir):\n"
+        "        x = np.random.default_rng().integers(0, 255, (40, 8, 8, 1), np.uint8)\n"
+        "        y = np.arange(40) % 2\n"
+        "        return DatasetSpec('Unlike', x, y, x[:9], y[:9], self.class_names, (.5,), (.3,))\n"
+    )
+    args = ["--plugin", file, "--dataset", "Unlike", "--strategy", "RandomSampling", "--jobs", 2]
+    done = run_benchmark(*QUICK, *args, "--seeds", 0, 1, "--output", tmp_path / "o", check=False)
+    said = "error: --jobs 2: data of Unlike RandomSampling seed "
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert re.match(said + r"[01] came out differently", done.stderr.splitlines()[-1])
 
 
 @pytest.mark.usefixtures("no_report")

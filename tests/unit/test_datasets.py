@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.io
+import torch
 import torchvision
 from PIL import Image
 
 from deepal_galot import registry
 from deepal_galot.config import option_fields
 from deepal_galot.datasets import published, tiny_imagenet
-from deepal_galot.datasets.base import pixel_statistics
+from deepal_galot.datasets.base import Dataset, DatasetSpec, load_dataset, pixel_statistics
 from deepal_galot.datasets.tiny_imagenet_words import WORDS
 from deepal_galot.errors import UserError
 from deepal_galot.plugins import load_plugin
@@ -482,6 +483,22 @@ def test_a_channel_that_never_varies_is_not_divided_by_zero():
     x[..., 2] = 7
     mean, std = pixel_statistics(x)
     assert std[2] == 1.0 and std[0] < 1 and mean[2] == pytest.approx(7 / 255)
+
+
+def test_a_random_split_is_the_same_each_time(tmp_path):
+    """Where a `load` draws from the global generators: of it hangs which run a command goes on."""
+
+    class Split(Dataset):
+        class_names = ("a", "b")
+
+        def load(self, data_dir):
+            x = np.random.randint(0, 255, (30, 8, 8, 1)).astype(np.uint8)
+            y = (torch.rand(30) + random.random() > 1).long().numpy()
+            y[:2] = 0, 1
+            return DatasetSpec("Split", x, y, x, y, self.class_names, (0.5,), (0.3,))
+
+    first, second = (load_dataset(Split, tmp_path).content_hash for _ in range(2))
+    assert first == second
 
 
 def test_lists_and_numpys_numbers_are_the_same_data(toy):
