@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .. import registry
-from ..config import TRAINING, RunConfig, fields_of, option_fields
+from ..config import TRAINING, RunConfig, fields_of
 from ..errors import readable
 from ..protocols import resolve
 from ..results import RunFolder, label_of
@@ -171,8 +171,9 @@ def _twin_lines(curves: Sequence[Curve]) -> list[str]:
         if len(twins) < 2:
             continue
         runs = [twin.folders[0] for twin in twins]
-        names = [f.name for f in option_fields()]
-        differ = [n for n in names if len({getattr(run.config, n) for run in runs}) > 1]
+        reads = [run.config.fields_read() for run in runs]  # what else differs changes nothing
+        names = dict.fromkeys(name for read in reads for name in read)
+        differ = [n for n in names if any(read.get(n) != reads[0].get(n) for read in reads)]
         kinds = dict.fromkeys(kind for run in runs for kind in run.content)
         differ += [f"the {k}" for k in kinds if len({run.content.get(k) for run in runs}) > 1]
         last = max(twins, key=lambda twin: max(map(_played, twin.folders)))

@@ -134,6 +134,17 @@ def test_methods_that_are_called_alike_are_told_apart(tmp_path):
     ]
 
 
+def test_what_a_run_does_not_read_tells_no_methods_apart(tmp_path):
+    """Before, versions of a plug-in that ran beside other settings of GALOT were said to differ in
+    these."""
+    unread = {"n_synthetic": 2.0, "ascent_steps": 3}
+    finished(tmp_path, [0.5, 0.6], content={"plugin Mine": "a"})
+    finished(tmp_path, [0.5, 0.6, 0.7], content={"plugin Mine": "b"}, **unread)
+    (comparison,) = compare(find_runs(tmp_path))
+    (line,) = [line for line in statements(comparison) if "played last" in line]
+    assert " differ in the plugin Mine; " in line
+
+
 def test_the_control_is_shown_or_asked_for(tmp_path):
     galot = {"strategy": "GALOT", "mode": "al+gal"}
     two = {"n_synthetic": "2"}
