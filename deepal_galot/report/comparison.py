@@ -158,6 +158,7 @@ class Comparison:
             see `reference`.
         exhibit: the table or figure of the paper that it mirrors, if it does.
         apart: what tells its title from another's that is alike.
+        missed: label of the method that was asked for as the baseline and is not among them.
     """
 
     dataset: str
@@ -167,6 +168,7 @@ class Comparison:
     baseline: str | None = None
     exhibit: Exhibit | None = None
     apart: str = ""
+    missed: str = ""
 
     @property
     def budgets(self) -> list[int]:

@@ -27,12 +27,12 @@ NUMBERED = re.compile(r"(.*)#[0-9a-f]{4}")  # labels that comparison.py tells ap
 
 
 def statements(comparison: Comparison) -> list[str]:
-    """The recipe, changed networks, blank images, what strategies measured themselves, the ε = 0
-    control, what is missing or not alike, too few seeds, other machines, and what is doubtful in
-    the paper."""
+    """The recipe, a baseline that is missing, changed networks, blank images, what strategies
+    measured themselves, the ε = 0 control, what is missing or not alike, too few seeds, other
+    machines, and what is doubtful in the paper."""
     curves = comparison.curves
     remarks = dict.fromkeys(c.remark for c in curves if c.remark)
-    lines = [_recipe_line(comparison), *_data_line(comparison)]
+    lines = [_recipe_line(comparison), *_data_line(comparison), *_baseline_line(comparison)]
     lines += [f"† {', '.join(c.label for c in curves if c.remark == r)}: {r}" for r in remarks]
     lines += [line for curve in curves for line in _blank_lines(curve)]
     lines += [_own_line(curve, key) for curve in curves for key in curve.own_measures]
@@ -140,6 +140,14 @@ def _image_size(data: Mapping[str, Any]) -> str:
         case {"shape": [int(height), int(width), int(channels)]}:
             return f", {height}×{width} {'grey' if channels == 1 else 'RGB'}"
     return ""
+
+
+def _baseline_line(comparison: Comparison) -> list[str]:
+    """What others are compared with where the method that was asked for is not there."""
+    if not comparison.missed or len(comparison.learning) < 2:
+        return []
+    reference = comparison.reference.label
+    return [f"no finished run of {comparison.missed} here: compared with {reference}"]
 
 
 def _missing_lines(comparison: Comparison) -> list[str]:

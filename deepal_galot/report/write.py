@@ -172,7 +172,7 @@ def _methods_of(exhibits: Sequence[Exhibit]) -> set[str]:
 
 
 def _with_baseline(comparisons: Sequence[Comparison], baseline: str) -> list[Comparison]:
-    """Each with this baseline that has such a method; the others keep theirs.
+    """Each with this baseline that has such a method; the others keep theirs, and say so.
 
     Raises:
         UserError: none has.
@@ -183,8 +183,11 @@ def _with_baseline(comparisons: Sequence[Comparison], baseline: str) -> list[Com
         raise UserError(
             f"--baseline {baseline!r}: no such method here: {did_you_mean(baseline, known)}"
         )
-    own = [next((m.label for m in c.curves if m.label in alike), c.baseline) for c in comparisons]
-    return [replace(c, baseline=label) for c, label in zip(comparisons, own, strict=True)]
+    found = [next((m.label for m in c.curves if m.label in alike), None) for c in comparisons]
+    return [
+        replace(c, baseline=label) if label else replace(c, missed=baseline)
+        for c, label in zip(comparisons, found, strict=True)
+    ]
 
 
 def _settings(label: str) -> tuple[str, frozenset[str]]:

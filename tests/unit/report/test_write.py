@@ -67,6 +67,22 @@ def test_a_chosen_baseline_is_what_the_others_are_compared_with(two_methods, tmp
         write_report(folders, tmp_path, ReportOptions(baseline="Random"))
 
 
+def test_where_a_chosen_baseline_is_missing_another_is_said_to_stand_for_it(tmp_path):
+    """Before, one of several data sets took another one without a word."""
+
+    def runs(dataset, *names):
+        return [finished(tmp_path, [0.5, 0.6], strategy=n, dataset=dataset) for n in names]
+
+    folders = runs("Digits", "BALD", "RandomSampling") + runs("MNIST", "BALD", "MarginSampling")
+    folders += runs("SVHN", "BALD")
+    said = "no finished run of RandomSampling here: compared with MarginSampling"
+    text = write_report(folders, tmp_path, ReportOptions(baseline="RandomSampling"))
+    assert text.count(said) == 1 == text.count("no finished run of")
+    assert text.index("\nMNIST: ") < text.index(said) < text.index("\nSVHN: ")
+    assert said in (tmp_path / "report" / "index.html").read_text()
+    assert said not in write_report(folders, tmp_path)
+
+
 def test_a_baselines_settings_may_stand_in_any_order(tmp_path):
     fields = {"strategy": "GALOT", "mode": "al+gal"}
     own = {"epsilon": "0", "template": "a {label}, small"}
