@@ -168,8 +168,8 @@ def _wrong(content: Any) -> str:
 def marked_table(galleries: Sequence[Gallery], annotations: Sequence[Annotation]) -> Table | None:
     """The paper's Table 9: a row for each method of which images were marked, None without any.
 
-    A cell is the share of marks that say yes, every person's mark of every image; n counts the
-    images. Images of the last round that are identical count once in a row.
+    A cell is the share of marks that say yes, every person's mark of every image; the last column
+    counts the images. Images of the last round that are identical count once in a row.
 
     Methods whose images are gone from the image store have no row.
     """
@@ -188,7 +188,7 @@ def marked_table(galleries: Sequence[Gallery], annotations: Sequence[Annotation]
             counts.append(len(classes.keys() & set().union(*people)))
     title = _title(people, len(known))
     table = accuracy_by_class("annotated", title, rows, galleries[0].class_names)
-    # Its n counts marks, and an image may have those of several people.
+    # Its last column counts marks, and an image may have those of several people.
     lines = ((*row[:-1], Cell(str(n), n)) for row, n in zip(table.rows, counts, strict=True))
     return replace(table, rows=tuple(lines))
 

@@ -135,7 +135,8 @@ def curves(comparison: Comparison, *, legend: bool = True) -> Figure:
     ticks = sorted({budget for curve in comparison.learning for budget in curve.budgets})
     if len(ticks) <= (12 if legend else 6):
         axes.set_xticks(ticks)
-    axes.set_xlabel("|L|: human labels (in mode gal, what stands for them)")
+    alone = any(not curve.folders[0].config.uses_real_images for curve in comparison.curves)
+    axes.set_xlabel("|L|: human labels" + " (in mode gal, what stands for them)" * alone)
     axes.set_ylabel("test accuracy in %")
     axes.grid(alpha=0.3)
     if legend:

@@ -203,8 +203,8 @@ def _unlike_lines(comparison: Comparison) -> list[str]:
     for curve in comparison.curves:
         if curve.cut:
             lines.append(
-                f"{curve.label}: rounds that not all of its seeds have are left out, "
-                f"{curve.cut} at most"
+                f"{curve.label}: rounds that not all of its seeds have, {curve.cut} at most, are "
+                f"left out, of its labels and costs too"
             )
     if len({c.seeds for c in learning}) > 1:
         lines.append("not all methods have the same seeds: see n; differences pair common seeds")
@@ -212,7 +212,8 @@ def _unlike_lines(comparison: Comparison) -> list[str]:
         common = ", ".join(f"{b:,}" for b in comparison.common_budgets)
         lines.append(
             f"not all methods have the same budgets: average, area and differences are "
-            f"over {common or 'none'}; costs are of whole runs"
+            f"over {common or 'none'}; labels, images and costs are up to each method's own last "
+            f"budget"
         )
     return lines
 

@@ -21,7 +21,7 @@ from .statistics import (
     win_shares,
 )
 
-BY_CLASS_END = ("all", "n")  # last columns of a table by class: its mean, and a count
+BY_CLASS_END = ("all", "images")  # last columns of a table by class: its mean, and a count
 UNEVEN = 0.005  # balanced accuracy is shown where it is so far from accuracy
 
 
@@ -68,7 +68,7 @@ class Table:
     @property
     def shares(self) -> tuple[str, ...]:
         """Of a table of percentages the names of their columns, which follow the rows' names. What
-        ends a table by class is told by its place, since a class may be called "n", too."""
+        ends a table by class is told by its place, since a class may be called "all", too."""
         return self.header[1:-1] if self.header[-2:] == BY_CLASS_END else self.header[1:]
 
 
@@ -288,7 +288,10 @@ def labels_table(comparison: Comparison, targets: Sequence[float] = ()) -> Table
         for target, of in needed.items():
             aim = (Cell("", 100 * target), Cell(source))
             data.append((Cell(curve.label), *aim, *_labels_in_numbers(curve, of)))
-    title = f"human labels needed for {about}: {mean_over('seeds', rows)}, linear between budgets"
+    title = (
+        f"human labels needed for {about}: where each seed's curve, linear between budgets, first "
+        f"reaches it; {mean_over('seeds', rows)}"
+    )
     columns = ("strategy", "target in %", "target from", *NEEDED)
     file = Table("labels", title, columns, tuple(data))
     header = ("strategy", *named.values())

@@ -280,7 +280,7 @@ def test_one_persons_table_by_hand():
     assert table.title == (
         "% of generated images that are what their text says, judged by a person"
     )
-    assert table.header == ("images of", "cat", "dog", "all", "n")
+    assert table.header == ("images of", "cat", "dog", "all", "images")
     assert texts(table) == [["one", "33", "100", "50", "4"], ["two", "100", "0", "67", "3"]]
     assert [row[3].value for row in table.rows] == pytest.approx([50, 200 / 3])
     assert [row[4].value for row in table.rows] == [4, 3]

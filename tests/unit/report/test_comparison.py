@@ -154,8 +154,16 @@ def test_rounds_that_not_all_seeds_have_are_left_out_and_said(tmp_path):
     runs = [finished(tmp_path / "a", [0.5, 0.6]), finished(tmp_path / "b", [0.5, 0.6, 0.7], seed=1)]
     (comparison,) = compare(runs)
     assert comparison.curves[0].budgets == (10, 15)
-    line = "MarginSampling: rounds that not all of its seeds have are left out, 1 at most"
+    line = (
+        "MarginSampling: rounds that not all of its seeds have, 1 at most, are left out, of its "
+        "labels and costs too"
+    )
     assert line in statements(comparison)
+    assert comparison.curves[0].labels == 15 and comparison.curves[0].cost("train s") == 4
+    longer = [finished(tmp_path, [0.5] * 3, strategy="BALD", seed=s) for s in range(2)]
+    (comparison,) = compare([*runs, *longer])
+    (line,) = [line for line in statements(comparison) if "same budgets" in line]
+    assert line.endswith("; labels, images and costs are up to each method's own last budget")
 
 
 @pytest.mark.parametrize("accuracy", [float("nan"), 55.3, -0.1])

@@ -327,12 +327,12 @@ def test_a_drawing_takes_the_colour_of_the_page(two_sections):
 
 
 def test_classes_may_be_called_like_the_last_columns():
-    """Of classes "n" and "all" the numbers stand under their own names, and the count is none."""
+    """Of classes "images" and "all" the numbers stand under their names, and the count is none."""
     y, right = np.array([0, 0, 1, 1]), np.array([True, True, False, True])
-    table = accuracy_by_class("pseudo_labels", "", [("GALOT", [(y, right)])], ("n", "all"))
-    assert table.header == ("images of", "n", "all", "all", "n")
+    table = accuracy_by_class("pseudo_labels", "", [("GALOT", [(y, right)])], ("images", "all"))
+    assert table.header == ("images of", "images", "all", "all", "images")
     axes = figures.matrix(table).axes[0]
-    assert [x.get_text() for x in axes.get_xticklabels()] == ["n", "all", "all"]
+    assert [x.get_text() for x in axes.get_xticklabels()] == ["images", "all", "all"]
     assert [x.get_text() for x in axes.texts] == ["100", "50", "75"]
     assert re.findall(r"--share:(.*?)\"", _table(table, "key")) == ["1.00", "0.50", "0.75"]
     config = SimpleNamespace(template="{label}", epsilon=0.5)

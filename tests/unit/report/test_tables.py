@@ -149,7 +149,8 @@ def test_without_a_target_it_is_the_baselines_last_mean_as_the_accuracies_have_i
         shown = baseline[2].text.split()[0]
         assert table.header[1] == f"{shown} %"
         assert (
-            f"needed for a test accuracy of {shown} %, the last of MarginSampling:" in table.title
+            f"needed for a test accuracy of {shown} %, the last of MarginSampling: where each "
+            f"seed's curve, linear between budgets, first reaches it; mean" in table.title
         )
         line = table_formats.as_csv(table).decode().splitlines()[-1].split(",")
         assert float(line[1]) == pytest.approx(baseline[2].value)

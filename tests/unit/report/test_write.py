@@ -262,6 +262,15 @@ def test_curves_are_in_percent_as_the_tables_are(two_methods, tmp_path):
         assert axes.get_ylabel() == "test accuracy in %"
 
 
+def test_what_stands_for_labels_is_spoken_of_where_something_does(tmp_path):
+    """Before, below every picture of curves."""
+    galot = {"strategy": "GALOT", "row": {"labels": 0}}
+    runs = [finished(tmp_path, [0.5, 0.6]), finished(tmp_path, [0.5, 0.6], mode="gal", **galot)]
+    for used, more in ((runs[:1], ""), (runs, " (in mode gal, what stands for them)")):
+        (axes,) = curves(compare(used)[0]).axes
+        assert axes.get_xlabel() == f"|L|: human labels{more}"
+
+
 def test_letters_without_a_glyph_are_said_once_and_not_printed(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(figures, "_fonts", lambda: ["DejaVu Sans"])
     for module in (page, write):
