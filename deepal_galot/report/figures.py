@@ -15,7 +15,7 @@ import numpy as np
 
 from .comparison import COSTS, Comparison, Curve
 from .exhibit import PaperRow
-from .statistics import has_spread, mean_sem
+from .statistics import LEAST_SEEDS, has_spread, mean_sem
 from .tables import Table
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ MORE_LETTERS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK KR", "Not
                 "Malgun Gothic", "PingFang SC", "Hiragino Sans", "Arial Unicode MS",
                 "Noto Sans Arabic", "Noto Sans Devanagari")  # fmt: skip
 LEGEND_WIDTH = 100  # letters in a line of a legend
+LEGEND_KEY = 7  # letters that would fit where a legend has a line and its marker
 NAME_WIDTH, MOST_LINES = 38, 3  # letters and lines of a name beside a picture
 ROW, LINE = 0.32, 0.17  # inches for a bar, and for a line of a name
 SLANT = 40  # degrees, of names above columns
@@ -126,7 +127,8 @@ def curves(comparison: Comparison, *, legend: bool = True) -> Figure:
     )
     names = {i: _legend_name(comparison.curves[i]) for i in order}
     many = len(names) > 6
-    beside = 3 if max(map(len, names.values())) < LEGEND_WIDTH / 3 else 1
+    widest = max(map(_width, names.values()))
+    beside = min(3, (LEGEND_WIDTH + LEGEND_KEY) // (widest + LEGEND_KEY))
     lines = math.ceil(sum(map(_lines, names.values())) / beside)
     height = 5 + 0.19 * lines
     figure, axes = new_figure(*((7.5, height) if legend else (5.4, 3.9)))
@@ -201,15 +203,20 @@ def costs(comparison: Comparison) -> Figure:
 
 
 def intervals(table: Table) -> Figure:
-    """The differences from the baseline, each with its 95 % interval."""
-    names = row_names([row[0].text for row in table.rows])
+    """The differences from the baseline, each with its 95 % interval, and with its number of seeds
+    where these differ or are too few for an interval."""
+    known = [row[2].value is not None for row in table.rows]
+    told = not all(known) or len({row[-1].text for row in table.rows}) > 1
+    names = row_names([row[0].text + f" (n={row[-1].text})" * told for row in table.rows])
     figure, axes = new_figure(7.5, 1.1 + _row_height(names) * len(names))
     for y, (_, mean, half_width, *_) in enumerate(table.rows):
         axes.errorbar(mean.value, y, xerr=half_width.value, fmt="o", color=COLORS[0], capsize=3)
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.set_ylim(-0.6, len(table.rows) - 0.4)
     _name_rows(axes, names)
-    figure.supxlabel(folded(table.title, 70), fontsize="medium")  # names may be long
+    title = table.title + "; bars: 95 % interval" * any(known)
+    title += f"; no bar with fewer than {LEAST_SEEDS} seeds" * (not all(known))
+    figure.supxlabel(folded(title, 70), fontsize="medium")  # names may be long
     axes.grid(axis="x", alpha=0.3)
     return figure
 
@@ -387,7 +394,9 @@ def short(name: str, most: int = 48) -> str:
     """A name that fits beside a picture: the middle of a long one is left out.
 
     >>> short("the name of a class of animals", 24)
-    'the name of a  … animals'
+    'the name of a … animals'
     """
     end = most // 3 - 1
-    return name if len(name) <= most else f"{name[: most - end - 3]} … {name[-end:]}"
+    if len(name) <= most:
+        return name
+    return f"{name[: most - end - 3].rstrip()} … {name[-end:].lstrip()}"

@@ -166,8 +166,15 @@ def sheet(gallery: Gallery) -> Figure | None:
     for p in probes:  # pairs, or twice as many single ones
         n = len(p.sides)
         grids.append(_side_by_side(p.images[:n, : len(names), : 2 * SHOWN // n]))
-    size = (1.4 + 1.1 * SHOWN * len(grids), 1.5 + 0.5 * len(names))
-    figure, _ = new_figure(*size)
+    config = gallery.folder.config
+    title = f"{config.dataset}, {gallery.label}, seed {config.seed}: {config.template!r}"
+    title += "; a pair shares its noise" if any(p.pairs for p in probes) else ""
+    of_round = 1.1 * SHOWN  # inches, of its images; as high as these need, so that no gap is left
+    width = 0.2 + 0.08 * max(map(len, names)) + (of_round + 0.1) * len(grids)
+    title = folded(title, int(LETTERS * width))
+    height = 0.9 + 0.2 * (title.count("\n") + 1)
+    height += of_round * max(grid.shape[0] / grid.shape[1] for grid in grids)
+    figure, _ = new_figure(width, height)
     figure.clear()
     axes = figure.subplots(1, len(grids), squeeze=False)[0]
     for r, (ax, grid, probe) in enumerate(zip(axes, grids, probes, strict=True)):
@@ -176,10 +183,8 @@ def sheet(gallery: Gallery) -> Figure | None:
         ax.set_yticks([(i + 0.5) * step - 0.5 for i in range(len(names))], names if r == 0 else [])
         ax.set_title(f"round {probe.round}, ε = {probe.epsilon:.2g}", fontsize="medium")
         ax.set_xlabel(probe.pairs, fontsize="small")
-    config = gallery.folder.config
-    title = f"{config.dataset}, {gallery.label}, seed {config.seed}: {config.template!r}"
-    title += "; a pair shares its noise" if any(p.pairs for p in probes) else ""
-    figure.suptitle(folded(title, int(LETTERS * size[0])), fontsize="medium")
+    figure.suptitle(title, fontsize="medium")
+    figure.draw_without_rendering()  # the layout needs two passes for images of fixed proportions
     return figure
 
 

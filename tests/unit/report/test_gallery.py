@@ -3,6 +3,7 @@
 import shlex
 import shutil
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from deepal_galot.report.pseudo_labels import Judge
 from deepal_galot.report.section import make_sections
 from deepal_galot.report.write import write_report
 from deepal_galot.results import find_runs
-from helpers import QUICK
+from helpers import QUICK, small_config
 
 pytestmark = pytest.mark.xdist_group("gallery")  # its fixture is worth sharing
 
@@ -66,6 +67,29 @@ def test_pairs_are_of_what_changes_the_images(results):
         probes = gallery.probes[0].images[:, 0, :, :, :, 0]
         assert np.array_equal(first, probes[0, 0])
         assert np.array_equal(second, probes[1, 0] if pairs else probes[0, 1])
+
+
+@pytest.mark.parametrize("shape", [(16, 16, 3), (8, 32, 1)])
+@pytest.mark.parametrize("epsilon", [0.0, 0.5])
+def test_no_gap_is_left_between_the_title_and_the_images(epsilon, shape):
+    """Before, long class names made the images small, and the picture stayed as high."""
+    names = [f"class {i}" for i in range(6)] + ["a class of an animal that stands on end"]
+    images = np.random.default_rng(0).integers(0, 256, (2, 7, 4, *shape), np.uint8)
+    probes = [ProbeImages(0, epsilon, False, False, images, np.zeros((2, 7, 4)))]
+    config = small_config(
+        strategy="GALOT", mode="al+gal", template="a realistic photo of a {label}"
+    )
+    folder = SimpleNamespace(config=config)
+    gallery = SimpleNamespace(label="GALOT", probes=probes, class_names=names, folder=folder)
+    figure = sheet(gallery)
+    figure.draw_without_rendering()
+    (axes,), inch = figure.axes, figure.dpi
+    above = figure._suptitle.get_window_extent()
+    assert 0 < above.y0 - axes.title.get_window_extent().y1 < 0.3 * inch
+    assert axes.get_tightbbox().y0 < 0.4 * inch
+    labels = axes.get_yticklabels()
+    assert all(x.get_window_extent().x0 >= 0 for x in labels)
+    assert labels[-1].get_text() == "a class of an … on end"
 
 
 def test_the_page_names_the_two_of_a_pair(results, tmp_path):

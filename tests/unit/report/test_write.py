@@ -1,5 +1,6 @@
 """The files of a report."""
 
+import dataclasses
 import threading
 import time
 import warnings
@@ -16,7 +17,7 @@ from deepal_galot.report.comparison import compare
 from deepal_galot.report.exhibit import PaperRow
 from deepal_galot.report.figures import beside_paper, curves, render
 from deepal_galot.report.gallery import gallery_of
-from deepal_galot.report.tables import Cell, Table
+from deepal_galot.report.tables import Cell, Table, difference_table
 from deepal_galot.report.write import ReportOptions, write_report
 from deepal_galot.results import RunFolder, find_runs
 from finished_runs import exhibit_of, finished
@@ -178,6 +179,30 @@ def test_what_stands_below_a_picture_is_inside_of_it(draw):
     assert not any(box.overlaps(legend.get_window_extent()) for legend in figure.legends)
 
 
+def test_a_difference_without_an_interval_says_how_few_seeds_it_has(tmp_path):
+    """Before, its bare dot looked more precise than those with bars."""
+
+    def names(*seeds):
+        methods = zip(("RandomSampling", "BALD", "MeanSTD"), seeds, strict=True)
+        runs = [
+            finished(tmp_path / f"{seeds}", [0.5, 0.5 + s * len(name) / 99], strategy=name, seed=s)
+            for name, n in methods
+            for s in range(n)
+        ]
+        figure = figures.intervals(difference_table(compare(runs)[0]))
+        below = figure.texts[0].get_text().replace("\n", " ")
+        return [x.get_text() for x in figure.axes[0].get_yticklabels()], below
+
+    said = "points of average accuracy above RandomSampling, paired by seed"
+    assert names(4, 4, 4) == (["BALD", "MeanSTD"], f"{said}; bars: 95 % interval")
+    numbered = ["BALD (n=4)", "MeanSTD (n=3)"]
+    assert names(4, 4, 3) == (numbered, f"{said}; bars: 95 % interval")
+    few = "; no bar with fewer than 3 seeds"
+    numbered = ["BALD (n=3)", "MeanSTD (n=2)"]
+    assert names(3, 3, 2) == (numbered, f"{said}; bars: 95 % interval{few}")
+    assert names(2, 2, 2) == (["BALD (n=2)", "MeanSTD (n=2)"], f"{said}{few}")
+
+
 ARMS = [f"GALOT:mode=al+gal,direction=random,ascent_samples={n},ascent_steps=4" for n in (2, 3)]
 
 
@@ -205,6 +230,19 @@ def test_the_legend_covers_no_curve(tmp_path, two_methods, full):
     (axes,), (legend,) = figure.axes, figure.legends
     assert axes.get_legend() is None
     assert not legend.get_window_extent().overlaps(axes.get_window_extent())
+
+
+@pytest.mark.parametrize(("width", "columns"), [(28, 3), (33, 2), (46, 2), (47, 1)])
+def test_a_legend_has_as_many_columns_as_fit(tmp_path, width, columns):
+    """Before, names of 33 to 46 letters stood below each other, and three columns were too wide."""
+    label = "GALOT:base_sampler=ClusterMargin,template=a photo of {label}"[: width - 6]
+    (comparison,) = compare([finished(tmp_path, [0.5, 0.6])])
+    curve = dataclasses.replace(comparison.curves[0], label=label)
+    figure = curves(dataclasses.replace(comparison, curves=(curve,) * 6))
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    assert legend._ncols == columns
+    assert legend.get_window_extent().x1 <= figure.bbox.x1
 
 
 @pytest.mark.parametrize("draw", [figures.bars, figures.intervals, figures.matrix])
