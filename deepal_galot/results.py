@@ -65,6 +65,14 @@ class RunFolder:
         self.content, self.settings, self.remark = dict(content), dict(settings), remark
         self.seals = Seals(path)
 
+    def __repr__(self) -> str:
+        """What a notebook shows; of a damaged folder, too."""
+        try:
+            done = f"{len(self.rows())} of {self.config.cycles} rounds"
+        except Exception:  # rows() says what is wrong
+            done = "damaged"
+        return f"<{type(self).__name__} {self.path}: {done}>"
+
     @property
     def output(self) -> Path:
         """The results root that contains this folder."""

@@ -39,6 +39,23 @@ def test_layout_and_round_trip(tmp_path):
     assert [f.path for f in find_runs(tmp_path)] == [folder.path]
 
 
+def test_a_notebook_shows_where_a_run_lies_and_how_far_it_is(tmp_path):
+    """Before, <... object at 0x...>."""
+    folder = create(tmp_path, n_rounds=2)
+    folder.append({"round": 0})
+    assert repr(folder) == f"<RunFolder {folder.path}: 1 of 3 rounds>"
+    for name in ("rounds.jsonl", "seals.json"):
+        data = (folder.path / name).read_bytes()
+        (folder.path / name).write_text("{\n{\n")
+        assert repr([folder]) == f"[<RunFolder {folder.path}: damaged>]"
+        (folder.path / name).write_bytes(data)
+    (folder.path / "rounds.jsonl").unlink()
+    (folder.path / "rounds.jsonl").mkdir()
+    assert "damaged" in repr(folder)
+    shutil.rmtree(folder.path)
+    assert repr(folder) == f"<RunFolder {folder.path}: 0 of 3 rounds>"
+
+
 def test_rows_are_checked_in_one_reading_of_the_seals(tmp_path, monkeypatch):
     """Before, once a row, so that the time of a run grew with the square of its rounds."""
     folder, read, known = create(tmp_path, n_rounds=19), [], seals.Seals.known
