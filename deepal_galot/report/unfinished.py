@@ -9,19 +9,26 @@ from ..results import RunFolder, label_of
 MOST_NAMED = 4  # methods in a line
 
 
-def unfinished_line(folders: Sequence[RunFolder], of_exhibits: Collection[str] = ()) -> str:
-    """How many runs are left out and what finishes or shows them; empty if none is.
+def unfinished_lines(folders: Sequence[RunFolder], of_exhibits: Collection[str] = ()) -> list[str]:
+    """How many runs are left out, and what finishes or shows them. Those without a round are only
+    counted: an interrupted command leaves folders of all that it planned.
 
     Args:
         folders: all runs, finished ones too.
         of_exhibits: methods that experiments, with numbers of rounds of their own, are made of.
     """
     missing = [f for f in folders if not f.finished]
-    if not missing:
-        return ""
-    runs = f"{len(missing)} unfinished run{'s are' if len(missing) > 1 else ' is'}"
-    advice = how_to_see(folders, of_exhibits)
-    return f"{runs} left out, e.g. {missing[0].path} ({rounds_of(missing)}); {advice}"
+    begun = [f for f in missing if f.rows()]
+    planned = [f for f in missing if not f.rows()]
+    lines = []
+    if begun:
+        runs = f"{len(begun)} unfinished run{'s are' if len(begun) > 1 else ' is'}"
+        advice = how_to_see(folders, of_exhibits)
+        lines.append(f"{runs} left out, e.g. {begun[0].path} ({rounds_of(begun)}); {advice}")
+    if planned:
+        runs = f"{len(planned)} run{'s have' if len(planned) > 1 else ' has'}"
+        lines.append(f"{runs} no round yet, e.g. {planned[0].path}")
+    return lines
 
 
 def rounds_of(folders: Sequence[RunFolder]) -> str:

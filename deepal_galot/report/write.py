@@ -23,7 +23,7 @@ from .page import page
 from .section import Section, make_sections
 from .statistics import LEAST_SEEDS
 from .table_formats import as_csv, as_latex, as_markdown, as_text, csv_of_rows
-from .unfinished import how_to_see, rounds_of, unfinished_line
+from .unfinished import how_to_see, rounds_of, unfinished_lines
 
 FORMATS = {"csv": as_csv, "md": as_markdown, "tex": as_latex}
 
@@ -86,7 +86,7 @@ def write_report(
     if options.marks and not any(t.name == "annotated" for s in sections for t in s.tables):
         marks = sum(len(a.marks) for a in options.marks)
         lines.append(f"--annotations: none of the {marks} marks is of an image of these runs")
-    lines += filter(None, [unfinished_line(folders, _methods_of(exhibits))])
+    lines += unfinished_lines(folders, _methods_of(exhibits))
     lines += _next_steps(sections)
     return "\n\n".join([*parts, *lines, f"to look at: {file}"])
 

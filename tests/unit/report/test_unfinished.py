@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from deepal_galot.errors import UserError
+from deepal_galot.report.unfinished import unfinished_lines
 from deepal_galot.report.write import write_report
 from deepal_galot.results import RunFolder
 from finished_runs import exhibit_of, finished
@@ -54,6 +55,25 @@ def test_a_run_that_has_not_begun_is_not_shown_by_fewer_rounds(tmp_path):
     run = finished(tmp_path, [0.5] * 3)
     new = RunFolder.create(tmp_path, dataclasses.replace(run.config, seed=1), run.content, {})
     assert nothing([extended(run, 9), new], tmp_path).endswith(FINISHES)
+
+
+def test_runs_without_a_round_are_counted_and_not_described(tmp_path):
+    """Before, after Ctrl-C every later report of other runs described all that had been planned."""
+    run = finished(tmp_path, [0.5] * 3)
+    begun = extended(finished(tmp_path, [0.5], strategy="BALD"), 2)
+    planned = [
+        RunFolder.create(tmp_path, dataclasses.replace(run.config, seed=s), run.content, {})
+        for s in (1, 2)
+    ]
+    said = f"2 runs have no round yet, e.g. {planned[0].path}"
+    assert unfinished_lines([run]) == []
+    assert unfinished_lines([run, *planned]) == [said]
+    (line,) = unfinished_lines([run, planned[0]])
+    assert line.startswith("1 run has no round yet, e.g. ")
+    assert unfinished_lines([run, *planned, begun]) == [
+        f"1 unfinished run is left out, e.g. {begun.path} (BALD: 1 of 3 rounds); {FINISHES}",
+        said,
+    ]
 
 
 def test_an_experiment_has_rounds_of_its_own(tmp_path):

@@ -51,6 +51,7 @@ def test_unfinished_runs_are_left_out_and_said(tmp_path):
     done = finished(tmp_path, [0.5, 0.6])
     open_config = small_config(strategy="RandomSampling", n_rounds=1)
     unfinished = RunFolder.create(tmp_path, open_config, {"data": "d"}, {})
+    unfinished.append(done.rows()[0])
     text = write_report([done, unfinished], tmp_path)
     assert "1 unfinished run is left out" in text and "no spread can be claimed" in text
     with pytest.raises(UserError, match="nothing to report: 1 of 1 runs are unfinished"):
