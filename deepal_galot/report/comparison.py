@@ -120,9 +120,12 @@ class Curve:
         return dict(self.folders[0].config.settings)
 
     def picks_for(self, other: Curve) -> bool:
-        """Whether this is the base sampler of a method with generated images, with its settings."""
-        alike = self.own_settings.items() <= other.own_settings.items()
-        return self.strategy == other.base_sampler and alike
+        """Whether this is the base sampler of a method with generated images, with its settings and
+        in its version."""
+        if self.strategy != other.base_sampler:
+            return False
+        ours, theirs = (c.folders[0].content.get(f"plugin {self.strategy}") for c in (self, other))
+        return ours == theirs and self.own_settings.items() <= other.own_settings.items()
 
     @property
     def is_users_own(self) -> bool:

@@ -28,15 +28,15 @@ NUMBERED = re.compile(r"(.*)#[0-9a-f]{4}")  # labels that comparison.py tells ap
 
 def statements(comparison: Comparison) -> list[str]:
     """The recipe, a baseline that is missing, changed networks, blank images, what strategies
-    measured themselves, the ε = 0 control, what is missing or not alike, too few seeds, other
-    machines, and what is doubtful in the paper."""
+    measured themselves, other base samplers than the baseline, the ε = 0 control, what is missing
+    or not alike, too few seeds, other machines, and what is doubtful in the paper."""
     curves = comparison.curves
     remarks = dict.fromkeys(c.remark for c in curves if c.remark)
     lines = [_recipe_line(comparison), *_data_line(comparison), *_baseline_line(comparison)]
     lines += [f"† {', '.join(c.label for c in curves if c.remark == r)}: {r}" for r in remarks]
     lines += [line for curve in curves for line in _blank_lines(curve)]
     lines += [_own_line(curve, key) for curve in curves for key in curve.own_measures]
-    lines += _control_lines(comparison)
+    lines += _own_sampler_lines(comparison) + _control_lines(comparison)
     lines += _missing_lines(comparison) + _unlike_lines(comparison)
     few = [c.label for c in comparison.learning if len(c.seeds) < LEAST_SEEDS]
     if few:
@@ -255,6 +255,19 @@ def _points(d: PairedDifference) -> str:
     interval = "" if np.isnan(d.half_width) else f" ± {100 * d.half_width:.2f} (95 % interval)"
     seeds = f"n = {d.n} seed{'s' * (d.n != 1)}"
     return f"{signed(100 * d.mean)}{interval} points of average, {seeds}"
+
+
+def _own_sampler_lines(comparison: Comparison) -> list[str]:
+    """Methods with generated images above their own base sampler, where that is not the baseline,
+    which the table of differences is about."""
+    lines, budgets = [], comparison.common_budgets
+    for curve in comparison.learning:
+        own = [c for c in comparison.learning if c.picks_for(curve) and not c.remark]
+        nearest = max(own, key=lambda c: len(c.own_settings), default=None)
+        if nearest is not None and nearest is not comparison.reference:
+            difference = _difference_line(curve, nearest, budgets)
+            lines += [f"above its own base sampler: {line}" for line in difference]
+    return lines
 
 
 def _control_lines(comparison: Comparison) -> list[str]:

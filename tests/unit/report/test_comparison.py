@@ -34,8 +34,8 @@ def test_others_are_compared_with_what_learns_as_they_do(tmp_path):
 def test_the_baseline_is_the_same_in_any_order(tmp_path):
     """Before, it was the first of the command, so the same results gave other differences."""
 
-    def run(strategy, own=False, **fields):
-        content = {f"plugin {strategy}": "p"} if own else {}
+    def run(strategy, own="", version="p", **fields):
+        content = {f"plugin {own}": version} if own else {}
         return finished(tmp_path, [0.5, 0.6], content=content, strategy=strategy, **fields)
 
     def baseline(*runs):
@@ -43,7 +43,7 @@ def test_the_baseline_is_the_same_in_any_order(tmp_path):
         (label,) = found
         return label
 
-    mine, bald = run("AMine", own=True), run("BALD")
+    mine, bald = run("AMine", own="AMine"), run("BALD")
     margin, random = run("MarginSampling"), run("RandomSampling")
     galot = run("GALOT", mode="al+gal", base_sampler="MarginSampling")
     badge = run("GALOT", mode="al+gal", base_sampler="BALD")
@@ -56,8 +56,10 @@ def test_the_baseline_is_the_same_in_any_order(tmp_path):
     assert baseline(random, margin, galot) == "MarginSampling"
     assert baseline(margin, bald, galot, badge) == "BALD"
     assert baseline(random, galot) == "RandomSampling"
-    own = run("GALOT", mode="al+gal", base_sampler="AMine")
+    own = run("GALOT", own="AMine", mode="al+gal", base_sampler="AMine")
     assert baseline(mine, random, own) == "AMine"
+    edited = run("AMine", own="AMine", version="q")  # nothing picks with this version
+    assert baseline(edited, random, own) == "RandomSampling"
 
 
 def test_rows_have_the_same_order_for_a_run_and_for_its_folders(tmp_path):

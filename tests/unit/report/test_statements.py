@@ -178,6 +178,30 @@ def test_the_control_is_shown_or_asked_for(tmp_path):
     assert len(unknown) == 1 and comparison.curves[2].label in unknown[0]
 
 
+def test_each_method_is_compared_with_its_own_base_sampler(tmp_path):
+    """Before, of several base samplers one was the baseline, and differences of the others' methods
+    from it were all that was said."""
+
+    def run(accuracy, strategy, settings=None, **fields):
+        return finished(tmp_path, [0.5, accuracy], settings, strategy=strategy, **fields)
+
+    def lines(*runs):
+        return [x for x in statements(compare(runs)[0]) if "own base sampler" in x]
+
+    bald, margin = run(0.6, "BALD"), run(0.7, "MarginSampling")
+    own = {"mode": "al+gal", "base_sampler": "BALD"}
+    of_bald, alone = run(0.9, "GALOT", **own), run(0.9, "GALOT", **own | {"mode": "gal"})
+    of_margin = run(0.8, "GALOT", {"base_sampler": "MarginSampling"}, mode="al+gal")
+    assert lines(bald, of_bald) == lines(margin, of_bald) == lines(margin, bald, alone) == []
+    (line,) = lines(bald, margin, of_bald, of_margin)  # the baseline is BALD
+    assert line.startswith("above its own base sampler: GALOT:base_sampler=MarginSampling − Margin")
+    assert "Sampling: +5.00 points of average, n = 1 seed" in line
+    versions = [run(a, "Mine", content={"plugin Mine": v}) for v, a in (("a", 0.6), ("b", 0.7))]
+    own = {"mode": "al+gal", "base_sampler": "Mine", "content": {"plugin Mine": "b"}}
+    (line,) = lines(bald, of_bald, *versions, run(0.9, "GALOT", **own))
+    assert line.endswith(": +10.00 points of average, n = 1 seed")
+
+
 def test_a_control_is_asked_for_without_what_it_does_not_read(tmp_path):
     settings = {"ascent_steps": "3", "n_synthetic": "2", "eta": "0.5"}
     fields = {"ascent_steps": 3, "n_synthetic": 2.0, "eta": 0.5}
