@@ -14,6 +14,7 @@ import numpy as np
 from ..config import BUDGET, TRAINING, fields_of
 from ..errors import UserError
 from ..results import Row, RunFolder, label_of
+from ..strategy_entries import setting_text
 from .exhibit import Exhibit
 
 # What tables call a cost of one run, and the columns of a row that it is the sum of. Images that
@@ -27,6 +28,7 @@ COSTS = {
 COST_COLUMNS = tuple(column for columns in COSTS.values() for column in columns)
 PLAIN = ("RandomSampling", "MarginSampling")  # baselines, where no method's own sampler is there
 CONTROLS = ("epsilon", "direction", "mode")  # settings that are always said
+MOST_SETTINGS = 3  # in a title
 OWN = "own_"  # prefix of the columns that a strategy measures itself
 
 
@@ -160,7 +162,7 @@ class Comparison:
         baseline: label of the method that the others are compared with; None for the usual one,
             see `reference`.
         exhibit: the table or figure of the paper that it mirrors, if it does.
-        apart: what tells its title from another's that is alike.
+        apart: what its title says to tell it from another's of the data set.
         missed: label of the method that was asked for as the baseline and is not among them.
     """
 
@@ -213,7 +215,7 @@ class Comparison:
     def title(self) -> str:
         if self.exhibit is not None:
             return f"{self.exhibit.number}: {self.exhibit.title}, on {self.dataset}{self.apart}"
-        return self.name
+        return self.name + self.apart
 
 
 Methods = dict[str, list[RunFolder]]  # by RunFolder.method
@@ -329,11 +331,26 @@ def _comparison(dataset: str, key: tuple, methods: Methods) -> Comparison:
 
 
 def _distinct_names(comparisons: list[Comparison]) -> list[Comparison]:
-    """A data set's only table is called like the data set."""
-    datasets = [c.dataset for c in comparisons]
+    """A data set's only table is called like the data set; of several the titles say how they
+    differ."""
+    alike: dict[str, list[Comparison]] = {}
+    for c in comparisons:
+        alike.setdefault(c.dataset, []).append(c)
     return [
-        replace(c, name=c.dataset) if datasets.count(c.dataset) == 1 else c for c in comparisons
+        replace(c, apart=_apart(c, alike[c.dataset]))
+        if len(alike[c.dataset]) > 1
+        else replace(c, name=c.dataset)
+        for c in comparisons
     ]
+
+
+def _apart(comparison: Comparison, alike: Sequence[Comparison]) -> str:
+    """The first settings in which tables of a data set differ; empty where only their data do."""
+    config, *others = (c.learning[0].folders[0].config for c in (comparison, *alike))
+    names = ("protocol", *fields_of(BUDGET, TRAINING))
+    differ = [n for n in names if n != "n_rounds" and len({getattr(c, n) for c in others}) > 1]
+    said = label_of("", {n: setting_text(getattr(config, n)) for n in differ[:MOST_SETTINGS]})
+    return f" ({said}{',…' * (len(differ) > MOST_SETTINGS)})" if said else ""
 
 
 def _shared_settings(runs: Sequence[RunFolder]) -> dict[str, str]:

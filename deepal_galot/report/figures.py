@@ -143,7 +143,7 @@ def curves(comparison: Comparison, *, legend: bool = True) -> Figure:
     axes.grid(alpha=0.3)
     if legend:
         spread = " ± SEM" if has_spread(comparison.curves) else ""
-        axes.set_title(f"{comparison.title}: mean{spread} over seeds")
+        axes.set_title(folded(f"{comparison.title}: mean{spread} over seeds", 75))
         # Not inside the axes, where it may cover a line.
         figure.legend(fontsize="small", loc="outside lower left", ncols=beside)
     return figure
@@ -216,7 +216,7 @@ def intervals(table: Table) -> Figure:
     _name_rows(axes, names)
     title = table.title + "; bars: 95 % interval" * any(known)
     title += f"; no bar with fewer than {LEAST_SEEDS} seeds" * (not all(known))
-    figure.supxlabel(folded(title, 70), fontsize="medium")  # names may be long
+    figure.supxlabel(folded(title, 90), fontsize="medium")  # names may be long
     axes.grid(axis="x", alpha=0.3)
     return figure
 

@@ -113,6 +113,27 @@ def test_other_protocols_go_into_other_tables(tmp_path):
     assert len(comparisons) == 4 and len({c.name for c in comparisons}) == 4
 
 
+def test_titles_of_one_data_set_say_how_the_tables_differ(tmp_path):
+    """Before, only a hash told photos-dd0c6b from photos-591cb0."""
+
+    def titles(*runs):
+        return {c.title.removeprefix(c.name) for c in compare(runs)}
+
+    first, longer = finished(tmp_path, [0.5]), finished(tmp_path, [0.5, 0.6], strategy="BALD")
+    short = finished(tmp_path, [0.5], epochs=3)
+    assert titles(first, longer) == {""}
+    assert titles(first, longer, short) == {" (epochs=2)", " (epochs=3)"}
+    other = {"n_init": 11, "lr": 0.5, "epochs": 3, "batch_size": 7}
+    changed = finished(tmp_path, [0.5], protocol="paper", **other)
+    assert titles(first, changed) == {
+        " (protocol=demo,n_init=10,classifier=small_cnn,…)",
+        " (protocol=paper,n_init=11,classifier=resnet18,…)",
+    }
+    elsewhere = finished(tmp_path, [0.5], content={"data": "other"})
+    assert titles(first, elsewhere) == {""}
+    assert titles(first, finished(tmp_path, [0.5], dataset="MNIST")) == {""}
+
+
 def test_the_fully_supervised_run_joins_every_table_of_its_recipe(tmp_path):
     full = finished(tmp_path, [0.9], strategy="FullySupervised", mode="full")
     runs = [finished(tmp_path, [0.5, 0.6, 0.7]), finished(tmp_path, [0.5, 0.6], n_init=11),
