@@ -14,15 +14,23 @@ NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
 Arrays = dict[str, np.ndarray]
 
 
-def read_npz(path: Path, keys: Sequence[str] = NPZ_KEYS, optional: Sequence[str] = ()) -> Arrays:
+def read_npz(
+    path: Path,
+    keys: Sequence[str] = NPZ_KEYS,
+    optional: Sequence[str] = (),
+    unread: Sequence[str] = (),
+) -> Arrays:
     """Read the named arrays of an .npz file, and the optional ones if they are there.
+
+    Args:
+        unread: arrays that must be there and are not read.
 
     Raises:
         UserError: not an .npz, damaged, an array is missing or holds Python objects.
     """
     try:
         with np.load(path, allow_pickle=False) as npz:  # an .npy under this name fails here
-            missing = [k for k in keys if k not in npz.files]
+            missing = [k for k in dict.fromkeys((*unread, *keys)) if k not in npz.files]
             if missing:
                 raise UserError(f"{path}: holds {npz.files}, lacks {missing}")
             return {k: npz[k] for k in (*keys, *optional) if k in npz.files}

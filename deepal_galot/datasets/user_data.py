@@ -15,7 +15,7 @@ from tqdm import tqdm
 from .. import registry
 from ..errors import UserError
 from ..images import IMAGE_SUFFIXES, image_files, read_image, resize_image
-from .arrays import Arrays, read_npz, spec_of
+from .arrays import NPZ_KEYS, Arrays, read_npz, spec_of
 from .base import Dataset, DatasetSpec, check_class_names, check_labels
 
 RESERVED = {"images", "report", "exhibits"}  # other folders in the results folder
@@ -94,7 +94,7 @@ def _npz_class_names(path: Path) -> tuple[str, ...]:
     Raises:
         UserError: the file cannot be read, class_names are not [K] text, or the labels are wrong.
     """
-    arrays = read_npz(path, ("y_train",), ("class_names",))
+    arrays = read_npz(path, ("y_train",), ("class_names",), unread=NPZ_KEYS)
     y, names = arrays["y_train"], arrays.get("class_names")
     if names is not None:
         if names.ndim != 1 or names.dtype.kind != "U":

@@ -266,6 +266,18 @@ def test_an_npz(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("given", "says"),
+    [(["X", "y", "X_test", "y_test"], r"lacks \['x_train', 'y_train', 'x_test'\]"),
+     (["y_train"], r"holds \['y_train'\], lacks \['x_train', 'x_test', 'y_test'\]"),
+     ([], r"holds \[\], lacks \['x_train', 'y_train', 'x_test', 'y_test'\]")],
+)  # fmt: skip
+def test_all_arrays_that_an_npz_lacks_are_named(tmp_path, given, says):
+    """Before, only y_train, which is read first."""
+    with pytest.raises(UserError, match=says):
+        dataset_at(npz(tmp_path, **dict.fromkeys(given, np.zeros(4, int))))
+
+
+@pytest.mark.parametrize(
     ("key", "kind", "hint"),
     [("x_train", int, r"save x.astype\('uint8'\)"), ("x_test", float, r"save \(x \* 255\)"),
      ("y_train", float, r"save y.astype\(int\)")],
