@@ -153,9 +153,7 @@ def check_images(what: str, x: np.ndarray) -> None:
     """
     fault = None
     if x.dtype != np.uint8:
-        fault = "of floats in [0, 1], save (x * 255).round().astype('uint8')"
-        if not np.issubdtype(x.dtype, np.floating):
-            fault = "of numbers from 0 to 255, save x.astype('uint8')"
+        fault = _as_bytes(x)
     elif x.ndim == 4 and x.shape[1] in (1, 3) and x.shape[3] not in (1, 3):
         fault = "channels come first; save x.transpose(0, 2, 3, 1)"
     elif x.ndim != 4:
@@ -169,6 +167,25 @@ def check_images(what: str, x: np.ndarray) -> None:
             f"{what}: images must be uint8 [N, height, width, 1 or 3], not {x.dtype} "
             f"{list(x.shape)}: {fault}"
         )
+
+
+def _as_bytes(x: np.ndarray) -> str:
+    """How to save images of another dtype as uint8, by their values."""
+    if np.issubdtype(x.dtype, np.bool_):
+        return "of true and false, save x.astype('uint8') * 255"
+    whole = np.issubdtype(x.dtype, np.integer)
+    if not (whole or np.issubdtype(x.dtype, np.floating)) or not x.size:
+        return "save numbers from 0 to 255"
+    if not np.isfinite(x).all():
+        return "some values are not finite; mend them, and save numbers from 0 to 255"
+    low, high = x.min(), x.max()
+    if low < 0 or high > 255:
+        return f"values run from {low:.6g} to {high:.6g}; scale them to 0 … 255, then round them"
+    if whole:
+        return "of numbers from 0 to 255, save x.astype('uint8')"
+    if high > 1:
+        return "of floats from 0 to 255, save x.round().astype('uint8')"
+    return "of floats in [0, 1], save (x * 255).round().astype('uint8')"
 
 
 def check_labels(what: str, y: np.ndarray, n_images: int, n_classes: int | None = None) -> None:

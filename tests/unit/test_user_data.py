@@ -279,7 +279,9 @@ def test_all_arrays_that_an_npz_lacks_are_named(tmp_path, given, says):
 
 @pytest.mark.parametrize(
     ("key", "kind", "hint"),
-    [("x_train", int, r"save x.astype\('uint8'\)"), ("x_test", float, r"save \(x \* 255\)"),
+    [("x_train", int, r"save x.astype\('uint8'\)$"),
+     ("x_test", float, r"of floats from 0 to 255, save x.round\(\).astype\('uint8'\)$"),
+     ("x_train", bool, r"save x.astype\('uint8'\) \* 255$"),
      ("y_train", float, r"save y.astype\(int\)")],
 )  # fmt: skip
 def test_the_hint_is_one_that_mends(tmp_path, key, kind, hint):
@@ -287,6 +289,24 @@ def test_the_hint_is_one_that_mends(tmp_path, key, kind, hint):
     given[key] = given[key].astype(kind)
     with pytest.raises(UserError, match=hint):
         load(npz(tmp_path, **given))
+
+
+@pytest.mark.parametrize(
+    ("of", "hint"),
+    [(lambda x: x / 255, r"of floats in \[0, 1\], save \(x \* 255\).round\(\).astype\('uint8'\)$"),
+     (lambda x: np.float16(x), r"of floats from 0 to 255, save x.round\(\).astype\('uint8'\)$"),
+     (lambda x: x / 127.5 - 1, r"values run from -1 to 1; scale them to 0 … 255, then round them$"),
+     (lambda x: x * np.uint16(257), r"values run from 0 to 65535; scale them to 0 … 255"),
+     (lambda x: x - np.int64(9), r"values run from -9 to 246; scale them to 0 … 255"),
+     (lambda x: np.where(x > 9, x, np.nan), r"some values are not finite; mend them"),
+     (lambda x: x.astype("U3"), r"<U3 .*: save numbers from 0 to 255$"),
+     (lambda x: np.zeros((0, 8, 9, 3)), r"float64 .*: save numbers from 0 to 255$")],
+)  # fmt: skip
+def test_the_hint_suits_the_values(tmp_path, of, hint):
+    """Before, floats from 0 to 255 were to be multiplied by 255."""
+    x = RNG.permutation(np.resize(np.arange(256, dtype=np.uint8), 6 * 8 * 9 * 3))
+    with pytest.raises(UserError, match=hint):
+        load(npz(tmp_path, **arrays(x_train=of(x.reshape(6, 8, 9, 3)))))
 
 
 def test_any_layout_and_integer_type_of_the_same_numbers_is_the_same_data(tmp_path):
