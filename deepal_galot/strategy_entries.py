@@ -75,7 +75,8 @@ def parse_entry(text: str, request: Request | None = None) -> Entry:
                 raise UserError(f"{where}: {key} needs text on one line, not {value!r}")
         else:
             hint = did_you_mean(key, {"mode"} | known | declared.keys(), "see --help")
-            raise UserError(f"{where}: unknown setting: {hint}")
+            own = f" (its own: {', '.join(declared)})" if declared else ""
+            raise UserError(f"{where}: unknown setting: {hint}{own}")
     return Entry(cls, mode, fields, settings)
 
 
