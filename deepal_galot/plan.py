@@ -32,6 +32,7 @@ from .request import Request
 from .results import RunFolder, folder_of, label_of
 from .strategy_entries import (
     Entry,
+    base_class,
     check_declared,
     check_read,
     chosen_settings,
@@ -236,7 +237,7 @@ def configure(request: Request, entry: Entry, mode: str) -> RunConfig:
         made_by, usual = inherited(source, flags | fixed)
         flags, defaults = flags | made_by, defaults | usual
     chosen = defaults | flags | fixed
-    base = registry.strategies.get(chosen.get("base_sampler", RunConfig.base_sampler))
+    base = base_class(cls, chosen.get("base_sampler", RunConfig.base_sampler))
     check_declared(base)
     reads = () if mode in ("full", "gal") else cls.reads + (base.reads if cls.generates else ())
     generator = generator_class(chosen.get("generator", RunConfig.generator))

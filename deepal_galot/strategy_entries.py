@@ -124,7 +124,7 @@ def declared_settings(
     """
     ours, base = _own_settings(cls), {}
     if cls.generates and base_sampler is not None:
-        base = _own_settings(registry.strategies.get(base_sampler))
+        base = _own_settings(base_class(cls, base_sampler))
     both = sorted(ours.keys() & base.keys())
     if both:
         raise UserError(
@@ -132,6 +132,23 @@ def declared_settings(
             f"setting {both[0]}, too; give one of them another name"
         )
     return {**base, **ours}
+
+
+def base_class(cls: type[Strategy], base_sampler: str) -> type[Strategy]:
+    """The class of a strategy's base sampler.
+
+    Raises:
+        UserError: an unknown name, or settings behind it, which belong behind the strategy's.
+    """
+    name, settings = split_label(base_sampler)
+    if settings:
+        whose = registry.class_name(cls) if cls.generates else "GALOT"
+        written = ",".join((f"base_sampler={name}", *settings))
+        raise UserError(
+            f"--base-sampler {base_sampler!r}: takes a name alone; write --strategy "
+            f"{whose}:{written}"
+        )
+    return registry.strategies.get(name)
 
 
 def _own_settings(cls: type[Strategy]) -> dict[str, int | float | str]:

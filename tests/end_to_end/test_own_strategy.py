@@ -122,6 +122,15 @@ def test_what_cannot_be_set(play, written, says):
     assert line.startswith("error: ") and says in line, line
 
 
+@pytest.mark.parametrize("strategy", ["GALOT", "GALOTBasic", "RandomSampling"])
+def test_a_base_samplers_settings_stand_behind_the_strategys_name(play, strategy):
+    """Before, the answer to Mine:width=2 was: did you mean Mine?"""
+    line = play(strategy, code=2, more=["--base-sampler", "Mine:width=2,order=first"])
+    whose = strategy.replace("RandomSampling", "GALOT")  # which has no base sampler
+    says = f"write --strategy {whose}:base_sampler=Mine,width=2,order=first"
+    assert line == f"error: --base-sampler 'Mine:width=2,order=first': takes a name alone; {says}"
+
+
 @pytest.mark.parametrize(("declared", "says"), [
     ("5", "settings must be a dict of numbers or text by name, not 5"),
     ("{'wide': True}", "not {'wide': True}"), ("{'a b': 1}", "not {'a b': 1}"),
