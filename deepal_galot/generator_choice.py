@@ -38,10 +38,7 @@ def generator_class(source: str) -> type[Generator]:
         return FolderGenerator.at(source.removeprefix(FOLDER))
     if source not in registry.generators and ("/" in source or Path(source).exists()):
         return DiffusionGenerator.at(source)
-    try:
-        return registry.generators.get(source)
-    except UserError as error:
-        raise UserError(f"{error}; nor is there a model's folder {source} here") from None
+    return registry.generators.get(source, f"; nor is there a model's folder {source} here")
 
 
 def canonical(settings: Mapping[str, Any]) -> dict[str, Any]:

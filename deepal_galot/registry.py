@@ -87,20 +87,40 @@ class Registry:
         """Canonical names, sorted."""
         return sorted(self._discovered())
 
-    def get(self, name: str) -> type:
+    def get(self, name: str, nor: str = "") -> type:
         """The class with this name or alias; case does not matter.
 
+        Args:
+            nor: for the error line, what else is not there.
+
         Raises:
-            UserError: no such name; suggests the nearest.
+            UserError: no such name; suggests the nearest, or says why a class of that name in a
+                plug-in cannot be used.
         """
         by_fold = {n.casefold(): cls for n, cls in self._names_and_aliases()}
         if name.casefold() in by_fold:
             return by_fold[name.casefold()]
+        for cls in _own_classes():
+            if cls.__name__.casefold() == name.casefold():
+                raise UserError(
+                    f"{cls.__name__} in {inspect.getfile(cls)} {self._why_unknown(cls)}"
+                )
         known = [n for n, _ in self._names_and_aliases()]
         hint = did_you_mean(name, known, "see run_benchmark.py --list" if len(known) > 12 else "")
         raise UserError(
-            f"unknown {self.kind} {name!r}: {hint} (a class of your own needs --plugin FILE)"
+            f"unknown {self.kind} {name!r}: {hint} (a class of your own needs --plugin FILE){nor}"
         )
+
+    def _why_unknown(self, cls: type) -> str:
+        """Why a class of the user's own is not known by its name here."""
+        if not issubclass(cls, self.base):
+            base = f"{self.base.__module__}.{self.base.__name__}"
+            return f"is no {self.kind}: it is not a subclass of {base}"
+        if inspect.isabstract(cls):
+            return f"cannot be used: it lacks {', '.join(sorted(cls.__abstractmethods__))}"
+        if cls.__name__.startswith("_"):
+            return "cannot be used: its name begins with _, as those of mere parts do"
+        return f"is called {class_name(cls)} here"
 
     def __contains__(self, name: str) -> bool:
         return name.casefold() in {n.casefold() for n, _ in self._names_and_aliases()}
@@ -193,6 +213,17 @@ class Registry:
             if not info.ispkg and (info.name in SHIPPED[self.package].split()) == shipped:
                 module = importlib.import_module(f"{self.package}.{info.name}")
                 self.add_from(module, None if shipped else Path(module.__file__).resolve())
+
+
+def _own_classes() -> Iterator[type]:
+    """Every class that the user's own files define, registered or not."""
+    own = {path for registry in ALL.values() for path in registry.plugin_files.values()}
+    for module in list(sys.modules.values()) if own else ():
+        file = getattr(module, "__file__", None)
+        if file and Path(file).resolve() in own:
+            for cls in vars(module).values():
+                if inspect.isclass(cls) and cls.__module__ == module.__name__:
+                    yield cls
 
 
 def imported_own(file: Path) -> list[Path]:

@@ -129,10 +129,7 @@ def _dataset(args: argparse.Namespace) -> type[Dataset]:
             f"--image-size {args.image_size}: belongs to --class-names FILE or a folder as "
             f"--dataset; the images of {source} have a size"
         )
-    try:
-        return registry.datasets.get(source)
-    except UserError as error:
-        raise UserError(f"{error}; nor is there a folder {source} here") from None
+    return registry.datasets.get(source, f"; nor is there a folder {source} here")
 
 
 def _check_image_size(side: int | None) -> None:

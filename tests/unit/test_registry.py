@@ -33,6 +33,35 @@ def test_an_unknown_name_may_be_of_a_class_of_ones_own(kind):
             registry.ALL[kind].get(name)
 
 
+USELESS = """
+class Plain: pass
+class Unfinished(Generator):
+    def encode(self, prompts): pass
+class _Part(Strategy):
+    def query(self, n): return []
+class Other(Strategy):
+    name = "Another"
+    def query(self, n): return []
+"""
+
+
+@pytest.mark.parametrize(("kind", "name", "says"), [
+    ("classifiers", "plain",
+     r"Plain in .*useless.py is no classifier: it is not a subclass of deepal.*\.Classifier$"),
+    ("data sets", "Mine", r"no data set: it is not a subclass of deepal_galot.*\.Dataset$"),
+    ("generators", "Unfinished", "used: it lacks __init__, content_hash, identity, sample$"),
+    ("strategies", "_Part", "cannot be used: its name begins with _"),
+    ("strategies", "Other", "Other in .* is called Another here$"),
+    ("strategies", "Oter", r"unknown strategy 'Oter': .* needs --plugin FILE\)$"),
+])  # fmt: skip
+def test_why_a_class_of_ones_own_is_not_known(tmp_path, kind, name, says):
+    """Before, --plugin FILE was asked for although it was given."""
+    load_plugin(plugin(tmp_path, f"from generators.base import Generator\n{STRATEGY}{USELESS}",
+                       "useless.py"))  # fmt: skip
+    with pytest.raises(UserError, match=says):
+        registry.ALL[kind].get(name)
+
+
 def test_plugin_is_found_and_hashed(tmp_path):
     path = plugin(tmp_path, STRATEGY)
     assert load_plugin(path) == ["Mine"]
