@@ -6,13 +6,15 @@ This is the paper's Table 2: images optimised against one network are used to tr
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from . import registry
 from .config import BUDGET, GALOT, GENERATOR, RunConfig, fields_of
 from .datasets.base import DatasetSpec
 from .errors import UserError, some_of
+from .generator_choice import generator_class
 from .results import RunFolder
 
 # Settings of the training on the images; they do not change the images.
@@ -60,7 +62,7 @@ def inherited(source: RunFolder, chosen: Mapping[str, Any]) -> tuple[dict[str, A
         chosen: fields set by the user or the strategy, by name.
 
     Raises:
-        UserError: a chosen field would make other images.
+        UserError: a chosen field would make other images, or a class of the source's is not known.
     """
     made_by = {
         name: getattr(source.config, name)
@@ -74,7 +76,25 @@ def inherited(source: RunFolder, chosen: Mapping[str, Any]) -> tuple[dict[str, A
                 f"{key}={chosen[key]}"
             )
     usual = (*fields_of(BUDGET), "base_sampler", "synthetic")
+    _check_known(source, "generator", generator_class)
+    if "base_sampler" not in chosen:
+        _check_known(source, "base_sampler", registry.strategies.get)
     return made_by, {name: getattr(source.config, name) for name in usual}
+
+
+def _check_known(source: RunFolder, field: str, class_of: Callable[[str], type]) -> None:
+    """
+    Raises:
+        UserError: the class that the source names in this field is not known to this command.
+    """
+    name = getattr(source.config, field)
+    try:
+        class_of(name)
+    except UserError as error:
+        raise UserError(
+            f"--synthetic-from {source.path}: the {field.replace('_', ' ')} of that run is {name}, "
+            f"which is not known here: give the --plugin FILE that it was run with"
+        ) from error
 
 
 def check_source(source: RunFolder, config: RunConfig, spec: DatasetSpec) -> None:

@@ -10,7 +10,7 @@ from deepal_galot.cli import main
 from deepal_galot.plan import make_plan
 from deepal_galot.request import Request
 from generators.tiny import Tiny
-from helpers import QUICK, image_hashes, only_run, rows_of
+from helpers import QUICK, image_hashes, only_run, plugin, rows_of
 
 pytestmark = pytest.mark.xdist_group("made")  # its fixture is worth sharing
 
@@ -213,6 +213,38 @@ def test_what_cannot_be_a_source(made, tmp_path, capsys, fault):
     assert last.startswith("error: --synthetic-from" if fault != "full size" else "error: --save")
     assert FAULTS[fault] in last
     assert not rows_of(tmp_path / "out")
+
+
+OWN = """
+from generators.tiny import Tiny
+from query_strategies.random_sampling import RandomSampling
+
+class Mine(RandomSampling):
+    pass
+
+class Drawn(Tiny):
+    pass
+"""
+
+
+@pytest.mark.parametrize(("given", "field"), [
+    (["--base-sampler", "Mine"], "base sampler of that run is Mine"),
+    (["--base-sampler", "Mine", "--generator", "Drawn"], "generator of that run is Drawn"),
+])  # fmt: skip
+@pytest.mark.usefixtures("no_report")
+def test_a_source_with_a_class_of_ones_own(tmp_path, capsys, given, field):
+    """Before, a name was unknown that nobody had typed."""
+    own = ["--plugin", plugin(tmp_path, OWN)]
+    run(tmp_path / "made", *QUICK, "--strategy", "GALOT:epsilon=0", *own, *given)
+    source, _ = only_run(tmp_path / "made")
+    args = [*SHORT, "--synthetic-from", source.path]
+    assert main([*map(str, args), "--output", str(tmp_path / "out")]) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last == (f"error: --synthetic-from {source.path}: the {field}, which is not known here: "
+                    f"give the --plugin FILE that it was run with")  # fmt: skip
+    run(tmp_path / "out", *args, *own)
+    if len(given) == 2:  # whoever names another needs no file
+        run(tmp_path / "other", *args, "--base-sampler", "MarginSampling")
 
 
 def test_other_numbers_of_labels_are_refused(made, tmp_path, capsys):
