@@ -421,7 +421,7 @@ class Galot:
             score = self._image_score(_required(logits, round), rows)
             ascent = optimize_each(self.generator, c, seeds, score, self.config, epsilon)
             failed += ascent.failed
-            check_failed(failed, n * self.config.ascent_steps, round)
+            check_failed(self.generator, failed, n * self.config.ascent_steps, round)
             return ascent.c
 
         return refine

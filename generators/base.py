@@ -305,10 +305,15 @@ class Generator(ABC):
             blank: their indices.
         """
         return (
-            f"the generator gave {ATTEMPTS} blank images in a row for {len(blank)} of "
-            f"{request.counts[k]} images of {request.prompt(k)!r} (round {request.round}), more "
-            f"than {100 // ONE_IN} %: its numbers overflow; try another --scheduler or --guidance"
+            f"{cls.called()} gave {ATTEMPTS} blank images in a row (all pixels alike, or not "
+            f"finite) for {len(blank)} of {request.counts[k]} images of {request.prompt(k)!r} "
+            f"(round {request.round}), more than {100 // ONE_IN} %: {cls.at_fault()}"
         )
+
+    @classmethod
+    def at_fault(cls) -> str:
+        """End of the error lines about images that are blank or not finite."""
+        return "its sample() is at fault"
 
     @classmethod
     def called(cls) -> str:

@@ -64,6 +64,10 @@ class DiffusionGenerator(Generator):
         configs = configs_at_hand(cls.source)
         return None if configs is None else configs["scheduler"].get("_class_name")
 
+    @classmethod
+    def at_fault(cls) -> str:
+        return "its numbers overflow; try another --dtype, --scheduler or --guidance"
+
     def __init__(self, config: RunConfig, device: torch.device) -> None:
         self.steps, self.guidance = config.steps, config.guidance
         self.device = device

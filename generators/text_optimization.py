@@ -94,13 +94,15 @@ def optimize(
     noise = tqdm(noise, "  text", unit="step", leave=False, disable=None)
     directions = [(config.seed, "direction", round, r) for r in range(len(c0))]
     ascent = _ascend(generator, c0, score, config, epsilon, noise, directions)
-    check_failed(ascent.failed, len(c0) * config.ascent_steps * config.ascent_samples, round)
+    n = len(c0) * config.ascent_steps * config.ascent_samples
+    check_failed(generator, ascent.failed, n, round)
     return ascent
 
 
-def check_failed(failed: int, images: int, round: int) -> None:
+def check_failed(generator: Generator, failed: int, images: int, round: int) -> None:
     """
     Args:
+        generator: drew them.
         failed: how many of the images of a round's ascent are not finite.
         images: how many there are.
 
@@ -109,9 +111,9 @@ def check_failed(failed: int, images: int, round: int) -> None:
     """
     if failed * ONE_IN > images:
         raise UserError(
-            f"{failed:,} of {images:,} images of round {round}'s text optimisation, or their "
-            f"gradients, are not finite, more than {100 // ONE_IN} %: they overflow; try another "
-            f"--dtype, --scheduler or --guidance"
+            f"{failed:,} of {images:,} images of {generator.called()} in round {round}'s text "
+            f"optimisation, or their gradients, are not finite, more than {100 // ONE_IN} %: "
+            f"{generator.at_fault()}"
         )
 
 

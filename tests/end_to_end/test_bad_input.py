@@ -393,6 +393,33 @@ def test_generators_with_faults(tmp_path, capsys, made, given, epsilon, says):
     assert last.startswith("error: the generator Own") and re.search(says, last), last
 
 
+DIFFUSERS = """
+from generators.tiny import Tiny
+
+class Own(Tiny):
+    def sample(self, c, *args, **kwargs):
+        x = super().sample(c, *args, **kwargs)
+        return {given}
+"""
+
+
+@pytest.mark.parametrize("text", [OWN_GENERATOR, DIFFUSERS], ids=["own", "diffusers"])
+@pytest.mark.parametrize(("given", "epsilon", "says"), [
+    ("0 * x + 0 * c.sum() + 0.5", 0, r"Own gave 4 blank images in a row \(all pixels alike, or"),
+    ("x * 0 / 0 + 0 * c.sum()", 5, r"20 of 20 images of the generator Own in round 0's text optim"),
+])  # fmt: skip
+def test_advice_on_images_is_of_flags_that_the_generator_reads(
+    tmp_path, capsys, text, given, epsilon, says
+):
+    """Before, a generator without diffusers was to be mended by --scheduler and --guidance."""
+    file, own = tmp_path / "own.py", text is OWN_GENERATOR
+    file.write_text(text.format(made="", given=given, reads_text=True, content="'own'", text=TEXT))
+    args = ["--plugin", file, "--generator", "Own", "--strategy", f"GALOT:epsilon={epsilon}"]
+    last = stopped(capsys, *QUICK, *args, "--output", tmp_path / "r")[-1]
+    flags = "its numbers overflow; try another --dtype, --scheduler or --guidance"
+    assert re.search(says, last) and last.endswith("its sample() is at fault" if own else flags)
+
+
 @pytest.mark.parametrize(("content", "text", "says"), [
     ("b'own'", TEXT, r"content_hash\(\) must give text, not b'own'"),
     ("'own'", f"{TEXT}[:, 0]", r"gives torch.float32 \[10, 4\], not float32 \[10, L, D\]"),

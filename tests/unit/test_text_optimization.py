@@ -148,7 +148,8 @@ def test_a_step_without_any_image_stands_still(fake_generator):
     assert ascent.failed == 1 and ascent.c.isfinite().all()
     assert ascent.score.isnan().nonzero().tolist() == [[1, 2]]
     assert ascent.distance[1, 2] == ascent.distance[0, 2] < ascent.distance[1, 1]
-    with pytest.raises(UserError, match="24 of 72 images of round 0's text .* more than 5 %"):
+    says = "24 of 72 images of the generator FakeGenerator in round 0's text .* more than 5 %"
+    with pytest.raises(UserError, match=says):
         optimize(fake_generator, c0, overflowing(lambda call, row: row == 2), config, 1.0, round=0)
 
 
