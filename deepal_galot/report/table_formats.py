@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 
 from .comparison import COST_COLUMNS, Comparison
@@ -71,22 +72,34 @@ def as_csv(table: Table) -> bytes:
     return out.getvalue().encode()
 
 
+# What Markdown reads as markup: of underscores those that are not between letters or digits.
+MARKUP = re.compile(r"[\\`*\[~]|(?<![^\W_])_|_(?![^\W_])")
+
+
 def as_markdown(table: Table) -> bytes:
     """A pipe table under its title; the best of a column in bold."""
+
+    def text(words: str) -> str:
+        return MARKUP.sub(r"\\\g<0>", words).replace("&", "&amp;").replace("<", "&lt;")
 
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |"
 
-    rows = [line([f"**{c.text}**" if c.best else c.text for c in row]) for row in table.rows]
+    rows = [
+        line([f"**{text(c.text)}**" if c.best else text(c.text) for c in row]) for row in table.rows
+    ]
+    head = line([text(name) for name in table.header])
     rule = "| --- |" + " ---: |" * (len(table.header) - 1)
-    return "\n".join([table.title, "", line(table.header), rule, *rows, ""]).encode()
+    return "\n".join([text(table.title), "", head, rule, *rows, ""]).encode()
 
 
+# A bare [ or * at a row's start would be an argument of the \\ before it.
 LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
          "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
          "±": r"$\pm$", "−": "$-$", "ε": r"$\varepsilon$", "†": r"$\dagger$", "≤": r"$\leq$",
          "‖": r"$\Vert$", "×": r"$\times$", "η": r"$\eta$", "…": r"\dots{}", "|": r"\textbar{}",
-         ">": r"\textgreater{}", "<": r"\textless{}"}  # fmt: skip
+         ">": r"\textgreater{}", "<": r"\textless{}",
+         "[": "{[}", "*": "{*}"}  # fmt: skip
 
 
 def as_latex(table: Table) -> bytes:

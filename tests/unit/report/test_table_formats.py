@@ -51,6 +51,34 @@ def test_a_table_as_markdown_and_latex_is_escaped():
     assert r"$\varepsilon$ = \{d\} & 0.5 & 12 \\" in latex and r"a 100 \% title" in latex
 
 
+@pytest.mark.parametrize(("name", "markdown", "latex"), [
+    ("<b>cat</b> & dog", "&lt;b>cat&lt;/b> &amp; dog",
+     r"\textless{}b\textgreater{}cat\textless{}/b\textgreater{} \& dog"),
+    ("&lt;", "&amp;lt;", r"\&lt;"),
+    ("*a*", r"\*a\*", "{*}a{*}"),
+    ("[a](b)", r"\[a](b)", "{[}a](b)"),
+    ("`a` ~b~", r"\`a\` \~b\~", r"`a` \textasciitilde{}b\textasciitilde{}"),
+    ("__a_b_", r"\_\_a_b\_", r"\_\_a\_b\_"),
+    (r"a\|b", r"a\\\|b", r"a\textbackslash{}\textbar{}b"),
+    ("GALOT:text_per=image,epsilon=0.5 †", "GALOT:text_per=image,epsilon=0.5 †",
+     r"GALOT:text\_per=image,epsilon=0.5 $\dagger$"),
+    ("> 60 (1 of 3 seeds reach it)", "> 60 (1 of 3 seeds reach it)",
+     r"\textgreater{} 60 (1 of 3 seeds reach it)"),
+    ("5 % of #1 for $2^{3}", "5 % of #1 for $2^{3}",
+     r"5 \% of \#1 for \$2\textasciicircum{}\{3\}"),
+])  # fmt: skip
+def test_names_are_text_in_markdown_and_latex(name, markdown, latex):
+    """Before, <b> was HTML in a Markdown viewer, and a [ or * after the line's end an argument."""
+    table = Table("t", name, ("class", name), ((Cell(name), Cell(name, best=True)),))
+    title, _, head, _, row, _ = table_formats.as_markdown(table).decode().split("\n")
+    written = markdown.replace("\\|", "|")  # which is markup in a table alone
+    assert title == (written if "|" in name else markdown)
+    assert head == f"| class | {markdown} |" and row == f"| {markdown} | **{markdown}** |"
+    lines = table_formats.as_latex(table).decode().split("\n")
+    assert rf"\caption{{{latex}}}" in lines and rf"class & {latex} \\" in lines
+    assert rf"{latex} & \textbf{{{latex}}} \\" in lines
+
+
 def test_a_wide_table_breaks_into_blocks_with_the_names():
     text = table_formats.as_text(TABLE, width=20)
     first, second = text.split("\n\n")
