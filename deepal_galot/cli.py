@@ -21,14 +21,21 @@ from .stdio import mended_streams
 
 @mended_streams()
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line, of this process or as given; returns the exit code."""
+    """Run the command line, of this process or the words given; returns the exit code."""
     set_environment()
     argv = sys.argv[1:] if argv is None else argv
     args = None
     try:
         with ended_like_interrupted():
+            if isinstance(argv, str):
+                raise UserError(
+                    f"main takes a list of words, e.g. ['--strategy', 'GALOT'], not {argv!r:.99}"
+                )
             parser = build_parser()
-            args = parser.parse_args(argv)
+            try:
+                args = parser.parse_args(argv)
+            except SystemExit as stop:  # after --help
+                return stop.code
             args.command = shlex.join(argv)
             _check_actions(args, parser)
             code = _dispatch(args)
@@ -39,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:
         fault = plugins.plugin_fault(stop)
         if fault is None:
-            raise  # from argparse
+            raise
         return complain(fault)
     except Exception as error:
         if isinstance(error, BrokenPipeError) and not _is_read():

@@ -1,6 +1,5 @@
 """Bad input: one clear line, exit code 2, nothing lost. And what --help and --list say."""
 
-import contextlib
 import io
 import json
 import os
@@ -530,8 +529,7 @@ def test_letters_that_stdout_lacks(monkeypatch, flag, encoding):
     shown = io.BytesIO()
     stdout = io.TextIOWrapper(shown, encoding) if encoding else None
     monkeypatch.setattr(sys, "stdout", stdout)
-    with contextlib.suppress(SystemExit):  # of --help
-        main([flag])
+    assert main([flag]) == 0
     assert not encoding or re.search(rb"\?", shown.getvalue())
 
 
@@ -639,6 +637,19 @@ def test_help_explains_every_flag_with_its_default():
         assert flag in text and " ".join(f.metadata["help"].split()) in text, f.name
     assert "[labels] (default: 1000, demo: 20)" in text
     assert "make this many times N_GAL, keep N_GAL (default: 1.0, GALOTMatched: 4.0)" in text
+
+
+def test_help_is_done(capsys):
+    """From Python, too: once a SystemExit."""
+    assert main(["--help"]) == 0 and main(["--strategy", "GALOT", "-h"]) == 0
+    assert capsys.readouterr().out.count("usage: run_benchmark.py") == 2
+
+
+def test_a_command_line_in_one_text(capsys):
+    """Once each of its letters was an unrecognized argument."""
+    assert main("--strategy GALOT") == 2
+    says = "main takes a list of words, e.g. ['--strategy', 'GALOT'], not '--strategy GALOT'"
+    assert capsys.readouterr().err == f"error: {says}\n"
 
 
 def test_list_names_everything():

@@ -139,13 +139,10 @@ def files_to_name(folder):
 
 
 def said(args):
-    """(exit code, stderr) of the command; anything that it raises but SystemExit fails the test."""
+    """(exit code, stderr) of the command; anything that it raises fails the test."""
     out, err = StringIO(), StringIO()
     with redirect_stdout(out), redirect_stderr(err):
-        try:
-            code = main(args)
-        except SystemExit as stop:  # --help
-            code = stop.code or 0
+        code = main(args)
     return code, err.getvalue()
 
 
