@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import cache
+from multiprocessing.process import BaseProcess
 
 import torch
 from tqdm import tqdm
@@ -61,16 +62,16 @@ def run_at_once(campaign: Campaign, args: argparse.Namespace) -> list[RunFolder]
     with side_by_side(device) if jobs > 1 else contextlib.nullcontext():
         with ignoring_signals():
             pool = ProcessPoolExecutor(jobs, context, _start, (threads, device, 1 / jobs))
+        children: list[BaseProcess] = []
         try:
             with ignoring_signals():  # a new process ignores Ctrl-C until `_start`
                 runs = campaign.plan.runs
                 futures = [pool.submit(_play, args, i, dict(runs[i].content)) for i in left]
+                children = multiprocessing.active_children()
             watch(futures, folders, runs)
         except BrokenProcessPool:
-            raise UserError(
-                f"--jobs {asked}: a process was killed, as happens when memory runs out; the same "
-                f"command goes on where this one stopped, with fewer --jobs in less memory"
-            ) from None
+            pool.shutdown()  # now all have an exit code
+            raise UserError(f"--jobs {asked}: {_why_broken(children)}") from None
         except BaseException:  # a run's error, or Ctrl-C; runs can be continued later
             for child in multiprocessing.active_children():
                 child.terminate()
@@ -78,6 +79,19 @@ def run_at_once(campaign: Campaign, args: argparse.Namespace) -> list[RunFolder]
         finally:
             pool.shutdown(cancel_futures=True)
     return folders
+
+
+def _why_broken(children: Sequence[BaseProcess]) -> str:
+    """What has happened to processes that have ended and should not have."""
+    if any(child.exitcode == 1 for child in children):  # an error before it could play anything
+        return (
+            "a process failed as it began: a script that says --jobs must be a file, and needs "
+            'if __name__ == "__main__": around main'
+        )
+    return (
+        "a process was killed, as happens when memory runs out; the same command goes on where "
+        "this one stopped, with fewer --jobs in less memory"
+    )
 
 
 def watch(

@@ -114,6 +114,30 @@ def test_a_killed_process_is_one_line_and_nothing_is_lost(tmp_path):
     assert [len(v) for v in rows.values()] == [2, 2, 2]
 
 
+UNGUARDED = """
+import sys
+from deepal_galot.cli import main
+
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("given", ["file", "stdin"])
+def test_a_script_whose_processes_would_run_it_again(tmp_path, given):
+    """Before, memory was said to have run out."""
+    (tmp_path / "mine.py").write_text(UNGUARDED)
+    args = [*QUICK, "--strategy", "RandomSampling", "--seeds", "0", "1", "--jobs", "2"]
+    command = [sys.executable, "mine.py" if given == "file" else "-", *args, "--output", "r"]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, input=UNGUARDED,
+        env=ONE_THREAD | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 2
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: --jobs 2: a process failed as it began: a script that"), last
+    assert last.endswith('must be a file, and needs if __name__ == "__main__": around main')
+
+
 @pytest.mark.skipif(not Path("/proc").exists(), reason="tells dead processes by /proc")
 @pytest.mark.parametrize(
     ("everyone", "number", "code"),
