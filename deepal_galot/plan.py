@@ -231,9 +231,11 @@ def configure(request: Request, entry: Entry, mode: str) -> RunConfig:
     """
     cls = entry.strategy
     flags = canonical(over(cls.preset, request.flags, entry.fields))
-    defaults, fixed = canonical(dataset_defaults(request)), canonical(cls.fixed)
+    defaults, fixed, settings = canonical(dataset_defaults(request)), canonical(cls.fixed), {}
     if flags.get("synthetic_from") is not None:
         source = open_source(flags["synthetic_from"])
+        if "base_sampler" not in flags | fixed:
+            settings = dict(source.config.settings)
         made_by, usual = inherited(source, flags | fixed)
         flags, defaults = flags | made_by, defaults | usual
     chosen = defaults | flags | fixed
@@ -264,7 +266,7 @@ def configure(request: Request, entry: Entry, mode: str) -> RunConfig:
     config = dataclasses.replace(config, base_sampler=sampler, classifier=architecture)
     if mode == "al":
         config = dataclasses.replace(config, strategy=cls.without_images(config))
-    return dataclasses.replace(config, settings=chosen_settings(entry, config))
+    return dataclasses.replace(config, settings=chosen_settings(entry, config, settings))
 
 
 def _classes(

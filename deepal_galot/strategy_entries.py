@@ -176,8 +176,13 @@ def _base_of(
     return {**defaults, **cls.preset, **flags, **written, **cls.fixed}.get("base_sampler")
 
 
-def chosen_settings(entry: Entry, config: RunConfig) -> tuple[tuple[str, Any], ...]:
+def chosen_settings(
+    entry: Entry, config: RunConfig, inherited: Mapping[str, Any]
+) -> tuple[tuple[str, Any], ...]:
     """Those of the strategy's own hyper-parameters that differ from their default, by name.
+
+    Args:
+        inherited: values from the run of --synthetic-from, below those of the entry.
 
     Raises:
         UserError: a setting that nothing reads in this mode.
@@ -194,7 +199,8 @@ def chosen_settings(entry: Entry, config: RunConfig) -> tuple[tuple[str, Any], .
             f"--strategy {registry.class_name(entry.strategy)}: nothing reads {unread[0]} in mode "
             f"{config.mode}; leave it out"
         )
-    return tuple((k, v) for k, v in sorted(entry.settings.items()) if v != reads[k])
+    chosen = {k: v for k, v in inherited.items() if k in reads} | entry.settings
+    return tuple((k, v) for k, v in sorted(chosen.items()) if v != reads[k])
 
 
 def check_read(entry: Entry, config: RunConfig) -> None:

@@ -247,6 +247,21 @@ def test_a_source_with_a_class_of_ones_own(tmp_path, capsys, given, field):
         run(tmp_path / "other", *args, "--base-sampler", "MarginSampling")
 
 
+@pytest.mark.usefixtures("no_report")
+def test_a_base_sampler_comes_with_its_settings(tmp_path):
+    """Before, labels were bought with its defaults."""
+    text = OWN.replace("    pass", "    settings = {'width': 1}", 1)
+    own = ["--plugin", plugin(tmp_path, text)]
+    made = [*QUICK, *own, "--strategy", "GALOT:epsilon=0,base_sampler=Mine,width=2"]
+    run(tmp_path / "made", *made)
+    source, _ = only_run(tmp_path / "made")
+    for name, settings in (("Mine", (("width", 2),)), ("MarginSampling", ())):
+        given = ["--base-sampler", name] if name != "Mine" else []
+        run(tmp_path / name, *SHORT, *own, "--synthetic-from", source.path, *given)
+        folder, _ = only_run(tmp_path / name)
+        assert folder.config.base_sampler == name and folder.config.settings == settings
+
+
 def test_other_numbers_of_labels_are_refused(made, tmp_path, capsys):
     """The images' number goes with the source's labels."""
     source, _ = only_run(made)
