@@ -56,14 +56,13 @@ def kmeans_plus_plus(distance_to: DistanceTo, first: Tensor, n: int) -> Tensor:
     """
     chosen, nearest = [first], distance_to(first).clone()
     rest = torch.ones_like(nearest)  # 1.0 for each point that is not chosen
-    draws = torch.rand(max(0, n - 1), dtype=torch.float64).to(float64(nearest).device)
-    # An index stays a 1-element tensor, so the CPU does not wait for the GPU.
+    draws = torch.rand(max(0, n - 1), dtype=torch.float64).to(float64(nearest[:1]).device)
+    # An index stays a 1-element tensor, so the CPU does not wait for the GPU between choices.
     for u in draws.unbind():
         nearest.index_fill_(0, chosen[-1], 0.0)
         rest.index_fill_(0, chosen[-1], 0.0)
         cumulative = float64(torch.where(nearest.amax() > 0, nearest, rest)).cumsum(0)
-        # rand ≤ 1 - 2⁻⁵³, so the product rounds below the total and the point found has a weight >
-        # 0.
+        # rand ≤ 1 - 2⁻⁵³, so the product rounds below the total: the point found has a weight > 0.
         found = torch.searchsorted(cumulative, u * cumulative[-1:], right=True)
         chosen.append(found.to(nearest.device))
         torch.minimum(nearest, distance_to(chosen[-1]), out=nearest)

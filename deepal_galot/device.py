@@ -29,8 +29,8 @@ def pick_device(name: str) -> torch.device:
         raise UserError(f"--device {name!r}: use auto, cpu, cuda, cuda:1 or mps") from None
     there = {
         "cpu": True,
-        # torch keeps a number in 8 bits, so that of cuda:200 is below 0.
-        "cuda": 0 <= (device.index or 0) < torch.cuda.device_count(),
+        # Not device.index: torch keeps it in 8 bits, so cuda:256 would be the first GPU.
+        "cuda": int(name.partition(":")[2] or 0) < torch.cuda.device_count(),
         "mps": torch.backends.mps.is_available(),
     }
     if not there.get(device.type, False):

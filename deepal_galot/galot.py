@@ -117,13 +117,14 @@ class TextState:
             return {}
         scores = self.probe_score.double().flatten(1)
         scores = scores[:, scores.isfinite().all(0)]
-        names = ("score_before", "score_after") if scores.numel() else ()
-        return {
+        measures = {
             "distance": self.ascent_distance[-1].double().mean().item(),
             "arrived_distance": self.arrived_distance.double().mean().item(),
-            **dict(zip(names, scores.mean(1).tolist(), strict=False)),
             "ascent_failed": int(self.ascent_failed),
         }
+        if scores.numel():
+            measures["score_before"], measures["score_after"] = scores.mean(1).tolist()
+        return measures
 
     def digest(self) -> str:
         """Forty hex digits over texts, traces and probes. Another classifier gives another digest,

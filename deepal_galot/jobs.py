@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import cache
-from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import Event
 
 import torch
 from tqdm import tqdm
@@ -61,17 +61,16 @@ def run_at_once(campaign: Campaign, args: argparse.Namespace) -> list[RunFolder]
     device = campaign.request.device
     with side_by_side(device) if jobs > 1 else contextlib.nullcontext():
         with ignoring_signals():
-            pool = ProcessPoolExecutor(jobs, context, _start, (threads, device, 1 / jobs))
-        children: list[BaseProcess] = []
+            started = context.Event()
+            given = (started, threads, device, 1 / jobs)
+            pool = ProcessPoolExecutor(jobs, context, _start, given)
         try:
             with ignoring_signals():  # a new process ignores Ctrl-C until `_start`
                 runs = campaign.plan.runs
                 futures = [pool.submit(_play, args, i, dict(runs[i].content)) for i in left]
-                children = multiprocessing.active_children()
             watch(futures, folders, runs)
         except BrokenProcessPool:
-            pool.shutdown()  # now all have an exit code
-            raise UserError(f"--jobs {asked}: {_why_broken(children)}") from None
+            raise UserError(f"--jobs {asked}: {_why_broken(started.is_set())}") from None
         except BaseException:  # a run's error, or Ctrl-C; runs can be continued later
             for child in multiprocessing.active_children():
                 child.terminate()
@@ -81,12 +80,12 @@ def run_at_once(campaign: Campaign, args: argparse.Namespace) -> list[RunFolder]
     return folders
 
 
-def _why_broken(children: Sequence[BaseProcess]) -> str:
-    """What has happened to processes that have ended and should not have."""
-    if any(child.exitcode == 1 for child in children):  # an error before it could play anything
+def _why_broken(started: bool) -> str:
+    """What has happened to processes that ended too early, of which one has started or none."""
+    if not started:
         return (
-            "a process failed as it began: a script that says --jobs must be a file, and needs "
-            'if __name__ == "__main__": around main'
+            "no process could start (see above): a script that says --jobs must be a file, and "
+            'needs if __name__ == "__main__": around main'
         )
     return (
         "a process was killed, as happens when memory runs out; the same command goes on where "
@@ -122,8 +121,9 @@ def watch(
 # -- in the processes --------------------------------------------------------------------------
 
 
-def _start(threads: int, device: torch.device, share: float) -> None:
+def _start(started: Event, threads: int, device: torch.device, share: float) -> None:
     """Set up a new process; share: of the GPU's memory."""
+    started.set()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C stops it silently
     threading.Thread(target=_leave_with_the_parent, daemon=True).start()
     sys.stderr = _NoTerminal(sys.stderr)  # only the parent shows a bar

@@ -231,11 +231,11 @@ def configure(request: Request, entry: Entry, mode: str) -> RunConfig:
     """
     cls = entry.strategy
     flags = canonical(over(cls.preset, request.flags, entry.fields))
-    defaults, fixed, settings = canonical(dataset_defaults(request)), canonical(cls.fixed), {}
+    defaults, fixed, settings = canonical(dataset_defaults(request)), canonical(cls.fixed), ()
     if flags.get("synthetic_from") is not None:
         source = open_source(flags["synthetic_from"])
-        if "base_sampler" not in flags | fixed:
-            settings = dict(source.config.settings)
+        if cls.generates and "base_sampler" not in flags | fixed:
+            settings = source.config.settings
         made_by, usual = inherited(source, flags | fixed)
         flags, defaults = flags | made_by, defaults | usual
     chosen = defaults | flags | fixed
@@ -266,7 +266,9 @@ def configure(request: Request, entry: Entry, mode: str) -> RunConfig:
     config = dataclasses.replace(config, base_sampler=sampler, classifier=architecture)
     if mode == "al":
         config = dataclasses.replace(config, strategy=cls.without_images(config))
-    return dataclasses.replace(config, settings=chosen_settings(entry, config, settings))
+    inherited_settings = {k: v for k, v in settings if k in base.all_settings()}
+    chosen = chosen_settings(entry, config, inherited_settings)
+    return dataclasses.replace(config, settings=chosen)
 
 
 def _classes(

@@ -141,14 +141,13 @@ def base_class(cls: type[Strategy], base_sampler: str) -> type[Strategy]:
         UserError: an unknown name, or settings behind it, which belong behind the strategy's.
     """
     name, settings = split_label(base_sampler)
-    if settings:
+    if name in registry.strategies and settings and all("=" in s for s in settings):
         whose = registry.class_name(cls) if cls.generates else "GALOT"
         written = ",".join((f"base_sampler={name}", *settings))
         raise UserError(
-            f"--base-sampler {base_sampler!r}: takes a name alone; write --strategy "
-            f"{whose}:{written}"
+            f"base sampler {base_sampler!r}: takes a name alone; write --strategy {whose}:{written}"
         )
-    return registry.strategies.get(name)
+    return registry.strategies.get(base_sampler)
 
 
 def _own_settings(cls: type[Strategy]) -> dict[str, int | float | str]:
@@ -182,7 +181,7 @@ def chosen_settings(
     """Those of the strategy's own hyper-parameters that differ from their default, by name.
 
     Args:
-        inherited: values from the run of --synthetic-from, below those of the entry.
+        inherited: the base sampler's in the run of --synthetic-from; the entry's come first.
 
     Raises:
         UserError: a setting that nothing reads in this mode.

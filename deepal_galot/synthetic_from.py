@@ -92,8 +92,7 @@ def _check_known(source: RunFolder, field: str, class_of: Callable[[str], type])
         class_of(name)
     except UserError as error:
         raise UserError(
-            f"--synthetic-from {source.path}: the {field.replace('_', ' ')} of that run is {name}, "
-            f"which is not known here: give the --plugin FILE that it was run with"
+            f"--synthetic-from {source.path}: the {field.replace('_', ' ')} of that run: {error}"
         ) from error
 
 

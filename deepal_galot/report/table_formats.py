@@ -73,7 +73,7 @@ def as_csv(table: Table) -> bytes:
 
 
 # What Markdown reads as markup: of underscores those that are not between letters or digits.
-MARKUP = re.compile(r"[\\`*\[~]|(?<![^\W_])_|_(?![^\W_])")
+MARKUP = re.compile(r"[\\`*\[~$]|(?<![^\W_])_|_(?![^\W_])")
 
 
 def as_markdown(table: Table) -> bytes:

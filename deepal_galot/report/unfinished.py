@@ -18,9 +18,9 @@ def unfinished_lines(folders: Sequence[RunFolder], of_exhibits: Collection[str] 
         of_exhibits: methods that experiments, with numbers of rounds of their own, are made of.
     """
     missing = [f for f in folders if not f.finished]
-    begun = [f for f in missing if f.rows()]
-    planned = [f for f in missing if not f.rows()]
-    lines = []
+    begun, planned, lines = [], [], []
+    for folder in missing:
+        (begun if folder.rows() else planned).append(folder)
     if begun:
         runs = f"{len(begun)} unfinished run{'s are' if len(begun) > 1 else ' is'}"
         advice = how_to_see(folders, of_exhibits)

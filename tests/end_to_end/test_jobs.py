@@ -134,7 +134,7 @@ def test_a_script_whose_processes_would_run_it_again(tmp_path, given):
     )  # fmt: skip
     assert done.returncode == 2
     last = done.stderr.splitlines()[-1]
-    assert last.startswith("error: --jobs 2: a process failed as it began: a script that"), last
+    assert last.startswith("error: --jobs 2: no process could start (see above): a script"), last
     assert last.endswith('must be a file, and needs if __name__ == "__main__": around main')
 
 

@@ -128,7 +128,7 @@ def test_a_base_samplers_settings_stand_behind_the_strategys_name(play, strategy
     line = play(strategy, code=2, more=["--base-sampler", "Mine:width=2,order=first"])
     whose = strategy.replace("RandomSampling", "GALOT")  # which has no base sampler
     says = f"write --strategy {whose}:base_sampler=Mine,width=2,order=first"
-    assert line == f"error: --base-sampler 'Mine:width=2,order=first': takes a name alone; {says}"
+    assert line == f"error: base sampler 'Mine:width=2,order=first': takes a name alone; {says}"
 
 
 @pytest.mark.parametrize(("declared", "says"), [

@@ -133,13 +133,18 @@ def test_another_source_is_another_run(made, tmp_path, no_loading):
     assert len(names) == 2
 
 
+def planned(tmp_path, source, *names):
+    """Runs of these strategies beside --synthetic-from."""
+    flags = {"synthetic_from": str(source.path)}
+    request = Request(names, registry.datasets.get("Digits"), (0,), None, flags, tmp_path,
+                      tmp_path, torch.device("cpu"))  # fmt: skip
+    return make_plan(request).runs
+
+
 def planned_folder(tmp_path, source):
     """Where a run on its images would be recorded."""
-    flags = {"synthetic_from": str(source.path)}
-    request = Request(("GALOT",), registry.datasets.get("Digits"), (0,), None, flags, tmp_path,
-                      tmp_path, torch.device("cpu"))  # fmt: skip
-    (planned,) = make_plan(request).runs
-    return planned.folder(tmp_path)
+    (run,) = planned(tmp_path, source, "GALOT")
+    return run.folder(tmp_path)
 
 
 def test_beside_the_source_in_one_table(made, tmp_path, capsys):
@@ -228,8 +233,9 @@ class Drawn(Tiny):
 
 
 @pytest.mark.parametrize(("given", "field"), [
-    (["--base-sampler", "Mine"], "base sampler of that run is Mine"),
-    (["--base-sampler", "Mine", "--generator", "Drawn"], "generator of that run is Drawn"),
+    (["--base-sampler", "Mine"], "base sampler of that run: unknown strategy 'Mine'"),
+    (["--base-sampler", "Mine", "--generator", "Drawn"],
+     "generator of that run: unknown generator 'Drawn'"),
 ])  # fmt: skip
 @pytest.mark.usefixtures("no_report")
 def test_a_source_with_a_class_of_ones_own(tmp_path, capsys, given, field):
@@ -240,8 +246,8 @@ def test_a_source_with_a_class_of_ones_own(tmp_path, capsys, given, field):
     args = [*SHORT, "--synthetic-from", source.path]
     assert main([*map(str, args), "--output", str(tmp_path / "out")]) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last == (f"error: --synthetic-from {source.path}: the {field}, which is not known here: "
-                    f"give the --plugin FILE that it was run with")  # fmt: skip
+    assert last.startswith(f"error: --synthetic-from {source.path}: the {field}"), last
+    assert "(a class of your own needs --plugin FILE)" in last
     run(tmp_path / "out", *args, *own)
     if len(given) == 2:  # whoever names another needs no file
         run(tmp_path / "other", *args, "--base-sampler", "MarginSampling")
@@ -251,6 +257,7 @@ def test_a_source_with_a_class_of_ones_own(tmp_path, capsys, given, field):
 def test_a_base_sampler_comes_with_its_settings(tmp_path):
     """Before, labels were bought with its defaults."""
     text = OWN.replace("    pass", "    settings = {'width': 1}", 1)
+    text += "\nclass Other(Mine):\n    settings = {'depth': 1}\n"
     own = ["--plugin", plugin(tmp_path, text)]
     made = [*QUICK, *own, "--strategy", "GALOT:epsilon=0,base_sampler=Mine,width=2"]
     run(tmp_path / "made", *made)
@@ -260,6 +267,8 @@ def test_a_base_sampler_comes_with_its_settings(tmp_path):
         run(tmp_path / name, *SHORT, *own, "--synthetic-from", source.path, *given)
         folder, _ = only_run(tmp_path / name)
         assert folder.config.base_sampler == name and folder.config.settings == settings
+    settings = [r.config.settings for r in planned(tmp_path, source, "GALOT", "Mine", "Other")]
+    assert settings == [(("width", 2),), (), ()]  # not those that use no images
 
 
 def test_other_numbers_of_labels_are_refused(made, tmp_path, capsys):

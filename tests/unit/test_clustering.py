@@ -101,7 +101,7 @@ class _Reads(TorchDispatchMode):
         return func(*args, **kwargs or {})
 
 
-def test_seeding_never_waits_for_the_device():
+def test_seeding_does_not_wait_for_the_device_between_choices():
     """Neither while distances are left nor afterwards, among duplicates."""
     points = torch.randn(40, 5, generator=torch.Generator().manual_seed(0))
     points[20:] = points[:20]

@@ -428,7 +428,7 @@ def test_texts_of_their_own_stop_where_too_many_gradients_are_not_finite(fake_ge
     for seeds in ([1, 2, 3], [4, 5, 6]):
         refine(ours.c0, seeds, rows)
     bad.append(12)
-    with pytest.raises(UserError, match="4 of 60 images of round 0's text optimisation"):
+    with pytest.raises(UserError, match="4 of 60 images of the generator FakeGenerator in"):
         refine(ours.c0, [7, 8, 9], rows)
 
 

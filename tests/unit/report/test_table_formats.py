@@ -64,7 +64,7 @@ def test_a_table_as_markdown_and_latex_is_escaped():
      r"GALOT:text\_per=image,epsilon=0.5 $\dagger$"),
     ("> 60 (1 of 3 seeds reach it)", "> 60 (1 of 3 seeds reach it)",
      r"\textgreater{} 60 (1 of 3 seeds reach it)"),
-    ("5 % of #1 for $2^{3}", "5 % of #1 for $2^{3}",
+    ("5 % of #1 for $2^{3}", r"5 % of #1 for \$2^{3}",
      r"5 \% of \#1 for \$2\textasciicircum{}\{3\}"),
 ])  # fmt: skip
 def test_names_are_text_in_markdown_and_latex(name, markdown, latex):
