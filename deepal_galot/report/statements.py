@@ -258,9 +258,11 @@ def _points(d: PairedDifference) -> str:
 
 
 def _own_sampler_lines(comparison: Comparison) -> list[str]:
-    """Methods with generated images above their own base sampler, where that is not the baseline,
-    which the table of differences is about."""
+    """Methods with generated images above their own base sampler, where the baseline is another
+    method's."""
     lines, budgets = [], comparison.common_budgets
+    if not any(comparison.reference.picks_for(curve) for curve in comparison.learning):
+        return []
     for curve in comparison.learning:
         own = [c for c in comparison.learning if c.picks_for(curve) and not c.remark]
         nearest = max(own, key=lambda c: len(c.own_settings), default=None)

@@ -196,6 +196,10 @@ def test_each_method_is_compared_with_its_own_base_sampler(tmp_path):
     (line,) = lines(bald, margin, of_bald, of_margin)  # the baseline is BALD
     assert line.startswith("above its own base sampler: GALOT:base_sampler=MarginSampling − Margin")
     assert "Sampling: +5.00 points of average, n = 1 seed" in line
+    (chosen,) = compare([bald, margin, of_bald, of_margin])
+    chosen = dataclasses.replace(chosen, baseline=chosen.curves[-1].label)  # as an experiment's
+    assert chosen.reference.uses_generated_images
+    assert not any("own base sampler" in x for x in statements(chosen))
     versions = [run(a, "Mine", content={"plugin Mine": v}) for v, a in (("a", 0.6), ("b", 0.7))]
     own = {"mode": "al+gal", "base_sampler": "Mine", "content": {"plugin Mine": "b"}}
     (line,) = lines(bald, of_bald, *versions, run(0.9, "GALOT", **own))
