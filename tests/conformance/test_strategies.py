@@ -114,7 +114,7 @@ def test_deepalplus_helpers_buy_labels_and_train_on_all_there_is(toy, monkeypatc
     strategy.update(unlabeled[:2], [])
     assert strategy.get_labeled_count() == 14 and strategy.dataset.labeled_idxs[unlabeled[:2]].all()
     trained = []
-    monkeypatch.setattr(strategy.net, "train", trained.append)
+    monkeypatch.setattr(strategy.net, "train", lambda data, member: trained.append(data))
     strategy.dataset.set_synthetic(toy.x_test[:3], toy.y_test[:3], accumulate=False)
     strategy.train()
     assert len(trained[0]) == 14 + 3

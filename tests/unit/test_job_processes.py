@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import threading
 
 import pytest
 import torch
@@ -36,6 +37,7 @@ def memory(monkeypatch):
 
 @pytest.mark.parametrize("device, asked", [("cuda:1", [(0.25, 1)]), ("cpu", [])])
 def test_each_process_has_its_share_of_the_gpus_memory(memory, device, asked):
-    jobs._start(1, torch.device(device), 0.25)
-    assert memory == asked
+    started = threading.Event()
+    jobs._start(started, 1, torch.device(device), 0.25)
+    assert memory == asked and started.is_set()
     assert not sys.stderr.isatty() and torch.get_num_threads() == 1
