@@ -231,12 +231,10 @@ def configure(request: Request, entry: Entry, mode: str) -> RunConfig:
     """
     cls = entry.strategy
     flags = canonical(over(cls.preset, request.flags, entry.fields))
-    defaults, fixed, settings = canonical(dataset_defaults(request)), canonical(cls.fixed), ()
+    defaults, fixed, settings = canonical(dataset_defaults(request)), canonical(cls.fixed), {}
     if flags.get("synthetic_from") is not None:
         source = open_source(flags["synthetic_from"])
-        if cls.generates and "base_sampler" not in flags | fixed:
-            settings = source.config.settings
-        made_by, usual = inherited(source, flags | fixed)
+        made_by, usual, settings = inherited(source, flags | fixed)
         flags, defaults = flags | made_by, defaults | usual
     chosen = defaults | flags | fixed
     base = base_class(cls, chosen.get("base_sampler", RunConfig.base_sampler))
@@ -266,9 +264,7 @@ def configure(request: Request, entry: Entry, mode: str) -> RunConfig:
     config = dataclasses.replace(config, base_sampler=sampler, classifier=architecture)
     if mode == "al":
         config = dataclasses.replace(config, strategy=cls.without_images(config))
-    inherited_settings = {k: v for k, v in settings if k in base.all_settings()}
-    chosen = chosen_settings(entry, config, inherited_settings)
-    return dataclasses.replace(config, settings=chosen)
+    return dataclasses.replace(config, settings=chosen_settings(entry, config, settings))
 
 
 def _classes(

@@ -176,12 +176,12 @@ def _base_of(
 
 
 def chosen_settings(
-    entry: Entry, config: RunConfig, inherited: Mapping[str, Any]
+    entry: Entry, config: RunConfig, of_base: Mapping[str, Any]
 ) -> tuple[tuple[str, Any], ...]:
     """Those of the strategy's own hyper-parameters that differ from their default, by name.
 
     Args:
-        inherited: the base sampler's in the run of --synthetic-from; the entry's come first.
+        of_base: the base sampler's in the run of --synthetic-from; the entry's come first.
 
     Raises:
         UserError: a setting that nothing reads in this mode.
@@ -198,7 +198,8 @@ def chosen_settings(
             f"--strategy {registry.class_name(entry.strategy)}: nothing reads {unread[0]} in mode "
             f"{config.mode}; leave it out"
         )
-    chosen = {k: v for k, v in inherited.items() if k in reads} | entry.settings
+    usual = of_base if entry.strategy.generates else {}
+    chosen = {k: v for k, v in usual.items() if k in reads} | entry.settings
     return tuple((k, v) for k, v in sorted(chosen.items()) if v != reads[k])
 
 

@@ -55,8 +55,11 @@ def open_source(path: str) -> RunFolder:
     return source
 
 
-def inherited(source: RunFolder, chosen: Mapping[str, Any]) -> tuple[dict[str, Any], dict]:
-    """(fields that define the source's images, fields that default to the source's).
+def inherited(
+    source: RunFolder, chosen: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """(fields that define the source's images, fields that default to the source's, the settings of
+    its base sampler; empty if another is chosen).
 
     Args:
         chosen: fields set by the user or the strategy, by name.
@@ -76,20 +79,22 @@ def inherited(source: RunFolder, chosen: Mapping[str, Any]) -> tuple[dict[str, A
                 f"{key}={chosen[key]}"
             )
     usual = (*fields_of(BUDGET), "base_sampler", "synthetic")
-    _check_known(source, "generator", generator_class)
+    _class_of(source, "generator", generator_class)
+    settings = {}
     if "base_sampler" not in chosen:
-        _check_known(source, "base_sampler", registry.strategies.get)
-    return made_by, {name: getattr(source.config, name) for name in usual}
+        declared = _class_of(source, "base_sampler", registry.strategies.get).all_settings()
+        settings = {k: v for k, v in source.config.settings if k in declared}
+    return made_by, {name: getattr(source.config, name) for name in usual}, settings
 
 
-def _check_known(source: RunFolder, field: str, class_of: Callable[[str], type]) -> None:
-    """
+def _class_of(source: RunFolder, field: str, named: Callable[[str], type]) -> type:
+    """The class that the source names in this field.
+
     Raises:
-        UserError: the class that the source names in this field is not known to this command.
+        UserError: it is not known to this command.
     """
-    name = getattr(source.config, field)
     try:
-        class_of(name)
+        return named(getattr(source.config, field))
     except UserError as error:
         raise UserError(
             f"--synthetic-from {source.path}: the {field.replace('_', ' ')} of that run: {error}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from ..disk import atomic_write, json_bytes
+from ..seals import Seals
 
 
 class TextJournal:
@@ -28,49 +28,41 @@ class TextJournal:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.seals = Seals(folder)
         self.against: str | None = None
 
     def has(self, name: str, round: int) -> bool:
         """Whether the tensors are there, undamaged, and made against the same hash."""
+        file = _file(name, round)
         try:
-            with safetensors.safe_open(self._file(name, round), "pt") as opened:
+            with safetensors.safe_open(self.seals.folder / file, "pt") as opened:
                 stored = opened.metadata() or {}
-            if stored.get("against") != self.against:
-                return False
-            return stored.get("checksum") == _checksum(self.load(name, round))
+            data = (self.seals.folder / file).read_bytes()
         except (OSError, safetensors.SafetensorError):
             return False
+        return stored.get("against") == self.against and self.seals.knows(file, data)
 
     def load(self, name: str, round: int) -> dict[str, Tensor]:
         """Read a round's tensors."""
-        return safetensors.torch.load_file(self._file(name, round))
+        return safetensors.torch.load_file(self.seals.folder / _file(name, round))
 
     def save(self, name: str, round: int, tensors: dict[str, Tensor]) -> None:
         """Write a round's tensors."""
         own = {k: v.detach().cpu().clone() for k, v in tensors.items()}  # c may be c0 itself
-        metadata = {"against": str(self.against), "checksum": _checksum(own)}
-        atomic_write(self._file(name, round), safetensors.torch.save(own, metadata=metadata))
+        metadata = {"against": str(self.against)}
+        data = safetensors.torch.save(own, metadata=metadata)
+        self.seals.write(_file(name, round), data)
 
-    def _file(self, name: str, round: int) -> Path:
-        return self.folder / name / f"round{round:03d}.safetensors"
+
+def _file(name: str, round: int) -> str:
+    return f"{name}/round{round:03d}.safetensors"
 
 
 def seen(classifier: nn.Module | None, labeled: np.ndarray) -> str:
     """Forty hex digits over a classifier's state and which images are labeled."""
+    digest = hashlib.sha256(np.packbits(labeled).tobytes())
     state = {} if classifier is None else classifier.state_dict()
-    return _digest(state, np.packbits(labeled).tobytes())
-
-
-def _checksum(tensors: Mapping[str, Tensor]) -> str:
-    """Forty hex digits over tensors by name; a file has them in another order."""
-    return _digest(dict(sorted(tensors.items())))
-
-
-def _digest(tensors: Mapping[str, Tensor], start: bytes = b"") -> str:
-    """Forty hex digits over some bytes and over tensors, in their order."""
-    digest = hashlib.sha256(start)
-    for name, tensor in tensors.items():
+    for name, tensor in state.items():
         digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:40]
 

@@ -74,9 +74,7 @@ def find_judge(comparison: Comparison, folders: Sequence[RunFolder]) -> Judge | 
     return None if first is None else Judge(first)
 
 
-def judged_table(
-    comparison: Comparison, judge: Judge, read: Sequence[Gallery] = ()
-) -> Table | None:
+def judged_table(comparison: Comparison, judge: Judge, read: Sequence[Gallery]) -> Table | None:
     """A row for each method of which generated images are still there: how often the judge sees the
     pseudo-label, in all its runs.
 
